@@ -1,0 +1,3 @@
+"""PyTorch state dicts and checkpoint files <-> Flax variables, without importing torch."""
+
+from convert.state_dict import MismatchError, Plan, from_torch, plan, to_torch

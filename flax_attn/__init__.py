@@ -1,0 +1,1 @@
+"""Vision attention for JAX, with exact PyTorch weight parity."""

@@ -1,0 +1,94 @@
+"""Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507
+
+Status: moskomule/senet.pytorch. Its gate has no biases, unlike the paper's. Upstream ignores ``groups``, ``base_width``
+and ``dilation`` other than the defaults; here they are refused. ``norm_layer`` is ignored on both sides.
+"""
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, relu, require, sigmoid
+
+
+class SELayer(Module):
+    """Scale each channel of x by a gate in (0, 1) that is computed from the spatial mean of all channels.
+
+    With ``channel < reduction`` the hidden layer is empty and the gate is 1/2, as in PyTorch.
+    """
+
+    channel: int
+    reduction: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.channel >= 1, f"SELayer: expected channel >= 1, got {self.channel}")
+        require(self.reduction >= 1, f"SELayer: expected reduction >= 1, got {self.reduction}")
+
+    def setup(self) -> None:
+        hidden = self.channel // self.reduction
+        self.fc = Sequential(
+            [Linear(self.channel, hidden, bias=False), relu, Linear(hidden, self.channel, bias=False), sigmoid]
+        )
+
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+        gate = self.fc(x.mean((1, 2)), train)
+        return x * gate[:, None, None, :]
+
+
+class _SEBlock(Module):
+    inplanes: int
+    planes: int
+    stride: int = 1
+    downsample: Module | None = None
+    groups: int = 1
+    base_width: int = 64
+    dilation: int = 1
+    norm_layer: Any = None
+    reduction: int = dataclasses.field(default=16, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        plain = (self.groups, self.base_width, self.dilation) == (1, 64, 1)
+        got = f"{self.groups}, {self.base_width}, {self.dilation}"
+        require(plain, f"{type(self).__name__}: expected groups, base_width, dilation = 1, 64, 1, got {got}")
+
+    def shortcut(self, x: Array, train: bool) -> Array:
+        return x if self.downsample is None else self.downsample(x, train)
+
+
+class SEBasicBlock(_SEBlock):
+    """Two 3x3 convolutions and an SELayer on a residual branch; ``downsample`` is the shortcut's module."""
+
+    def setup(self) -> None:
+        self.conv1 = Conv2d(self.inplanes, self.planes, 3, self.stride, 1, bias=False)
+        self.bn1 = BatchNorm2d(self.planes)
+        self.conv2 = Conv2d(self.planes, self.planes, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(self.planes)
+        self.se = SELayer(self.planes, self.reduction)
+
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h2 w2 c2"]:
+        y = relu(self.bn1(self.conv1(x), train))
+        y = self.se(self.bn2(self.conv2(y), train))
+        return relu(y + self.shortcut(x, train))
+
+
+class SEBottleneck(_SEBlock):
+    """A 1x1, 3x3, 1x1 bottleneck, four times ``planes`` wide, and an SELayer on a residual branch."""
+
+    def setup(self) -> None:
+        width = self.planes * 4
+        self.conv1 = Conv2d(self.inplanes, self.planes, 1, bias=False)
+        self.bn1 = BatchNorm2d(self.planes)
+        self.conv2 = Conv2d(self.planes, self.planes, 3, self.stride, 1, bias=False)
+        self.bn2 = BatchNorm2d(self.planes)
+        self.conv3 = Conv2d(self.planes, width, 1, bias=False)
+        self.bn3 = BatchNorm2d(width)
+        self.se = SELayer(width, self.reduction)
+
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h2 w2 c2"]:
+        y = relu(self.bn1(self.conv1(x), train))
+        y = relu(self.bn2(self.conv2(y), train))
+        y = self.se(self.bn3(self.conv3(y), train))
+        return relu(y + self.shortcut(x, train))

@@ -1,0 +1,160 @@
+"""The one list of every public class. Tests, benchmark, command line and the README's table walk it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flax_attn.blocks.non_local import (
+    ConcatenationNonLocalBlock,
+    DotProductNonLocalBlock,
+    EmbeddedGaussianNonLocalBlock,
+    GaussianNonLocalBlock,
+    NONLocalBlock1D,
+    NONLocalBlock2D,
+    NONLocalBlock3D,
+)
+from flax_attn.blocks.polarized import (
+    ParallelPolarizedSelfAttention,
+    PSA_p,
+    PSA_s,
+    SequentialPolarizedSelfAttention,
+)
+from flax_attn.blocks.resnet import downsample
+from flax_attn.blocks.se import SEBasicBlock, SEBottleneck, SELayer
+from flax_attn.blocks.sge import SpatialGroupEnhance
+from flax_attn.layers import Module
+from flax_attn.models.digits_net import DigitsNet
+from flax_attn.models.non_local_net import NonLocalNet
+
+IMAGE, PLAIN = "image", "plain"
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An example input: its Flax shape, and whether its last axis is the one that PyTorch has second.
+
+    A dimension given as a string is the module's argument of that name, so the shape follows other arguments.
+    """
+
+    shape: tuple[int | str, ...]
+    layout: str = IMAGE
+
+    def struct(self, module: Module, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
+        """Shape and dtype for ``module``."""
+        return jax.ShapeDtypeStruct([getattr(module, d) if isinstance(d, str) else d for d in self.shape], dtype)
+
+
+def image(c: int | str, h: int = 7, w: int = 5, n: int = 2) -> Input:
+    """(n, h, w, c)"""
+    return Input((n, h, w, c))
+
+
+def signal(c: int | str, l: int = 7, n: int = 2) -> Input:  # noqa: E741
+    """(n, l, c)"""
+    return Input((n, l, c))
+
+
+def volume(c: int | str, d: int = 3, h: int = 7, w: int = 5, n: int = 2) -> Input:
+    """(n, d, h, w, c)"""
+    return Input((n, d, h, w, c))
+
+
+@dataclasses.dataclass(frozen=True)
+class Make:
+    """A module argument that is a module itself: ``function(*args)``, on the PyTorch side its twin's."""
+
+    function: Callable[..., Module]
+    args: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One class with one set of arguments.
+
+    Args:
+        tag: tells apart the entries of one class.
+        call: further keyword arguments of the call, the same on both sides.
+        outputs: the layout of each output, in the order of the flattened result.
+    """
+
+    cls: type[Module]
+    inputs: tuple[Input, ...]
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tag: str = ""
+    call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    outputs: tuple[str, ...] = (IMAGE,)
+
+    @property
+    def name(self) -> str:
+        return f"{self.cls.__name__}-{self.tag}" if self.tag else self.cls.__name__
+
+    def module(self, **arguments: Any) -> Module:
+        """The Flax module, with ``arguments`` over those of the entry."""
+        kwargs = {k: v.function(*v.args) if isinstance(v, Make) else v for k, v in self.kwargs.items()}
+        return self.cls(**{**kwargs, **arguments})
+
+    def structs(self, module: Module, dtype: DTypeLike = jnp.float32) -> list[jax.ShapeDtypeStruct]:
+        """Example inputs for ``module``, by shape and dtype."""
+        return [i.struct(module, dtype) for i in self.inputs]
+
+
+def _non_local(cls: type[Module], dimension: int, sub_sample: bool, bn_layer: bool) -> Entry:
+    inputs = {1: signal("in_channels"), 2: image("in_channels"), 3: volume("in_channels")}[dimension]
+    kwargs = dict(in_channels=6, dimension=dimension, sub_sample=sub_sample, bn_layer=bn_layer)
+    tag = f"{dimension}d" + "-sub" * sub_sample + "-bn" * bn_layer
+    return Entry(cls, (inputs,), kwargs, tag, dict(return_nl_map=True), (IMAGE, PLAIN))
+
+
+CATALOG = [
+    Entry(SELayer, (image("channel"),), dict(channel=19, reduction=4)),
+    Entry(SELayer, (image("channel"),), dict(channel=6, reduction=16), "empty-hidden"),
+    Entry(SEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, reduction=2)),
+    Entry(
+        SEBasicBlock,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=9, stride=2, downsample=Make(downsample, (6, 9, 2)), reduction=4),
+        "downsample",
+    ),
+    Entry(SEBottleneck, (image("inplanes"),), dict(inplanes=12, planes=3, reduction=2)),
+    Entry(
+        SEBottleneck,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=4, stride=2, downsample=Make(downsample, (6, 16, 2)), reduction=4),
+        "downsample",
+    ),
+    Entry(SpatialGroupEnhance, (image(12),), dict(groups=3)),
+    Entry(SpatialGroupEnhance, (image(8),), dict(groups=4, init_bias=0.0), "init-bias"),
+    Entry(ParallelPolarizedSelfAttention, (image("channel"),), dict(channel=9)),
+    Entry(SequentialPolarizedSelfAttention, (image("channel"),), dict(channel=9)),
+    Entry(PSA_p, (image("inplanes"),), dict(inplanes=9, planes=9)),
+    Entry(PSA_s, (image("inplanes"),), dict(inplanes=18, planes=18)),
+    _non_local(EmbeddedGaussianNonLocalBlock, 1, True, False),
+    _non_local(EmbeddedGaussianNonLocalBlock, 2, False, True),
+    _non_local(EmbeddedGaussianNonLocalBlock, 3, True, True),
+    _non_local(GaussianNonLocalBlock, 1, False, True),
+    _non_local(GaussianNonLocalBlock, 2, True, False),
+    _non_local(GaussianNonLocalBlock, 3, True, True),
+    _non_local(DotProductNonLocalBlock, 1, True, True),
+    _non_local(DotProductNonLocalBlock, 2, False, False),
+    _non_local(DotProductNonLocalBlock, 3, True, True),
+    _non_local(ConcatenationNonLocalBlock, 1, True, True),
+    _non_local(ConcatenationNonLocalBlock, 2, True, False),
+    _non_local(ConcatenationNonLocalBlock, 3, False, True),
+    Entry(NONLocalBlock1D, (signal("in_channels"),), dict(in_channels=5)),
+    Entry(NONLocalBlock2D, (image("in_channels"),), dict(in_channels=5, inter_channels=3)),
+    Entry(NONLocalBlock3D, (volume("in_channels"),), dict(in_channels=1)),
+    Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
+    Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
+]
+
+
+def find(name: str) -> Entry:
+    """The first entry of the class called ``name``; ValueError when there is none."""
+    for entry in CATALOG:
+        if entry.cls.__name__ == name:
+            return entry
+    raise ValueError(f"no model is called {name!r}; `flax-attn-convert models` lists them")

@@ -1,0 +1,49 @@
+"""PyTorch's semantics for channels-last arrays; each file owns one trap."""
+
+from flax_attn.layers import init
+from flax_attn.layers.activation import gelu, leaky_relu, log_softmax, relu, sigmoid
+from flax_attn.layers.conv import (
+    Conv,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
+from flax_attn.layers.dropout import Dropout, Dropout2d, DropPath
+from flax_attn.layers.linear import Embedding, Linear
+from flax_attn.layers.module import Module, accumulator, einsum, require, softmax
+from flax_attn.layers.norm import (
+    BatchNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    FrozenBatchNorm2d,
+    GroupNorm,
+    LayerNorm,
+    std,
+)
+from flax_attn.layers.pool import AdaptiveAvgPool2d, MaxPool1d, MaxPool2d, MaxPool3d
+from flax_attn.layers.pool import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    max_pool,
+)
+from flax_attn.layers.resize import Upsample, UpsamplingBilinear2d, interpolate
+from flax_attn.layers.sequential import ModuleList, Sequential
+from flax_attn.layers.shape import flatten

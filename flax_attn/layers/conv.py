@@ -1,0 +1,170 @@
+"""``torch.nn.ConvNd`` and ``ConvTransposeNd``. Trap: padding "SAME" is not ``padding=k//2`` once the stride is 2."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from flax_attn.layers.init import fan_in_uniform
+from flax_attn.layers.module import Initializer, Module, accumulator, require
+
+Ints = int | Sequence[int]
+
+
+def ntuple(value: Ints, n: int, who: str) -> tuple[int, ...]:
+    """``value`` once an axis: 3 -> (3, 3); a sequence must already have ``n`` entries."""
+    if isinstance(value, int):
+        return (value,) * n
+    require(len(value) == n, f"{who}: expected an int or {n} ints, got {value}")
+    return tuple(value)
+
+
+class _ConvNd(Module):
+    in_channels: int
+    out_channels: int
+    kernel_size: Ints
+
+    spatial: ClassVar[int]
+
+    def axes(self, *names: str) -> list[tuple[int, ...]]:
+        return [ntuple(getattr(self, name), self.spatial, f"{type(self).__name__} {name}") for name in names]
+
+    def check_groups(self, groups: int) -> None:
+        who = type(self).__name__
+        require(groups >= 1, f"{who}: expected groups >= 1, got {groups}")
+        for name in ("in_channels", "out_channels"):
+            count = getattr(self, name)
+            require(count >= 0, f"{who}: expected {name} >= 0, got {count}")
+            require(count % groups == 0, f"{who}: expected {name} divisible by groups={groups}, got {count}")
+
+    def convolve(self, x: Array, kernel: Array, groups: int, pads: Sequence[tuple[int, int]], **geometry: Any) -> Array:
+        """Channels-last convolution of x with kernel (*k, in/groups, out); sums are kept in float32 at least."""
+        letters = "DHW"[-self.spatial :]
+        layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            padding=pads,
+            dimension_numbers=layout,
+            feature_group_count=groups,
+            preferred_element_type=accumulator(x.dtype),
+            **geometry,
+        )
+        return y.astype(x.dtype)
+
+
+class Conv(_ConvNd):
+    """What ``Conv1d``, ``Conv2d`` and ``Conv3d`` share.
+
+    Leaves: ``kernel`` (*kernel_size, in_channels/groups, out_channels) and ``bias`` (out_channels,).
+    Raises ValueError for channels that ``groups`` does not divide and for an input of another rank or width.
+    """
+
+    stride: Ints = 1
+    padding: Ints = 0
+    dilation: Ints = 1
+    groups: int = 1
+    bias: bool = True
+    kernel_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
+    bias_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_groups(self.groups)
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        self.check_channels(x, self.in_channels, [self.spatial + 2])
+        size, stride, padding, dilation = self.axes("kernel_size", "stride", "padding", "dilation")
+        shape = (*size, self.in_channels // self.groups, self.out_channels)
+        default = fan_in_uniform(math.prod(shape[:-1]))
+        kernel = self.parameter("kernel", self.kernel_init or default, shape)
+        bias = self.parameter("bias", self.bias_init or default, shape[-1:]) if self.bias else None
+        x, kernel, bias = self.promote(x, kernel, bias)
+        pads = [(p, p) for p in padding]
+        y = self.convolve(x, kernel, self.groups, pads, window_strides=stride, rhs_dilation=dilation)
+        return y if bias is None else y + bias
+
+
+class ConvTranspose(_ConvNd):
+    """What ``ConvTranspose1d``, ``ConvTranspose2d`` and ``ConvTranspose3d`` share: the transpose of ``Conv``.
+
+    Leaves: ``kernel`` (*kernel_size, in_channels, out_channels/groups) and ``bias`` (out_channels,).
+    Output size: (in - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1 an axis.
+    """
+
+    stride: Ints = 1
+    padding: Ints = 0
+    output_padding: Ints = 0
+    groups: int = 1
+    bias: bool = True
+    dilation: Ints = 1
+    kernel_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
+    bias_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_groups(self.groups)
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        self.check_channels(x, self.in_channels, [self.spatial + 2])
+        size, stride, padding, dilation = self.axes("kernel_size", "stride", "padding", "dilation")
+        (extra,) = self.axes("output_padding")
+        shape = (*size, self.in_channels, self.out_channels // self.groups)
+        default = fan_in_uniform(math.prod(size) * shape[-1])
+        kernel = self.parameter("kernel", self.kernel_init or default, shape)
+        bias = self.parameter("bias", self.bias_init or default, (self.out_channels,)) if self.bias else None
+        x, kernel, bias = self.promote(x, kernel, bias)
+        edges = [d * (k - 1) - p for k, p, d in zip(size, padding, dilation, strict=True)]
+        pads = [(edge, edge + more) for edge, more in zip(edges, extra, strict=True)]
+        geometry = dict(window_strides=(1,) * self.spatial, lhs_dilation=stride, rhs_dilation=dilation)
+        y = self.convolve(x, self.as_forward(kernel), self.groups, pads, **geometry)
+        return y if bias is None else y + bias
+
+    def as_forward(self, kernel: Array) -> Array:
+        """Turn (*k, in, out/groups) around: flipped in space, and laid out (*k, in/groups, out)."""
+        space = range(self.spatial)
+        grouped = jnp.flip(kernel, tuple(space)).reshape(*kernel.shape[:-2], self.groups, -1, kernel.shape[-1])
+        return jnp.moveaxis(grouped, -3, -2).reshape(*kernel.shape[:-2], -1, self.out_channels)
+
+
+class Conv1d(Conv):
+    """``torch.nn.Conv1d`` on (n, l, c)."""
+
+    spatial = 1
+
+
+class Conv2d(Conv):
+    """``torch.nn.Conv2d`` on (n, h, w, c)."""
+
+    spatial = 2
+
+
+class Conv3d(Conv):
+    """``torch.nn.Conv3d`` on (n, d, h, w, c)."""
+
+    spatial = 3
+
+
+class ConvTranspose1d(ConvTranspose):
+    """``torch.nn.ConvTranspose1d`` on (n, l, c)."""
+
+    spatial = 1
+
+
+class ConvTranspose2d(ConvTranspose):
+    """``torch.nn.ConvTranspose2d`` on (n, h, w, c)."""
+
+    spatial = 2
+
+
+class ConvTranspose3d(ConvTranspose):
+    """``torch.nn.ConvTranspose3d`` on (n, d, h, w, c)."""
+
+    spatial = 3

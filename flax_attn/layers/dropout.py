@@ -1,0 +1,49 @@
+"""``torch.nn.Dropout``, ``Dropout2d`` (whole channels) and timm's ``DropPath`` (whole samples).
+
+All draw from the rng stream "dropout" and do nothing unless ``train=True``."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from flax_attn.layers.module import Module, require
+
+
+class Dropout(Module):
+    """Zero each element with probability ``p`` and scale the rest by 1/(1-p); p=1 gives zeros."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.p <= 1, f"{type(self).__name__}: expected a probability p in [0, 1], got {self.p}")
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        if not train or self.p == 0:
+            return x
+        if self.p == 1:
+            return jnp.zeros_like(x)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.p, self.mask_shape(x.shape))
+        return jnp.where(keep, x / (1 - self.p), 0).astype(x.dtype)
+
+    def mask_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of one draw; axes of length 1 are dropped together."""
+        return tuple(shape)
+
+
+class Dropout2d(Dropout):
+    """Zero whole channels of (n, h, w, c)."""
+
+    def mask_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (shape[0], *(1 for _ in shape[1:-1]), shape[-1])
+
+
+class DropPath(Dropout):
+    """Zero whole samples: stochastic depth for a residual branch."""
+
+    p: float = 0.0
+
+    def mask_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (shape[0], *(1 for _ in shape[1:]))

@@ -1,0 +1,85 @@
+"""What every module here shares: precision, PyTorch-named parameters, one-sentence argument checks."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, dataclass_transform
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+Initializer = Callable[..., Array]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def accumulator(dtype: DTypeLike) -> Any:
+    """The dtype in which sums over ``dtype`` are kept: float32 for half precision, else ``dtype`` itself."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+@dataclass_transform(field_specifiers=(dataclasses.field,))
+class _Dataclass(nn.Module):
+    """Tells type checkers that the fields of the classes below are arguments."""
+
+
+class Module(_Dataclass):
+    """A linen module that hands its precision down.
+
+    Args:
+        dtype: the dtype to compute in. None: that of the parent module, or, at the top, whatever input and
+            parameters promote to.
+        param_dtype: the dtype parameters are created in. None: that of the parent module, or float32.
+
+    Every ``__call__`` below takes ``train: bool = False``: whether BatchNorm uses and updates batch statistics and
+    dropout drops.
+    """
+
+    dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
+    param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.parent, Module):
+            for field in ("dtype", "param_dtype"):
+                if getattr(self, field) is None:
+                    object.__setattr__(self, field, getattr(self.parent, field))
+
+    def parameter(self, name: str, init: Initializer, shape: Sequence[int]) -> Array:
+        """A trainable array in ``param_dtype``; the counterpart of ``torch.nn.Parameter``."""
+        return self.param(name, init, tuple(shape), self.param_dtype or jnp.float32)
+
+    def buffer(self, name: str, value: float, shape: Sequence[int]) -> nn.Variable:
+        """A running statistic in ``param_dtype``, filled with ``value``; the counterpart of ``register_buffer``."""
+        return self.variable("batch_stats", name, jnp.full, tuple(shape), value, self.param_dtype or jnp.float32)
+
+    def promote(self, *arrays: Array | None) -> tuple[Any, ...]:
+        """Cast every array to the dtype to compute in; a None stays None."""
+        dtype = self.dtype or jnp.result_type(*(a for a in arrays if a is not None))
+        return tuple(None if a is None else jnp.asarray(a, dtype) for a in arrays)
+
+    def check_channels(self, x: Array, expected: int, ndims: Sequence[int]) -> None:
+        """Refuse an input whose rank is not in ``ndims`` or whose last axis is not ``expected`` long."""
+        who = f"{type(self).__name__} at '{'.'.join(self.path)}'" if self.path else type(self).__name__
+        if x.ndim not in ndims:
+            ranks = " or ".join(map(str, ndims))
+            raise ValueError(f"{who}: expected a channels-last input of rank {ranks}, got shape {x.shape}")
+        if x.shape[-1] != expected:
+            raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}")
+
+
+def einsum(subscripts: str, *operands: Array) -> Array:
+    """``jnp.einsum`` that accumulates in float32 where the operands are half precision, and returns their dtype."""
+    dtype = jnp.result_type(*operands)
+    return jnp.einsum(subscripts, *operands, preferred_element_type=accumulator(dtype)).astype(dtype)
+
+
+def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """Softmax over ``axis``, in float32 at least; a slice that is all -inf gives NaN, as in PyTorch."""
+    return jax.nn.softmax(x.astype(accumulator(x.dtype)), axis=axis).astype(x.dtype)

@@ -1,0 +1,143 @@
+"""``torch.nn.functional.interpolate``. Traps: ``jax.image.resize`` antialiases, knows no ``align_corners``, and its
+"nearest" is torch's "nearest-exact".
+
+Status: where torch's own kernels round the nearest pixel differently (float64 and "nearest-exact" on CPU), this is
+the float32 rule of its CUDA kernels and of its CPU kernel for small images.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from flax_attn.layers.conv import Ints
+from flax_attn.layers.module import Module, accumulator, require
+
+Floats = float | Sequence[float]
+Taps = tuple[np.ndarray, np.ndarray]
+
+
+def interpolate(
+    x: Array,
+    size: Ints | None = None,
+    scale_factor: Floats | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+) -> Array:
+    """Resize the axes of space of (n, *space, c), without antialiasing.
+
+    Args:
+        size: output length of every axis of space, or of each. Either this or ``scale_factor``.
+        scale_factor: gives floor(n * scale_factor) pixels, 1/scale_factor apart in the input.
+        mode: "nearest", "nearest-exact", "linear" (rank 3), "bilinear", "bicubic" (rank 4) or "trilinear" (rank 5).
+        align_corners: whether the centres of the corner pixels coincide, or (by default) their outer corners.
+    """
+    _check(x, size, scale_factor, mode, align_corners)
+    wide = x if mode.startswith("nearest") else x.astype(accumulator(x.dtype))
+    for axis, out, ratio in _lengths(x, size, scale_factor):
+        position = _positions(x.shape[axis], out, ratio, mode, align_corners or False, wide.dtype)
+        wide = _resample(wide, axis, *_TAPS[mode](position, x.shape[axis]))
+    return wide.astype(x.dtype)
+
+
+def _check(x: Array, size: Ints | None, scale_factor: Floats | None, mode: str, align_corners: bool | None) -> None:
+    require(mode in _TAPS, f"interpolate: expected a mode of {', '.join(_TAPS)}, got {mode!r}")
+    ranks = _RANKS.get(mode, (3, 4, 5))
+    expected = f"interpolate: expected a channels-last input of rank {' or '.join(map(str, ranks))} for mode {mode!r}"
+    require(x.ndim in ranks, f"{expected}, got shape {x.shape}")
+    both = f"size={size} and scale_factor={scale_factor}"
+    require((size is None) != (scale_factor is None), f"interpolate: expected size or scale_factor, got {both}")
+    simple = align_corners is None or mode in _RANKS
+    require(simple, f"interpolate: expected align_corners=None for mode {mode!r}, got {align_corners}")
+
+
+def _lengths(x: Array, size: Ints | None, scale_factor: Floats | None) -> Iterator[tuple[int, int, float | None]]:
+    """(axis, output length, scale factor or None) of each axis of space."""
+    given: Any = scale_factor if size is None else size
+    values = [given] * (x.ndim - 2) if isinstance(given, int | float) else list(given)
+    require(len(values) == x.ndim - 2, f"interpolate: expected one number or {x.ndim - 2}, got {given}")
+    for axis, value in enumerate(values, 1):
+        out = int(x.shape[axis] * value) if size is None else value
+        require(out >= 1, f"interpolate: expected an output of at least one pixel, got {given} for shape {x.shape}")
+        yield axis, out, value if size is None else None
+
+
+def _positions(n: int, out: int, ratio: float | None, mode: str, align_corners: bool, dtype: Any) -> np.ndarray:
+    """Where each output pixel lies among ``n`` input pixels, in torch's arithmetic: float32 unless x is float64."""
+    real = np.float64 if dtype == jnp.float64 and mode in _RANKS else np.float32
+    i = np.arange(out, dtype=real)
+    if align_corners:
+        return i * (real(n - 1) / real(max(out - 1, 1)))
+    scale = real(1 / ratio) if ratio else real(n) / real(out)
+    if mode == "nearest":
+        return i * scale
+    return (i + real(0.5)) * scale - real(0 if mode == "nearest-exact" else 0.5)
+
+
+def _nearest(position: np.ndarray, n: int) -> Taps:
+    return _floor(position, n)[None], np.ones((1, len(position)))
+
+
+def _linear(position: np.ndarray, n: int) -> Taps:
+    position = np.maximum(position, 0)
+    low = _floor(position, n)
+    t = np.clip(position - low, 0, 1)
+    return np.stack([low, np.minimum(low + 1, n - 1)]), np.stack([1 - t, t])
+
+
+def _cubic(position: np.ndarray, n: int) -> Taps:
+    low = _floor(position, n)
+    t = np.clip(position - low, 0, 1)
+    taps = np.clip(low + np.arange(-1, 3)[:, None], 0, n - 1)
+    return taps, np.stack([_keys(1 + t), _keys(t), _keys(1 - t), _keys(2 - t)])
+
+
+def _keys(d: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys' cubic kernel at distance 0 <= d <= 2."""
+    return np.where(d <= 1, ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
+
+
+def _floor(position: np.ndarray, n: int) -> np.ndarray:
+    return np.minimum(np.floor(position).astype(int), n - 1)
+
+
+_TAPS = {
+    "nearest": _nearest,
+    "nearest-exact": _nearest,
+    "linear": _linear,
+    "bilinear": _linear,
+    "trilinear": _linear,
+    "bicubic": _cubic,
+}
+_RANKS = {"linear": (3,), "bilinear": (4,), "bicubic": (4,), "trilinear": (5,)}
+
+
+def _resample(x: Array, axis: int, index: np.ndarray, weight: np.ndarray) -> Array:
+    """The sum over t of ``weight[t] * x[index[t]]`` along ``axis``."""
+    column = (-1,) + (1,) * (x.ndim - axis - 1)
+    return sum(jnp.take(x, i, axis) * jnp.asarray(w.reshape(column), x.dtype) for i, w in zip(index, weight, strict=True))
+
+
+class Upsample(Module):
+    """``torch.nn.Upsample``: see ``interpolate``."""
+
+    size: Ints | None = None
+    scale_factor: Floats | None = None
+    mode: str = "nearest"
+    align_corners: bool | None = None
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        return interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
+
+
+class UpsamplingBilinear2d(Module):
+    """``torch.nn.UpsamplingBilinear2d``: bilinear with ``align_corners=True`` on (n, h, w, c)."""
+
+    size: Ints | None = None
+    scale_factor: Floats | None = None
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        return interpolate(x, self.size, self.scale_factor, "bilinear", align_corners=True)

@@ -1,0 +1,32 @@
+"""A small classifier of 8x8 digits: the network of the trained checkpoint that this package carries.
+
+Status: ours. Shows the two blocks at work: which positions a position attends to, and which channels are let through.
+"""
+
+from jaxtyping import Array, Float
+
+from flax_attn.blocks.non_local import NONLocalBlock2D
+from flax_attn.blocks.se import SELayer
+from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, Module, Sequential, flatten, relu
+
+
+class DigitsNet(Module):
+    """Log-odds of the ten digits for images (n, 8, 8, 1) in [0, 1].
+
+    With ``return_nl_map=True`` also the attention map (n, 64, 64) of the non-local block.
+    """
+
+    def setup(self) -> None:
+        self.conv1 = Sequential([Conv2d(1, 24, 3, padding=1), BatchNorm2d(24), relu])
+        self.nl = NONLocalBlock2D(24, sub_sample=False)
+        self.conv2 = Sequential([Conv2d(24, 48, 3, padding=1), BatchNorm2d(48), relu, MaxPool2d(2)])
+        self.se = SELayer(48, 8)
+        self.fc = Sequential([Dropout(0.3), Linear(48 * 4 * 4, 10)])
+
+    def __call__(
+        self, x: Float[Array, "n h w 1"], return_nl_map: bool = False, train: bool = False
+    ) -> Float[Array, "n k"] | tuple[Float[Array, "n k"], Float[Array, "n q p"]]:
+        x, nl_map = self.nl(self.conv1(x, train), return_nl_map=True, train=train)
+        x = self.se(self.conv2(x, train), train)
+        logits = self.fc(flatten(x), train)
+        return (logits, nl_map) if return_nl_map else logits
