@@ -1,32 +1,26 @@
-"""The files of ``torch.save`` as inert data: no name found in one is ever imported, called or given attributes.
+"""Pickles of ``torch.save`` read as inert data: no name found in one is ever imported, called or given attributes.
 
 ``pickletools`` splits a pickle into opcodes, and the machine below obeys the few that a state dict needs. A class or
 function of the file becomes a ``Name``, if a table here lists it; calling a ``Name`` builds what the table says: a
-dict, a tuple, the description of a tensor, or an ``Opaque``, of which only the name is kept.
+dict, a tuple, the description of a tensor, or an ``Opaque``, which is an object of which only the name is kept.
 """
 
-import io
-import mmap
 import pickletools
-import struct
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-MAGIC = 0x1950A86A20F9469CFC6C
-PROTOCOL = 1001
-HUGE = 2**63
-MAX_NDIM = 64
 
-
-class Refusal(ValueError):
+class RefusedError(ValueError):
     """What was expected and what came, in a sentence to which the reader of the file adds its name."""
+
+
+class UnlistedError(RefusedError):
+    """The pickle names a class or function that no table here lists."""
 
 
 def shown(text: str) -> str:
@@ -50,7 +44,7 @@ class Opaque:
 
 @dataclass(frozen=True)
 class Storage:
-    """Elements ``start`` to ``start + count`` of the flat buffer ``key``."""
+    """Elements ``start`` to ``start + count`` of the flat buffer ``key``, which is not in the pickle."""
 
     key: str | int
     dtype: np.dtype
@@ -72,20 +66,23 @@ class Tensor:
     stride: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        shapes = type(self.size) is type(self.stride) is tuple and len(self.size) == len(self.stride) <= MAX_NDIM
-        if type(self.storage) is not Storage or not shapes:
-            raise Refusal(f"expected a tensor to have a storage and as many sizes as strides, at most {MAX_NDIM}")
+        shaped = type(self.size) is type(self.stride) is tuple and len(self.size) == len(self.stride) <= 64
+        if type(self.storage) is not Storage or not shaped:
+            raise RefusedError(
+                "expected a tensor to have a storage and as many sizes as strides, at most 64, got another"
+            )
         _check_naturals(self.offset, *self.size, *self.stride)
 
     @property
     def reach(self) -> int:
-        """How many elements of the storage lie before the end of the tensor's last one."""
-        return self.offset + 1 + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        """How many elements its storage needs."""
+        last = sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
+        return 0 if 0 in self.size else self.offset + last + 1
 
 
 def _check_naturals(*numbers: Any) -> None:
-    if not all(type(n) is int and 0 <= n < HUGE for n in numbers):
-        raise Refusal("expected sizes, strides and offsets from 0 to 2**63 - 1, got others")
+    if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+        raise RefusedError("expected sizes, strides and offsets from 0 to 2**63 - 1, got others")
 
 
 DTYPES = {
@@ -100,18 +97,22 @@ DTYPES = {
 STORAGES = {
     f"{module}.{name}Storage": DTYPES[f"torch.{dtype}"]
     for module in ("torch", "torch.cuda", "torch.storage")
-    for name, dtype in {
-        **{"Bool": "bool", "Byte": "uint8", "Char": "int8", "Short": "int16", "Int": "int32", "Long": "int64"},
-        **{"Half": "float16", "Float": "float32", "Double": "float64", "BFloat16": "bfloat16"},
-        **{"ComplexFloat": "complex64", "ComplexDouble": "complex128", "Untyped": "uint8"},
-    }.items()
+    for name, dtype in (
+        dict(Bool="bool", Byte="uint8", Char="int8", Short="int16", Int="int32", Long="int64", Untyped="uint8")
+        | dict(Half="float16", Float="float32", Double="float64", BFloat16="bfloat16")
+        | dict(ComplexFloat="complex64", ComplexDouble="complex128")
+    ).items()
 }
 
 INERT = {
     *("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"),
     *("torch.device", "torch.serialization._get_layout", "_codecs.encode", "argparse.Namespace"),
     *("numpy.dtype", "numpy.ndarray"),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(
+        f"numpy.{core}.{name}"
+        for core in ("core", "_core")
+        for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+    ),
     *(
         f"{module}.{name}"
         for module in ("builtins", "__builtin__")
@@ -121,37 +122,30 @@ INERT = {
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    return Tensor(storage, getattr(storage, "dtype", None), offset, size, stride)
+    dtype: Any = getattr(storage, "dtype", None)
+    return Tensor(storage, dtype, offset, size, stride)
 
 
 def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, flags: Any = None) -> Tensor:
     if flags:
-        raise Refusal("expected plain tensors, got one that waits to be conjugated or negated")
+        raise RefusedError("expected plain tensors, got one that waits to be conjugated or negated")
     return _tensor(storage, offset, size, stride)
 
 
-def _tensor_v3(
-    storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, flags: Any = None
-) -> Tensor:
-    if type(dtype) is not Name or dtype.dotted not in DTYPES or flags:
-        raise Refusal("expected plain tensors of a dtype that numpy or ml_dtypes has, got another")
+def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any) -> Tensor:
+    if type(dtype) is not Name or dtype.dotted not in DTYPES:
+        raise RefusedError("expected a tensor of a dtype that numpy or ml_dtypes has, got another")
     return Tensor(storage, DTYPES[dtype.dotted], offset, size, stride)
 
 
 def _parameter(data: Any, _grad: Any, _hooks: Any, _state: Any = None) -> Tensor:
     if type(data) is not Tensor:
-        raise Refusal("expected a parameter to hold a tensor, got something else")
+        raise RefusedError("expected a parameter to hold a tensor, got something else")
     return data
 
 
-def _size(items: Any) -> tuple:
-    if type(items) is not tuple:
-        raise Refusal("expected the sizes of a tensor to be a tuple, got something else")
-    return items
-
-
-def _ordered_dict(pairs: Any = ()) -> dict:
-    """Python 2 hands the pairs over. The list is emptied, so that a file cannot have it copied again and again."""
+def _ordered_dict(pairs: Any = None) -> dict:
+    """Python 2 hands over the pairs; the list is emptied, lest a file have the same one copied a million times."""
     built: dict = {}
     while pairs:
         key, value = pairs.pop()
@@ -160,9 +154,9 @@ def _ordered_dict(pairs: Any = ()) -> dict:
 
 
 def _checked_key(key: Any) -> Any:
-    """``key``, unless it is a container: to hash a tuple nested a million deep would crash the interpreter."""
+    """``key``, unless it is a container: hashing a tuple nested a million deep would crash the interpreter."""
     if type(key) not in (str, bytes, int, float, bool, type(None), Name):
-        raise Refusal(f"expected strings or numbers as the keys of a dict, got {type(key).__name__}")
+        raise RefusedError(f"expected strings or numbers as the keys of a dict, got {type(key).__name__}")
     return key
 
 
@@ -173,9 +167,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": lambda function, _kind, arguments, _state: _call(function, arguments),
-    "torch.Size": _size,
+    "torch.Size": lambda numbers: numbers,
     "collections.OrderedDict": _ordered_dict,
-    "collections.defaultdict": lambda *_factory: {},
+    "collections.defaultdict": lambda _factory=None: {},
     "collections.Counter": lambda counts: counts,
 }
 
@@ -186,14 +180,11 @@ def _call(function: Any, arguments: Any) -> Any:
             return CALLS[function.dotted](*arguments)
         if function.dotted in INERT:
             return Opaque(function.dotted)
-    raise Refusal(f"refuses to call {shown(getattr(function, 'dotted', type(function).__name__))}")
+    raise RefusedError(f"refuses to call {getattr(function, 'dotted', 'something that is not a listed function')}")
 
 
 class Machine:
-    """A stack machine for the opcodes of a state dict.
-
-    ``storages`` collects the buffers that the pickle mentions, by key.
-    """
+    """A stack machine for the opcodes of a state dict; ``storages`` collects the buffers a pickle mentions, by key."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -201,44 +192,44 @@ class Machine:
         self.memo: dict[int, Any] = {}
         self.storages: dict[str | int, Storage] = {}
 
-    def run(self, stream: BinaryIO | mmap.mmap) -> Any:
-        """The object pickled at the position of ``stream``, which is left just behind it."""
+    def run(self, stream: Any) -> Any:
+        """The object pickled at the position of ``stream``, a file or mapped memory, which is left just behind it.
+
+        Raises:
+            RefusedError: for a name or opcode that no table lists, or an argument of the wrong kind.
+            Exception: of any class, if the pickle is damaged.
+        """
         opcodes = pickletools.genops(stream)
-        for opcode, argument, _ in opcodes:
-            if opcode.name == "STOP":
-                break
-            if opcode.name not in OPCODES:
-                raise Refusal(f"refuses the pickle opcode {opcode.name}, which no state dict needs")
-            try:
+        try:
+            for opcode, argument, _ in opcodes:
+                if opcode.name not in OPCODES:
+                    raise RefusedError(f"refuses the pickle opcode {opcode.name}, which no state dict needs")
                 OPCODES[opcode.name](self, argument)
-            except _UnlistedError as error:
-                raise Refusal(f"{error}{_hint(opcodes)}") from None
+        except UnlistedError as error:
+            raise RefusedError(f"{error}{_hint(opcodes)}") from None
         return self.stack.pop()
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
     def pop(self, count: int) -> list:
-        """The last ``count`` values, taken off the stack."""
         if count > len(self.stack):
             raise IndexError("the stack of the pickle is empty")
-        items = self.stack[-count:]
-        del self.stack[-count:]
-        return items
+        return self._cut(len(self.stack) - count)
 
     def pop_mark(self) -> list:
-        """The values behind the last mark, taken off the stack."""
-        start = self.marks.pop()
+        return self._cut(self.marks.pop())
+
+    def _cut(self, start: int) -> list:
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
     def top(self, *kinds: type) -> Any:
         """The last value, left on the stack, which must be of one of ``kinds``."""
-        value = self.stack[-1]
-        if type(value) not in kinds:
-            raise Refusal(f"refuses to change a {type(value).__name__}, which no state dict needs")
-        return value
+        if type(self.stack[-1]) not in kinds:
+            raise RefusedError(f"refuses to change a {type(self.stack[-1]).__name__}, which no state dict needs")
+        return self.stack[-1]
 
     def extend(self, items: list) -> None:
         self.top(list).extend(items)
@@ -252,34 +243,29 @@ class Machine:
         self.memo[index] = self.stack[-1]
 
     def name(self, dotted: str) -> None:
-        if not (dotted in CALLS or dotted in DTYPES or dotted in STORAGES or dotted in INERT):
-            raise _UnlistedError(f"refuses {shown(dotted)}, which is not on the list of what a state dict needs")
+        if not any(dotted in table for table in (CALLS, DTYPES, STORAGES, INERT)):
+            raise UnlistedError(f"refuses {shown(dotted)}, which is not on the list of what a state dict needs")
         self.push(Name(dotted))
 
     def build(self) -> None:
-        """The state that BUILD hands to an object is dropped: nothing here reads it."""
+        """The state that the file gives an object is dropped: nothing here reads it."""
         self.pop(1)
         self.top(dict, Opaque)
 
     def storage(self) -> None:
-        """``("storage", class, key, location, count[, None or (view key, start, count)])`` -> Storage"""
-        (identifier,) = self.pop(1)
-        kind, name, key, _location, count, *view = identifier
-        known = type(name) is Name and name.dotted in STORAGES and type(key) in (str, int)
-        if kind != "storage" or not known:
-            raise Refusal("expected only storages outside the pickle, got something else")
+        """("storage", class, key, location, count), in old files with None or (view key, start, count) behind."""
+        ((kind, name, key, _location, count, *view),) = self.pop(1)
+        listed = type(name) is Name and name.dotted in STORAGES and type(key) in (str, int)
+        if type(kind) is not str or kind != "storage" or not listed:
+            raise RefusedError("expected a storage of a dtype that numpy or ml_dtypes has, got something else")
         whole = Storage(key, STORAGES[name.dotted], 0, count)
         self.storages.setdefault(key, whole)
-        _, start, part = view[0] if view and view[0] else (None, 0, count)
+        _, start, part = view[0] if view and view[0] is not None else (None, 0, count)
         self.push(Storage(key, whole.dtype, start, part))
 
 
-class _UnlistedError(Exception):
-    """The pickle names a class or function that no table lists."""
-
-
 def _hint(opcodes: Iterator) -> str:
-    """A module was pickled whole if the rest of its pickle mentions the dict every module has."""
+    """What to add if the rest of the pickle mentions the dict that every torch.nn.Module has."""
     with suppress(ValueError):
         if any(argument == "_parameters" for _, argument, _ in opcodes):
             return "; the file holds a whole module, expected the state dict of one"
@@ -287,7 +273,7 @@ def _hint(opcodes: Iterator) -> str:
 
 
 OPCODES: dict[str, Callable[[Machine, Any], None]] = {
-    **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
     **dict.fromkeys(
         (
             *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT"),
@@ -316,74 +302,9 @@ OPCODES: dict[str, Callable[[Machine, Any], None]] = {
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.memoize),
     "MEMOIZE": lambda machine, _: machine.memoize(len(machine.memo)),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, index: machine.push(machine.memo[index])),
-    "GLOBAL": lambda machine, text: machine.name(text.replace(" ", ".", 1)),
+    "GLOBAL": lambda machine, names: machine.name(names.replace(" ", ".", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.name(".".join(machine.pop(2))),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.push(_call(*machine.pop(2)))),
     "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.storage(),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class TorchFile:
-    """What ``torch.save`` wrote: ``tree`` of plain containers with ``Tensor`` leaves, and the bytes of the storages."""
-
-    format: str
-    tree: Any
-    storages: dict[str | int, np.ndarray]
-    big_endian: bool = False
-    _swapped: dict[tuple, np.ndarray] = field(default_factory=dict)
-
-    def array(self, tensor: Tensor) -> np.ndarray:
-        """``tensor`` as a read-only view of the file, from which nothing is read until the numbers are used.
-
-        Tensors that share a storage share memory. Numbers of the other byte order are read here and now.
-
-        Raises:
-            Refusal: if the tensor reaches outside its storage, or the storage outside the file.
-        """
-        storage, dtype = tensor.storage, tensor.dtype
-        if storage.key not in self.storages:
-            raise Refusal(f"expected the data of storage {shown(str(storage.key))}, found none")
-        start, stop = (n * storage.dtype.itemsize for n in (storage.start, storage.start + storage.count))
-        empty = 0 in tensor.size
-        if stop > len(self.storages[storage.key]) or not empty and start + tensor.reach * dtype.itemsize > stop:
-            raise Refusal(f"expected a tensor of shape {tensor.size} to lie within its storage, it reaches outside")
-        if empty:
-            return np.empty(tensor.size, dtype)
-        strides = [n * dtype.itemsize for n in tensor.stride]
-        begin = start + tensor.offset * dtype.itemsize
-        return np.ndarray(tensor.size, dtype, self._bytes(storage.key, dtype).data, begin, strides)
-
-    def _bytes(self, key: str | int, dtype: np.dtype) -> np.ndarray:
-        raw = self.storages[key]
-        if not self.big_endian:
-            return raw
-        if (key, dtype) not in self._swapped:
-            swapped = raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype).byteswap().view(np.uint8)
-            swapped.flags.writeable = False
-            self._swapped[key, dtype] = swapped
-        return self._swapped[key, dtype]
-
-
-def map_file(path: Path) -> mmap.mmap:
-    """The file as read-only memory, of which nothing is read until it is used."""
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def read_zip(path: Path) -> TorchFile:
-    """Read what ``torch.save`` writes since 1.6: ``x/data.pkl``, ``x/byteorder`` and ``x/data/key`` in a zip archive."""
-    raw = np.frombuffer(map_file(path), np.uint8)
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        folder = _zip_folder(list(entries))
-        machine = Machine()
-        tree = machine.run(io.BytesIO(_zip_entry(raw, entries[f"{folder}/data.pkl"], archive).tobytes()))
-        mark = f"{folder}/byteorder"
-        byteorder = archive.read(mark) if mark in entries else b"little"
-    if byteorder not in (b"little", b"big"):
-        raise Refusal("expected the byte order to be little or big, got another")
-    names = {key: f"{folder}/data/{key}" for key in machine.storages}
-    storages = {key: _zip_entry(raw, entries[name]) for key, name in names.items() if name in entries}
-    return TorchFile("zip pickle", tree, storages, byteorder == b"big")

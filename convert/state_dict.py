@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every leaf of a module with its torch key; both directions are read off it."""
+    """Every leaf of a module with its torch key, sorted by path; both directions are read off it."""
 
     module: str
     rows: tuple[Row, ...]

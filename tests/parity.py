@@ -23,7 +23,7 @@ def build_twin(entry: Entry) -> torch.nn.Module:
 
 
 def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:
-    """Random numbers for every parameter, gamma, affine and running statistic; sized so that signals keep their scale."""
+    """Random numbers for every parameter, gamma, affine and running statistic, such that signals keep their scale."""
     for name, tensor in module.state_dict().items():
         if name.endswith("running_var"):
             value = rng.uniform(0.5, 1.5, tensor.shape)
@@ -105,9 +105,7 @@ class Parity:
             def loss(params, inputs):
                 mutable = ["batch_stats"] if train else []
                 with nn.intercept_methods(share_dropout):
-                    out, changed = self.apply(
-                        {**variables, "params": params}, inputs, train=train, mutable=mutable
-                    )
+                    out, changed = self.apply({**variables, "params": params}, inputs, train=train, mutable=mutable)
                 out = jax.tree.leaves(out)
                 return sum((o * c).sum() for o, c in zip(out, cotangents, strict=True)), (out, changed)
 
@@ -129,18 +127,19 @@ class Parity:
         layouts = [i.layout for i in self.entry.inputs]
         xs = [torch.tensor(to_nchw(x, i), requires_grad=True) for x, i in zip(inputs, layouts, strict=True)]
         out = jax.tree.leaves(self.twin(*xs, **self.entry.call))
-        cotangents = [torch.as_tensor(to_nchw(c, o)) for c, o in zip(self.cotangents(), self.entry.outputs, strict=True)]
+        cotangents = [
+            torch.as_tensor(to_nchw(c, o)) for c, o in zip(self.cotangents(), self.entry.outputs, strict=True)
+        ]
         sum((o * c).sum() for o, c in zip(out, cotangents, strict=True)).backward()
         out = [to_nhwc(o.detach().numpy(), layout) for o, layout in zip(out, self.entry.outputs, strict=True)]
-        grads = {k: torch.zeros_like(p) if p.grad is None else p.grad for k, p in self.twin.named_parameters()}
+        grads = {k: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for k, p in self.twin.named_parameters()}
         return out, [to_nhwc(x.grad.numpy(), i) for x, i in zip(xs, layouts, strict=True)], grads
 
-    def descend(self, variables, grads, rate=1e-2):
-        """One step of plain gradient descent on both sides; returns the Flax variables."""
+    def descend(self, variables, grads, length=1e-2):
+        """One step of gradient descent, at most ``length`` long, on both sides; returns the Flax variables."""
+        rate = length / max([1.0, *(float(np.abs(g).max(initial=0)) for g in grads.values())])
         with torch.no_grad():
             for p in self.twin.parameters():
                 p -= 0 if p.grad is None else rate * p.grad
         state = self.plan.to_torch(variables)
-        state = {k: v - (rate * grads[k] if k in grads else 0) for k, v in state.items()}
-        state = {k: np.asarray(v, self.dtype) for k, v in state.items()}
-        return self.plan.from_torch(state)
+        return self.plan.from_torch(state | {k: (state[k] - rate * grads[k]).astype(self.dtype) for k in grads})

@@ -1,4 +1,4 @@
-"""Finds and runs the twin of a class by its path: ``flax_attn.blocks.se.SELayer`` -> ``torch_ref.blocks.se.SELayer``."""
+"""Twins are found by path: ``flax_attn.blocks.se.SELayer`` is ``torch_ref.blocks.se.SELayer`` on this side."""
 
 import importlib
 from collections.abc import Mapping, Sequence

@@ -83,11 +83,12 @@ class _NonLocalBlockND(Module):
         raise NotImplementedError
 
     def scores(self, x: Array) -> Pair:
-        return einsum("nqc,nkc->nqk", tokens(self.theta(x)), tokens(self.phi(x)))
+        return einsum("nqc,nkc->nqk", tokens(self.theta(x)), tokens(self.phi(x)), wide=True)
 
     def __call__(self, x: Array, return_nl_map: bool = False, train: bool = False) -> Array | tuple[Array, Pair]:
         self.check_channels(x, self.in_channels, [self.dimension + 2])
-        nl_map = self.pairwise(x)
+        x = self.cast(x)
+        nl_map = self.pairwise(x).astype(x.dtype)
         y = einsum("nqk,nkc->nqc", nl_map, tokens(self.g(x)))
         z = self.W(y.reshape(*x.shape[:-1], self.inner), train=train) + x
         return (z, nl_map) if return_nl_map else z
@@ -109,7 +110,7 @@ class GaussianNonLocalBlock(_NonLocalBlockND):
 
     def pairwise(self, x: Array) -> Pair:
         keys = self.phi(x) if self.sub_sample else x
-        return softmax(einsum("nqc,nkc->nqk", tokens(x), tokens(keys)))
+        return softmax(einsum("nqc,nkc->nqk", tokens(x), tokens(keys), wide=True))
 
 
 class DotProductNonLocalBlock(_NonLocalBlockND):

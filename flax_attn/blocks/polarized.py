@@ -47,6 +47,7 @@ class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
     """x times its channel gate, plus x times its spatial gate."""
 
     def __call__(self, x: Image, train: bool = False) -> Image:
+        x = self.cast(x)
         return self.spatial_gate(x) * x + self.channel_gate(x) * x
 
 
@@ -54,6 +55,7 @@ class SequentialPolarizedSelfAttention(_PolarizedSelfAttention):
     """x times its channel gate, and that times its own spatial gate."""
 
     def __call__(self, x: Image, train: bool = False) -> Image:
+        x = self.cast(x)
         x = self.channel_gate(x) * x
         return self.spatial_gate(x) * x
 
@@ -102,10 +104,11 @@ class PSA_p(_PSA):
     def channel_pool(self, x: Image) -> Image:
         """x times its spatial gate; upstream's name."""
         query = self.conv_q_left(x).mean((1, 2))
-        context = softmax(einsum("nc,nhwc->nhw", query, self.conv_v_left(x)), (1, 2))
-        return x * sigmoid(context)[..., None]
+        context = softmax(einsum("nc,nhwc->nhw", query, self.conv_v_left(x), wide=True), (1, 2))
+        return x * sigmoid(context).astype(x.dtype)[..., None]
 
     def __call__(self, x: Image, train: bool = False) -> Image:
+        x = self.cast(x)
         return self.channel_pool(x) + self.spatial_pool(x)
 
 
@@ -125,4 +128,4 @@ class PSA_s(_PSA):
         return x * sigmoid(context)[..., None]
 
     def __call__(self, x: Image, train: bool = False) -> Image:
-        return self.channel_pool(self.spatial_pool(x))
+        return self.channel_pool(self.spatial_pool(self.cast(x)))

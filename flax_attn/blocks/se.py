@@ -33,6 +33,7 @@ class SELayer(Module):
         )
 
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+        x = self.cast(x)
         gate = self.fc(x.mean((1, 2)), train)
         return x * gate[:, None, None, :]
 
@@ -55,7 +56,7 @@ class _SEBlock(Module):
         require(plain, f"{type(self).__name__}: expected groups, base_width, dilation = 1, 64, 1, got {got}")
 
     def shortcut(self, x: Array, train: bool) -> Array:
-        return x if self.downsample is None else self.downsample(x, train)
+        return self.cast(x) if self.downsample is None else self.downsample(x, train)
 
 
 class SEBasicBlock(_SEBlock):

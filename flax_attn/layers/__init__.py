@@ -25,7 +25,6 @@ from flax_attn.layers.norm import (
     LayerNorm,
     std,
 )
-from flax_attn.layers.pool import AdaptiveAvgPool2d, MaxPool1d, MaxPool2d, MaxPool3d
 from flax_attn.layers.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -45,5 +44,6 @@ from flax_attn.layers.pool import (
     max_pool,
 )
 from flax_attn.layers.resize import Upsample, UpsamplingBilinear2d, interpolate
+from flax_attn.layers.sample import affine_grid, grid_sample
 from flax_attn.layers.sequential import ModuleList, Sequential
 from flax_attn.layers.shape import flatten

@@ -45,7 +45,12 @@ class Module(_Dataclass):
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        self._inherit_precision()  # before linen attaches the children of an attached module
         super().__post_init__()
+        self._inherit_precision()  # after linen has found the parent of a new one
+
+    @nn.nowrap
+    def _inherit_precision(self) -> None:
         if isinstance(self.parent, Module):
             for field in ("dtype", "param_dtype"):
                 if getattr(self, field) is None:
@@ -58,6 +63,10 @@ class Module(_Dataclass):
     def buffer(self, name: str, value: float, shape: Sequence[int]) -> nn.Variable:
         """A running statistic in ``param_dtype``, filled with ``value``; the counterpart of ``register_buffer``."""
         return self.variable("batch_stats", name, jnp.full, tuple(shape), value, self.param_dtype or jnp.float32)
+
+    def cast(self, x: Array) -> Array:
+        """x in the dtype to compute in, where one is set."""
+        return x if self.dtype is None else x.astype(self.dtype)
 
     def promote(self, *arrays: Array | None) -> tuple[Any, ...]:
         """Cast every array to the dtype to compute in; a None stays None."""
@@ -74,10 +83,11 @@ class Module(_Dataclass):
             raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}")
 
 
-def einsum(subscripts: str, *operands: Array) -> Array:
-    """``jnp.einsum`` that accumulates in float32 where the operands are half precision, and returns their dtype."""
+def einsum(subscripts: str, *operands: Array, wide: bool = False) -> Array:
+    """``jnp.einsum`` that accumulates in float32 at least; ``wide`` keeps the sums so, for a softmax to come."""
     dtype = jnp.result_type(*operands)
-    return jnp.einsum(subscripts, *operands, preferred_element_type=accumulator(dtype)).astype(dtype)
+    sums = jnp.einsum(subscripts, *operands, preferred_element_type=accumulator(dtype))
+    return sums if wide else sums.astype(dtype)
 
 
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:

@@ -60,8 +60,10 @@ class BatchNorm(Module):
         shape = (self.num_features,)
         scale = self.parameter("scale", self.scale_init, shape) if self.affine else None
         bias = self.parameter("bias", init.zeros, shape) if self.affine else None
-        running = [self.buffer("mean", 0.0, shape), self.buffer("var", 1.0, shape)] if self.track_running_stats else None
-        if train or running is None:
+        running = (
+            [self.buffer("mean", 0.0, shape), self.buffer("var", 1.0, shape)] if self.track_running_stats else None
+        )
+        if train or not running:
             mean, var = self.batch_statistics(x, running)
         else:
             mean, var = (statistic.value for statistic in running)
@@ -71,7 +73,7 @@ class BatchNorm(Module):
         y = y if scale is None else y * scale + bias
         return y.astype(out.dtype)
 
-    def batch_statistics(self, x: Array, running: list[nn.Variable] | None) -> tuple[Array, Array]:
+    def batch_statistics(self, x: Array, running: list[nn.Variable]) -> tuple[Array, Array]:
         """Mean and biased variance of this batch; moves the running statistics towards them."""
         n = math.prod(x.shape[:-1])
         require(n > 1, f"{type(self).__name__}: expected more than 1 value per channel in training, got {x.shape}")
@@ -79,7 +81,7 @@ class BatchNorm(Module):
         x = x.astype(accumulator(x.dtype))
         mean = x.mean(axes)
         var = jnp.square(x - mean).mean(axes)
-        if running is not None and not self.is_initializing():
+        if running and not self.is_initializing():
             for statistic, new in zip(running, (mean, var * (n / (n - 1))), strict=True):
                 old = statistic.value
                 statistic.value = ((1 - self.momentum) * old + self.momentum * new).astype(old.dtype)

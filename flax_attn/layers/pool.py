@@ -33,7 +33,7 @@ def max_pool(
     """
     lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
     for axis, *window in _windows("max_pool", x, kernel_size, stride, padding, dilation, ceil_mode):
-        x = functools.reduce(_first_maximum, _taps(x, axis, *window, fill=lowest))
+        x = functools.reduce(_first_maximum, _taps(x, lowest, axis, *window))
     return x
 
 
@@ -62,11 +62,11 @@ def avg_pool(
         start = np.arange(out) * stride_ - pad
         count = np.minimum(start + kernel, x.shape[axis] + edge) - np.maximum(start, -edge)
         divisor = np.multiply.outer(divisor, count)
-        x = functools.reduce(operator.add, _taps(x, axis, kernel, stride_, pad, 1, out, fill=0))
+        x = functools.reduce(operator.add, _taps(x, 0, axis, kernel, stride_, pad, 1, out))
     return (x / jnp.asarray(divisor_override or divisor[..., None], x.dtype)).astype(dtype)
 
 
-def adaptive_avg_pool(x: Array, output_size: int | None | Sequence[int | None]) -> Array:
+def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) -> Array:
     """The mean over windows [floor(i*n/s), ceil((i+1)*n/s)) on every axis of (n, *space, c), in float32 at least.
 
     Args:
@@ -76,7 +76,7 @@ def adaptive_avg_pool(x: Array, output_size: int | None | Sequence[int | None]) 
     return _adaptive("adaptive_avg_pool", wide, output_size, jnp.mean).astype(x.dtype)
 
 
-def adaptive_max_pool(x: Array, output_size: int | None | Sequence[int | None]) -> Array:
+def adaptive_max_pool(x: Array, output_size: int | Sequence[int | None] | None) -> Array:
     """As ``adaptive_avg_pool`` with the maximum; NaN wins."""
     return _adaptive("adaptive_max_pool", x, output_size, _maximum)
 
@@ -105,7 +105,7 @@ def _space(who: str, x: Array) -> range:
 
 
 def _taps(
-    x: Array, axis: int, kernel: int, stride: int, padding: int, dilation: int, out: int, fill: float
+    x: Array, fill: float, axis: int, kernel: int, stride: int, padding: int, dilation: int, out: int
 ) -> list[Array]:
     """The first, second, ... element of all ``out`` windows along ``axis``."""
     reach = (out - 1) * stride + 1
@@ -125,7 +125,7 @@ def _maximum(x: Array, axis: int) -> Array:
     return jnp.where(first, x, 0).sum(axis, dtype=x.dtype)
 
 
-def _adaptive(who: str, x: Array, output_size: int | None | Sequence[int | None], pool: Callable[..., Array]) -> Array:
+def _adaptive(who: str, x: Array, output_size: int | Sequence[int | None] | None, pool: Callable[..., Array]) -> Array:
     space = _space(who, x)
     sizes = [output_size] * len(space) if output_size is None or isinstance(output_size, int) else output_size
     require(len(sizes) == len(space), f"{who}: expected an output_size or {len(space)} of them, got {output_size}")
@@ -191,7 +191,7 @@ class AvgPool(_Pool):
 class AdaptiveAvgPool(_Pool):
     """What ``AdaptiveAvgPool1d``, ``AdaptiveAvgPool2d`` and ``AdaptiveAvgPool3d`` share: see ``adaptive_avg_pool``."""
 
-    output_size: int | None | Sequence[int | None]
+    output_size: int | Sequence[int | None] | None
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         self.check_rank(x)
@@ -201,7 +201,7 @@ class AdaptiveAvgPool(_Pool):
 class AdaptiveMaxPool(_Pool):
     """What ``AdaptiveMaxPool1d``, ``AdaptiveMaxPool2d`` and ``AdaptiveMaxPool3d`` share: see ``adaptive_max_pool``."""
 
-    output_size: int | None | Sequence[int | None]
+    output_size: int | Sequence[int | None] | None
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         self.check_rank(x)

@@ -5,9 +5,10 @@ Status: where torch's own kernels round the nearest pixel differently (float64 a
 the float32 rule of its CUDA kernels and of its CPU kernel for small images.
 """
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,19 +40,19 @@ def interpolate(
     wide = x if mode.startswith("nearest") else x.astype(accumulator(x.dtype))
     for axis, out, ratio in _lengths(x, size, scale_factor):
         position = _positions(x.shape[axis], out, ratio, mode, align_corners or False, wide.dtype)
-        wide = _resample(wide, axis, *_TAPS[mode](position, x.shape[axis]))
+        wide = _resample(wide, axis, *_MODES[mode].taps(position, x.shape[axis]))
     return wide.astype(x.dtype)
 
 
 def _check(x: Array, size: Ints | None, scale_factor: Floats | None, mode: str, align_corners: bool | None) -> None:
-    require(mode in _TAPS, f"interpolate: expected a mode of {', '.join(_TAPS)}, got {mode!r}")
-    ranks = _RANKS.get(mode, (3, 4, 5))
+    require(mode in _MODES, f"interpolate: expected a mode of {', '.join(_MODES)}, got {mode!r}")
+    ranks = _MODES[mode].ranks
     expected = f"interpolate: expected a channels-last input of rank {' or '.join(map(str, ranks))} for mode {mode!r}"
     require(x.ndim in ranks, f"{expected}, got shape {x.shape}")
     both = f"size={size} and scale_factor={scale_factor}"
     require((size is None) != (scale_factor is None), f"interpolate: expected size or scale_factor, got {both}")
-    simple = align_corners is None or mode in _RANKS
-    require(simple, f"interpolate: expected align_corners=None for mode {mode!r}, got {align_corners}")
+    centred = align_corners is None or not mode.startswith("nearest")
+    require(centred, f"interpolate: expected align_corners=None for mode {mode!r}, got {align_corners}")
 
 
 def _lengths(x: Array, size: Ints | None, scale_factor: Floats | None) -> Iterator[tuple[int, int, float | None]]:
@@ -60,18 +61,19 @@ def _lengths(x: Array, size: Ints | None, scale_factor: Floats | None) -> Iterat
     values = [given] * (x.ndim - 2) if isinstance(given, int | float) else list(given)
     require(len(values) == x.ndim - 2, f"interpolate: expected one number or {x.ndim - 2}, got {given}")
     for axis, value in enumerate(values, 1):
-        out = int(x.shape[axis] * value) if size is None else value
+        out = int(x.shape[axis] * value) if size is None else int(value)
         require(out >= 1, f"interpolate: expected an output of at least one pixel, got {given} for shape {x.shape}")
         yield axis, out, value if size is None else None
 
 
 def _positions(n: int, out: int, ratio: float | None, mode: str, align_corners: bool, dtype: Any) -> np.ndarray:
     """Where each output pixel lies among ``n`` input pixels, in torch's arithmetic: float32 unless x is float64."""
-    real = np.float64 if dtype == jnp.float64 and mode in _RANKS else np.float32
+    real: Any = np.float64 if dtype == jnp.float64 and not mode.startswith("nearest") else np.float32
     i = np.arange(out, dtype=real)
     if align_corners:
         return i * (real(n - 1) / real(max(out - 1, 1)))
-    scale = real(1 / ratio) if ratio else real(n) / real(out)
+    scaled = ratio and out / n not in _MODES[mode].snaps
+    scale = real(1 / ratio) if scaled else real(n) / real(out)
     if mode == "nearest":
         return i * scale
     return (i + real(0.5)) * scale - real(0 if mode == "nearest-exact" else 0.5)
@@ -104,21 +106,29 @@ def _floor(position: np.ndarray, n: int) -> np.ndarray:
     return np.minimum(np.floor(position).astype(int), n - 1)
 
 
-_TAPS = {
-    "nearest": _nearest,
-    "nearest-exact": _nearest,
-    "linear": _linear,
-    "bilinear": _linear,
-    "trilinear": _linear,
-    "bicubic": _cubic,
+class _Mode(NamedTuple):
+    """Taps of one axis; ranks it takes; enlargements at which torch ignores the scale factor that led to them."""
+
+    taps: Callable[[np.ndarray, int], Taps]
+    ranks: tuple[int, ...] = (3, 4, 5)
+    snaps: tuple[int, ...] = ()
+
+
+_MODES = {
+    "nearest": _Mode(_nearest, snaps=(1, 2)),
+    "nearest-exact": _Mode(_nearest),
+    "linear": _Mode(_linear, (3,), (1,)),
+    "bilinear": _Mode(_linear, (4,), (1,)),
+    "trilinear": _Mode(_linear, (5,), (1,)),
+    "bicubic": _Mode(_cubic, (4,)),
 }
-_RANKS = {"linear": (3,), "bilinear": (4,), "bicubic": (4,), "trilinear": (5,)}
 
 
 def _resample(x: Array, axis: int, index: np.ndarray, weight: np.ndarray) -> Array:
     """The sum over t of ``weight[t] * x[index[t]]`` along ``axis``."""
     column = (-1,) + (1,) * (x.ndim - axis - 1)
-    return sum(jnp.take(x, i, axis) * jnp.asarray(w.reshape(column), x.dtype) for i, w in zip(index, weight, strict=True))
+    terms = [jnp.take(x, i, axis) * w.reshape(column).astype(x.dtype) for i, w in zip(index, weight, strict=True)]
+    return functools.reduce(operator.add, terms)
 
 
 class Upsample(Module):

@@ -1,0 +1,142 @@
+"""The two file formats of ``torch.save``: the zip archive of 1.6 and later, and the row of pickles before."""
+
+import io
+import mmap
+import struct
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.pickles import Machine, RefusedError, Tensor, shown
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+
+
+@dataclass(frozen=True, eq=False)
+class TorchFile:
+    """``tree`` of plain containers with ``Tensor`` leaves, and the bytes of each storage that they view."""
+
+    format: str
+    tree: Any
+    storages: dict[str | int, np.ndarray]
+    big_endian: bool = False
+    _swapped: dict[tuple, np.ndarray] = field(default_factory=dict)
+
+    def array(self, tensor: Tensor) -> np.ndarray:
+        """``tensor`` as a read-only view of the file, of which nothing is read until the numbers are used.
+
+        Tensors of one storage share memory. Big-endian numbers are read, and swapped, here and now.
+
+        Raises:
+            RefusedError: if the tensor reaches outside its storage, or the storage outside the file.
+        """
+        storage, dtype = tensor.storage, tensor.dtype
+        if storage.key not in self.storages:
+            raise RefusedError(f"expected the data of storage {shown(str(storage.key))}, found none")
+        start, stop = (n * storage.dtype.itemsize for n in (storage.start, storage.start + storage.count))
+        needed = start + tensor.reach * dtype.itemsize
+        if not needed <= stop <= len(self.storages[storage.key]):
+            raise RefusedError(f"expected a tensor of shape {tensor.size} to lie within its storage, it does not")
+        if 0 in tensor.size:
+            return np.empty(tensor.size, dtype)
+        begin = start + tensor.offset * dtype.itemsize
+        strides = [n * dtype.itemsize for n in tensor.stride]
+        return np.ndarray(tensor.size, dtype, self._bytes(storage.key, dtype), begin, strides)
+
+    def _bytes(self, key: str | int, dtype: np.dtype) -> np.ndarray:
+        raw = self.storages[key]
+        if not self.big_endian:
+            return raw
+        if (key, dtype) not in self._swapped:
+            self._swapped[key, dtype] = raw.view(dtype).byteswap().view(np.uint8)
+            self._swapped[key, dtype].flags.writeable = False
+        return self._swapped[key, dtype]
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """The file as read-only memory."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def read_zip(path: Path) -> TorchFile:
+    """Read ``x/data.pkl``, ``x/byteorder`` (absent: little) and the storages ``x/data/key`` of a zip archive.
+
+    Raises:
+        RefusedError: if it is another kind of archive, or its pickle holds what no state dict needs.
+        Exception: of any class, if the file is damaged.
+    """
+    raw = np.frombuffer(map_file(path), np.uint8)
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        folder = _folder(entries)
+        machine = Machine()
+        tree = machine.run(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+        byteorder = archive.read(f"{folder}/byteorder") if f"{folder}/byteorder" in entries else b"little"
+    if byteorder not in (b"little", b"big"):
+        raise RefusedError("expected the byte order to be little or big, got another")
+    found = {key: entries.get(f"{folder}/data/{key}") for key in machine.storages}
+    storages = {key: _stored(raw, entry) for key, entry in found.items() if entry}
+    return TorchFile("zip pickle", tree, storages, byteorder == b"big")
+
+
+def _folder(entries: dict[str, zipfile.ZipInfo]) -> str:
+    """The one folder that holds ``data.pkl``."""
+    folders = [
+        name.removesuffix("/data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")
+    ]
+    if len(folders) != 1:
+        raise RefusedError(f"expected a zip archive of torch.save, got one of {shown(', '.join(entries)) or 'nothing'}")
+    if f"{folders[0]}/constants.pkl" in entries:
+        raise RefusedError("expected a state dict, got a TorchScript archive")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        raise RefusedError("expected an uncompressed zip archive, as torch.save writes it, got a compressed one")
+    return folders[0]
+
+
+def _stored(raw: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
+    """The bytes of ``entry``, which begin behind its local header and that header's two variable fields."""
+    header = raw[entry.header_offset : entry.header_offset + 30].tobytes()
+    signature, name, extra = struct.unpack("<4s22xHH", header)
+    start = entry.header_offset + 30 + name + extra
+    content = raw[start : start + entry.file_size]
+    if signature != b"PK\3\4" or len(content) != entry.file_size:
+        raise RefusedError(f"expected {entry.file_size} bytes of {shown(entry.filename)}, found others")
+    return content
+
+
+def read_legacy(path: Path) -> TorchFile:
+    """Read five pickles - magic number, protocol, system, object, storage keys - and the data of each storage.
+
+    The data are an int64 count and the elements, little-endian whatever the system was: so torch writes and reads.
+
+    Raises:
+        RefusedError: if the data are cut short, or the pickles hold what no state dict needs.
+        Exception: of any class, if the file is damaged.
+    """
+    mapped = map_file(path)
+    if [Machine().run(mapped), Machine().run(mapped)] != [MAGIC, PROTOCOL]:
+        raise RefusedError(f"expected torch's magic number and protocol {PROTOCOL}, got others")
+    Machine().run(mapped)
+    machine = Machine()
+    tree = machine.run(mapped)
+    keys = Machine().run(mapped)
+    if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
+        raise RefusedError("expected a list of storage keys behind the object, got something else")
+    raw = np.frombuffer(mapped, np.uint8)[mapped.tell() :]
+    storages = {}
+    for key in keys:
+        storage = machine.storages[key]
+        end = 8 + storage.count * storage.dtype.itemsize
+        if len(raw) < end:
+            raise RefusedError(
+                f"expected {end} bytes for storage {shown(str(key))}, found the last {len(raw)} of the file"
+            )
+        if int.from_bytes(raw[:8].tobytes(), "little") != storage.count:
+            raise RefusedError(f"expected {storage.count} numbers in storage {shown(str(key))}, found another count")
+        storages[key], raw = raw[8:end], raw[end:]
+    return TorchFile("legacy pickle", tree, storages)

@@ -1,0 +1,36 @@
+"""A fresh Flax module has the distribution of a fresh twin in every leaf: training from scratch starts alike."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from flax_attn.catalog import CATALOG
+
+torch = pytest.importorskip("torch")
+
+from convert import plan
+from tests.parity import build_twin
+
+DRAWS, P = 20, 1e-5
+
+
+@pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
+def test_fresh_parameters_are_distributed_as_pytorchs(entry):
+    module = entry.module()
+    structs = entry.structs(module)
+    mapping = plan(module, *structs, **entry.call)
+    inputs = [jnp.zeros(s.shape, s.dtype) for s in structs]
+    init = jax.jit(jax.vmap(lambda key: module.init(key, *inputs, **entry.call)))
+    drawn = init(jax.random.split(jax.random.key(0), DRAWS))
+    ours = [mapping.to_torch(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), drawn)) for i in range(DRAWS)]
+    torch.manual_seed(0)
+    theirs = [build_twin(entry).state_dict() for _ in range(DRAWS)]
+    for key in ours[0]:
+        a, b = (np.concatenate([np.ravel(state[key]) for state in side]) for side in (ours, theirs))
+        if b.size and b.min() == b.max():
+            np.testing.assert_array_equal(a, b, key)
+        elif b.size:
+            assert stats.ks_2samp(a, b).pvalue > P, key
+            np.testing.assert_allclose(a.std(), b.std(), rtol=6 / np.sqrt(b.size), err_msg=key)
