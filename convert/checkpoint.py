@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,7 @@ def restore(path: str | os.PathLike) -> dict[str, Any]:
         CheckpointError: if the file is damaged or was not written by ``save``.
     """
     checkpoint = read(path)
-    with _named(Path(path), "could not be read", TypeError):
+    with _named(Path(path), "could not be read", Exception):
         if checkpoint.metadata.get("format") != FORMAT:
             raise RefusedError(f"expected a file that save wrote, got a {checkpoint.format} file that it did not write")
         return traverse_util.unflatten_dict({key: array.copy() for key, array in checkpoint.arrays.items()}, sep="/")
@@ -282,7 +282,7 @@ def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _about(module: nn.Module | None) -> dict[str, str]:
     """The metadata of a file: its format, the versions that wrote it, and the module it is for."""
-    about = {"format": FORMAT, **{name: version(name) for name in ("flax_attn", "jax", "flax")}}
+    about = {"format": FORMAT, **{name: _version(name) for name in ("flax_attn", "jax", "flax")}}
     if module is None:
         return about
     name, arguments = type(module).__name__, {}
@@ -298,6 +298,12 @@ def _about(module: nn.Module | None) -> dict[str, str]:
                 f"expected arguments that JSON can hold, got a {kind} for {item.name} of {name}"
             ) from error
     return {**about, "module": name, "arguments": json.dumps(arguments)}
+
+
+def _version(package: str) -> str:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return "not installed"
 
 
 def _plain(value: Any) -> Any:

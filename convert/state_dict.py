@@ -78,8 +78,14 @@ def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
             owners[context.module.path] = type(context.module)
         return call(*args, **kwargs)
 
+    arrays = {name: value for name, value in kwargs.items() if hasattr(value, "shape")}
+    flags = {name: value for name, value in kwargs.items() if name not in arrays}
+
+    def init(args: tuple, arrays: dict) -> Any:
+        return module.init(jax.random.key(0), *args, **arrays, **flags)
+
     with nn.intercept_methods(record):
-        shapes = jax.eval_shape(lambda *xs: module.init(jax.random.key(0), *xs, **kwargs), *example_inputs)
+        shapes = jax.eval_shape(init, example_inputs, arrays)
     leaves = traverse_util.flatten_dict({k: v for k, v in shapes.items() if k in COLLECTIONS})
     rows = tuple(row(path, leaf.shape, owners) for path, leaf in leaves.items())
     counts = Counter(r.key for r in rows)

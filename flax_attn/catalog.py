@@ -1,7 +1,7 @@
 """The one list of every public class. Tests, benchmark, command line and the README's table walk it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,15 +37,21 @@ IMAGE, PLAIN = "image", "plain"
 class Input:
     """An example input: its Flax shape, and whether its last axis is the one that PyTorch has second.
 
-    A dimension given as a string is the module's argument of that name, so the shape follows other arguments.
+    Args:
+        shape: a dimension given as a string is the module's argument of that name.
+        kind: what tests draw: "normal", "uniform" (in [-1, 1]) or "bool" (a mask, mostly False).
+        name: the keyword to pass it by; positional when empty.
     """
 
     shape: tuple[int | str, ...]
     layout: str = IMAGE
+    kind: str = "normal"
+    name: str = ""
 
     def struct(self, module: Module, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
-        """Shape and dtype for ``module``."""
-        return jax.ShapeDtypeStruct([getattr(module, d) if isinstance(d, str) else d for d in self.shape], dtype)
+        """Shape and dtype for ``module``; ``dtype`` is that of floating point inputs."""
+        shape = [getattr(module, d) if isinstance(d, str) else d for d in self.shape]
+        return jax.ShapeDtypeStruct(shape, jnp.bool_ if self.kind == "bool" else dtype)
 
 
 def image(c: int | str, h: int = 7, w: int = 5, n: int = 2) -> Input:
@@ -61,6 +67,11 @@ def signal(c: int | str, l: int = 7, n: int = 2) -> Input:  # noqa: E741
 def volume(c: int | str, d: int = 3, h: int = 7, w: int = 5, n: int = 2) -> Input:
     """(n, d, h, w, c)"""
     return Input((n, d, h, w, c))
+
+
+def plain(*shape: int | str, kind: str = "normal", name: str = "") -> Input:
+    """An array of the same shape on both sides: tokens, coordinates, masks."""
+    return Input(shape, PLAIN, kind, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +107,16 @@ class Entry:
         """The Flax module, with ``arguments`` over those of the entry."""
         kwargs = {k: v.function(*v.args) if isinstance(v, Make) else v for k, v in self.kwargs.items()}
         return self.cls(**{**kwargs, **arguments})
+
+    def arguments(self, arrays: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments of the call, with one array for each input."""
+        pairs = list(zip(self.inputs, arrays, strict=True))
+        return [a for i, a in pairs if not i.name], {**self.call, **{i.name: a for i, a in pairs if i.name}}
+
+    def apply(self, module: Module, variables: Any, arrays: Sequence[Any], **kwargs: Any) -> Any:
+        """``module.apply`` on one array for each input."""
+        args, call = self.arguments(arrays)
+        return module.apply(variables, *args, **call, **kwargs)
 
     def structs(self, module: Module, dtype: DTypeLike = jnp.float32) -> list[jax.ShapeDtypeStruct]:
         """Example inputs for ``module``, by shape and dtype."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jax.typing import DTypeLike
 
-from convert import plan
 from flax_attn import layers
 from flax_attn.catalog import IMAGE, Entry, Make
+from tests.walk import draw, entry_plan
 from torch_ref.twins import twin
 
 KEEP = 0.7
@@ -73,7 +73,7 @@ def share_dropout_torch(module: torch.nn.Module) -> None:
 
 
 class Parity:
-    """Both sides of ``entry`` in ``dtype``: ``torch_step`` and ``flax_step`` return the same four things."""
+    """Both sides of ``entry`` in ``dtype``: ``flax_step`` and ``torch_step`` give the same outputs and gradients."""
 
     def __init__(self, entry: Entry, dtype: DTypeLike, seed: int = 0):
         self.entry, self.dtype, self.rng = entry, np.dtype(dtype), np.random.default_rng(seed)
@@ -84,12 +84,12 @@ class Parity:
         share_dropout_torch(self.twin)
         self.structs = entry.structs(self.module, self.dtype)
         state_dict = {key: tensor.clone() for key, tensor in self.twin.state_dict().items()}
-        self.plan = plan(self.module, *self.structs, **entry.call)
+        self.plan = entry_plan(entry)
         self.variables = self.plan.from_torch(state_dict)
         self.inputs = self.draw_inputs()
 
     def draw_inputs(self) -> list[np.ndarray]:
-        return [self.rng.normal(size=s.shape).astype(s.dtype) for s in self.structs]
+        return draw(self.entry, self.structs, self.rng)
 
     def cotangents(self) -> list[np.ndarray]:
         shapes = jax.eval_shape(self.apply, self.variables, self.inputs)
@@ -97,43 +97,50 @@ class Parity:
         return [rng.normal(size=s.shape).astype(s.dtype) for s in jax.tree.leaves(shapes)]
 
     def apply(self, variables, inputs, **kwargs):
-        return self.module.apply(variables, *inputs, **self.entry.call, **kwargs)
+        return self.entry.apply(self.module, variables, inputs, **kwargs)
 
     @functools.cached_property
     def compiled(self):
+        floating = [np.issubdtype(s.dtype, np.floating) for s in self.structs]
+
         def step(variables, inputs, cotangents, train):
-            def loss(params, inputs):
+            def loss(params, floats):
+                arrays = [f if is_float else x for is_float, f, x in zip(floating, floats, inputs, strict=True)]
                 mutable = ["batch_stats"] if train else []
                 with nn.intercept_methods(share_dropout):
-                    out, changed = self.apply({**variables, "params": params}, inputs, train=train, mutable=mutable)
+                    out, changed = self.apply({**variables, "params": params}, arrays, train=train, mutable=mutable)
                 out = jax.tree.leaves(out)
                 return sum((o * c).sum() for o, c in zip(out, cotangents, strict=True)), (out, changed)
 
-            grads, (out, changed) = jax.grad(loss, (0, 1), has_aux=True)(variables.get("params", {}), inputs)
+            floats = [x if is_float else 0.0 for is_float, x in zip(floating, inputs, strict=True)]
+            grads, (out, changed) = jax.grad(loss, (0, 1), has_aux=True)(variables.get("params", {}), floats)
             return out, grads[1], grads[0], {**variables, **changed}
 
         return jax.jit(step, static_argnums=3)
 
     def flax_step(self, variables, inputs, train: bool):
-        """Outputs and input gradients (channels last), parameter gradients by torch key, variables afterwards."""
+        """Outputs, gradients by torch key or input position (channels last), and the variables afterwards."""
         out, input_grads, param_grads, variables = self.compiled(variables, inputs, self.cotangents(), train)
         grads = self.plan.to_torch({**variables, "params": param_grads} if param_grads else variables)
         names = {name for name, _ in self.twin.named_parameters()}
-        return out, input_grads, {k: v for k, v in grads.items() if k in names}, variables
+        floats = {i: g for i, g in enumerate(input_grads) if np.ndim(g)}
+        return out, {k: v for k, v in grads.items() if k in names} | floats, variables
 
     def torch_step(self, inputs, train: bool):
-        """The same from the twin; its statistics are in ``state_dict()`` afterwards."""
+        """Outputs and gradients of the twin; its statistics are in ``state_dict()`` afterwards."""
         self.twin.train(train).zero_grad()
         layouts = [i.layout for i in self.entry.inputs]
-        xs = [torch.tensor(to_nchw(x, i), requires_grad=True) for x, i in zip(inputs, layouts, strict=True)]
-        out = jax.tree.leaves(self.twin(*xs, **self.entry.call))
-        cotangents = [
-            torch.as_tensor(to_nchw(c, o)) for c, o in zip(self.cotangents(), self.entry.outputs, strict=True)
-        ]
+        xs = [torch.tensor(to_nchw(x, i)) for x, i in zip(inputs, layouts, strict=True)]
+        floats = {i: x.requires_grad_() for i, x in enumerate(xs) if x.is_floating_point()}
+        args, call = self.entry.arguments(xs)
+        out = jax.tree.leaves(self.twin(*args, **call))
+        pairs = zip(self.cotangents(), self.entry.outputs, strict=True)
+        cotangents = [torch.as_tensor(to_nchw(c, layout)) for c, layout in pairs]
         sum((o * c).sum() for o, c in zip(out, cotangents, strict=True)).backward()
         out = [to_nhwc(o.detach().numpy(), layout) for o, layout in zip(out, self.entry.outputs, strict=True)]
         grads = {k: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for k, p in self.twin.named_parameters()}
-        return out, [to_nhwc(x.grad.numpy(), i) for x, i in zip(xs, layouts, strict=True)], grads
+        xs_grads = {i: torch.zeros_like(x) if x.grad is None else x.grad for i, x in floats.items()}
+        return out, grads | {i: to_nhwc(g.numpy(), layouts[i]) for i, g in xs_grads.items()}
 
     def descend(self, variables, grads, length=1e-2):
         """One step of gradient descent, at most ``length`` long, on both sides; returns the Flax variables."""
@@ -142,4 +149,4 @@ class Parity:
             for p in self.twin.parameters():
                 p -= 0 if p.grad is None else rate * p.grad
         state = self.plan.to_torch(variables)
-        return self.plan.from_torch(state | {k: (state[k] - rate * grads[k]).astype(self.dtype) for k in grads})
+        return self.plan.from_torch({k: (v - rate * grads.get(k, 0)).astype(self.dtype) for k, v in state.items()})

@@ -6,23 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flax_attn.catalog import CATALOG
-
 torch = pytest.importorskip("torch")
 
-from convert import plan
 from tests.parity import build_twin
+from tests.walk import entry_plan, walk
 
 DRAWS, P = 20, 1e-5
 
 
-@pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
+@walk
 def test_fresh_parameters_are_distributed_as_pytorchs(entry):
     module = entry.module()
-    structs = entry.structs(module)
-    mapping = plan(module, *structs, **entry.call)
-    inputs = [jnp.zeros(s.shape, s.dtype) for s in structs]
-    init = jax.jit(jax.vmap(lambda key: module.init(key, *inputs, **entry.call)))
+    mapping = entry_plan(entry)
+    args, kwargs = entry.arguments([jnp.zeros(s.shape, s.dtype) for s in entry.structs(module)])
+    init = jax.jit(jax.vmap(lambda key: module.init(key, *args, **kwargs)))
     drawn = init(jax.random.split(jax.random.key(0), DRAWS))
     ours = [mapping.to_torch(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), drawn)) for i in range(DRAWS)]
     torch.manual_seed(0)

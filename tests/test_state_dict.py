@@ -12,9 +12,8 @@ from convert import MismatchError, from_torch, plan, to_torch
 from convert.rules import DROPPED
 from flax_attn import layers
 from flax_attn.blocks.se import SEBasicBlock, SELayer
-from flax_attn.catalog import CATALOG
+from tests.walk import entry_plan, walk
 
-walk = pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
 DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 
 
@@ -22,11 +21,6 @@ def state_dict(module, *inputs, dtype=np.float32, seed=0, **call):
     rng = np.random.default_rng(seed)
     rows = plan(module, *inputs, **call).rows
     return {row.key: np.asarray(rng.normal(size=row.torch_shape)).astype(dtype) for row in rows}
-
-
-def entry_plan(entry):
-    module = entry.module()
-    return plan(module, *entry.structs(module), **entry.call)
 
 
 @walk

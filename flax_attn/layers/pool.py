@@ -31,9 +31,8 @@ def max_pool(
         stride: None for ``kernel_size``.
         ceil_mode: let a window that starts inside the input or its left padding reach over the right edge.
     """
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
     for axis, *window in _windows("max_pool", x, kernel_size, stride, padding, dilation, ceil_mode):
-        x = functools.reduce(_first_maximum, _taps(x, lowest, axis, *window))
+        x = functools.reduce(_first_maximum, _taps(x, _lowest(x), axis, *window))
     return x
 
 
@@ -115,14 +114,19 @@ def _taps(
     return [lax.slice_in_dim(padded, i * dilation, i * dilation + reach, stride, axis) for i in range(kernel)]
 
 
+def _lowest(x: Array) -> float:
+    return -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
+
+
 def _first_maximum(a: Array, b: Array) -> Array:
     return jnp.where((b > a) | (b != b), b, a)
 
 
 def _maximum(x: Array, axis: int) -> Array:
-    """The maximum over ``axis``, its gradient to the first of equals."""
-    first = jnp.argmax(x, axis, keepdims=True) == lax.broadcasted_iota(int, x.shape, axis)
-    return jnp.where(first, x, 0).sum(axis, dtype=x.dtype)
+    """The maximum over ``axis``, its gradient to the first of equals: neighbours knock each other out."""
+    while (n := x.shape[axis]) > 1:
+        x = _first_maximum(*_taps(x, _lowest(x), axis, 2, 2, 0, 1, -(-n // 2)))
+    return x.squeeze(axis)
 
 
 def _adaptive(who: str, x: Array, output_size: int | Sequence[int | None] | None, pool: Callable[..., Array]) -> Array:
