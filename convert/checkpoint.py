@@ -20,6 +20,7 @@ from flax import traverse_util
 
 from convert.pickles import DTYPES, Opaque, RefusedError, Tensor, shown
 from convert.torch_file import MAGIC, TorchFile, map_file, read_legacy, read_zip
+from flax_attn.catalog import build
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network", "module"),
@@ -99,8 +100,9 @@ def read(path: str | os.PathLike, wrapper: str | None = None) -> Checkpoint:
             and plain containers, whole modules included; if a state dict is not found or holds more than tensors.
     """
     path = Path(path)
-    with _named(path, "could not be read", Exception):
+    with _named(path, "could not be read"):
         head = _head(path)
+    with _named(path, "expected a complete file, got a damaged one", Exception):
         if head[4:9] == b"\0\0\0\0{":
             return _from_safetensors(path, wrapper)
         if head.startswith(b"PK\3\4"):
@@ -111,17 +113,15 @@ def read(path: str | os.PathLike, wrapper: str | None = None) -> Checkpoint:
 
 
 @contextmanager
-def _named(path: Path, failed: str, *damage: type[Exception]) -> Iterator[None]:
-    """Turn refusals, failures of the system and exceptions of the classes ``damage`` into a CheckpointError."""
+def _named(path: Path, failed: str, damage: type[Exception] = OSError) -> Iterator[None]:
+    """Turn refusals and exceptions of class ``damage`` into a CheckpointError: one sentence that names the file."""
     try:
         yield
     except RefusedError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: {failed}: {error.strerror or error}") from error
     except damage as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())
-        raise CheckpointError(f"{path}: expected a complete file, this one is damaged: {shown(reason)}") from error
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__} {error}"
+        raise CheckpointError(f"{path}: {failed}: {shown(' '.join(reason.split()))}") from error
 
 
 def _head(path: Path) -> bytes:
@@ -261,10 +261,28 @@ def restore(path: str | os.PathLike) -> dict[str, Any]:
         CheckpointError: if the file is damaged or was not written by ``save``.
     """
     checkpoint = read(path)
-    with _named(Path(path), "could not be read", Exception):
+    with _named(Path(path), "expected a tree of arrays, got another", Exception):
         if checkpoint.metadata.get("format") != FORMAT:
             raise RefusedError(f"expected a file that save wrote, got a {checkpoint.format} file that it did not write")
         return traverse_util.unflatten_dict({key: array.copy() for key, array in checkpoint.arrays.items()}, sep="/")
+
+
+def module_of(path: str | os.PathLike) -> nn.Module:
+    """The module that ``save`` was given, rebuilt from the metadata.
+
+    Raises:
+        CheckpointError: if the file names none, or one that this version does not have.
+    """
+    metadata = read(path).metadata
+    with _named(Path(path), "could not be read"):
+        if "module" not in metadata:
+            raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
+        arguments = json.loads(metadata["arguments"])
+        precision = {name: arguments.pop(name) for name in ("dtype", "param_dtype") if name in arguments}
+        try:
+            return build(metadata["module"], **arguments)[1].clone(**precision)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

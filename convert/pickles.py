@@ -154,7 +154,7 @@ def _ordered_dict(pairs: Any = None) -> dict:
 
 
 def _checked_key(key: Any) -> Any:
-    """``key``, unless it is a container: hashing a tuple nested a million deep would crash the interpreter."""
+    """``key``, unless it is a container: to hash a tuple nested a million deep crashes the interpreter."""
     if type(key) not in (str, bytes, int, float, bool, type(None), Name):
         raise RefusedError(f"expected strings or numbers as the keys of a dict, got {type(key).__name__}")
     return key
@@ -228,7 +228,7 @@ class Machine:
     def top(self, *kinds: type) -> Any:
         """The last value, left on the stack, which must be of one of ``kinds``."""
         if type(self.stack[-1]) not in kinds:
-            raise RefusedError(f"refuses to change a {type(self.stack[-1]).__name__}, which no state dict needs")
+            raise RefusedError(f"refuses to change a value of class {type(self.stack[-1]).__name__}")
         return self.stack[-1]
 
     def extend(self, items: list) -> None:

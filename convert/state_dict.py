@@ -53,7 +53,7 @@ class Plan:
         found = {k: v for k, v in state_dict.items() if not dropped(k)}
         problems = compare({r.key: r.torch_shape for r in self.rows}, {k: tuple(v.shape) for k, v in found.items()})
         refuse(problems, f"the state dict does not fit {self.module}")
-        flat = {r.path: np.ascontiguousarray(as_numpy(found[r.key]).transpose(r.axes)) for r in self.rows}
+        flat = {r.path: np.asarray(as_numpy(found[r.key]).transpose(r.axes), order="C") for r in self.rows}
         return traverse_util.unflatten_dict(flat)
 
     def to_torch(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -62,7 +62,7 @@ class Plan:
         shapes = {"/".join(path): tuple(np.shape(leaf)) for path, leaf in found.items()}
         problems = compare({"/".join(r.path): r.shape for r in self.rows}, shapes)
         refuse(problems, f"the variables do not fit {self.module}")
-        return {r.key: np.ascontiguousarray(as_numpy(found[r.path]).transpose(np.argsort(r.axes))) for r in self.rows}
+        return {r.key: np.asarray(as_numpy(found[r.path]).transpose(np.argsort(r.axes)), order="C") for r in self.rows}
 
 
 def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from flax_attn.blocks.non_local import (
@@ -32,44 +33,66 @@ from flax_attn.models.non_local_net import NonLocalNet
 
 IMAGE, PLAIN = "image", "plain"
 
+Dim = int | str | Callable[[Any], int]
+
 
 @dataclasses.dataclass(frozen=True)
 class Input:
     """An example input: its Flax shape, and whether its last axis is the one that PyTorch has second.
 
     Args:
-        shape: a dimension given as a string is the module's argument of that name.
+        shape: a dimension given as a string is the module's argument of that name, as a function that of the module.
         kind: what tests draw: "normal", "uniform" (in [-1, 1]) or "bool" (a mask, mostly False).
         name: the keyword to pass it by; positional when empty.
     """
 
-    shape: tuple[int | str, ...]
+    shape: tuple[Dim, ...]
     layout: str = IMAGE
     kind: str = "normal"
     name: str = ""
 
     def struct(self, module: Module, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
         """Shape and dtype for ``module``; ``dtype`` is that of floating point inputs."""
-        shape = [getattr(module, d) if isinstance(d, str) else d for d in self.shape]
+        shape = [getattr(module, d) if isinstance(d, str) else d(module) if callable(d) else d for d in self.shape]
         return jax.ShapeDtypeStruct(shape, jnp.bool_ if self.kind == "bool" else dtype)
 
+    def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> np.ndarray:
+        """Random numbers of that shape and dtype; the same numbers for every ``dtype``."""
+        struct = self.struct(module, dtype)
+        kinds: dict[str, Callable[..., np.ndarray]] = {
+            "normal": lambda shape: rng.normal(size=shape),
+            "uniform": lambda shape: rng.uniform(-1, 1, shape),
+            "bool": lambda shape: rng.random(shape) < 0.2,
+        }
+        return kinds[self.kind](struct.shape).astype(struct.dtype)
 
-def image(c: int | str, h: int = 7, w: int = 5, n: int = 2) -> Input:
+
+def channels_first(x: np.ndarray, layout: str) -> np.ndarray:
+    """From Flax's layout to PyTorch's."""
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if layout == IMAGE else x
+
+
+def channels_last(x: np.ndarray, layout: str) -> np.ndarray:
+    """From PyTorch's layout to Flax's."""
+    return np.moveaxis(x, 1, -1) if layout == IMAGE else x
+
+
+def image(c: Dim, h: int = 7, w: int = 5, n: int = 2) -> Input:
     """(n, h, w, c)"""
     return Input((n, h, w, c))
 
 
-def signal(c: int | str, l: int = 7, n: int = 2) -> Input:  # noqa: E741
+def signal(c: Dim, l: int = 7, n: int = 2) -> Input:  # noqa: E741
     """(n, l, c)"""
     return Input((n, l, c))
 
 
-def volume(c: int | str, d: int = 3, h: int = 7, w: int = 5, n: int = 2) -> Input:
+def volume(c: Dim, d: int = 3, h: int = 7, w: int = 5, n: int = 2) -> Input:
     """(n, d, h, w, c)"""
     return Input((n, d, h, w, c))
 
 
-def plain(*shape: int | str, kind: str = "normal", name: str = "") -> Input:
+def plain(*shape: Dim, kind: str = "normal", name: str = "") -> Input:
     """An array of the same shape on both sides: tokens, coordinates, masks."""
     return Input(shape, PLAIN, kind, name)
 
@@ -122,6 +145,10 @@ class Entry:
         """Example inputs for ``module``, by shape and dtype."""
         return [i.struct(module, dtype) for i in self.inputs]
 
+    def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> list[np.ndarray]:
+        """Random example inputs for ``module``."""
+        return [i.draw(module, rng, dtype) for i in self.inputs]
+
 
 def _non_local(cls: type[Module], dimension: int, sub_sample: bool, bn_layer: bool) -> Entry:
     inputs = {1: signal("in_channels"), 2: image("in_channels"), 3: volume("in_channels")}[dimension]
@@ -147,8 +174,8 @@ CATALOG = [
         dict(inplanes=6, planes=4, stride=2, downsample=Make(downsample, (6, 16, 2)), reduction=4),
         "downsample",
     ),
-    Entry(SpatialGroupEnhance, (image(12),), dict(groups=3)),
-    Entry(SpatialGroupEnhance, (image(8),), dict(groups=4, init_bias=0.0), "init-bias"),
+    Entry(SpatialGroupEnhance, (image(lambda module: 4 * module.groups),), dict(groups=3)),
+    Entry(SpatialGroupEnhance, (image(lambda module: 2 * module.groups),), dict(groups=4, init_bias=0.0), "init-bias"),
     Entry(ParallelPolarizedSelfAttention, (image("channel"),), dict(channel=9)),
     Entry(SequentialPolarizedSelfAttention, (image("channel"),), dict(channel=9)),
     Entry(PSA_p, (image("inplanes"),), dict(inplanes=9, planes=9)),
@@ -179,3 +206,39 @@ def find(name: str) -> Entry:
         if entry.cls.__name__ == name:
             return entry
     raise ValueError(f"no model is called {name!r}; `flax-attn-convert models` lists them")
+
+
+def arguments(cls: type[Module]) -> dict[str, dataclasses.Field]:
+    """The constructor arguments of ``cls`` that say which network it is: all but precision and linen's own."""
+    ours = {"parent", "name", "dtype", "param_dtype"}
+    return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in ours}
+
+
+def build(name: str, **given: Any) -> tuple[Entry, Module]:
+    """The class called ``name`` with its own defaults and the arguments ``given``; ValueError where one does not fit."""
+    entry = find(name)
+    known = arguments(entry.cls)
+    hints = get_type_hints(entry.cls)
+    for key, value in given.items():
+        if key not in known:
+            raise ValueError(f"{name} has no argument {key!r}; it takes {', '.join(known) or 'none'}")
+        if not _fits(value, hints[key]):
+            raise ValueError(f"{name}: expected {_spelled(hints[key])} for {key}, got {value!r}")
+    missing = [k for k, f in known.items() if f.default is dataclasses.MISSING and k not in given]
+    if missing:
+        raise ValueError(f"{name} needs a value for {', '.join(missing)}")
+    return entry, entry.cls(**given)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the annotated type; an annotation that ``isinstance`` cannot take accepts anything."""
+    if hint is float:
+        hint = int | float
+    try:
+        return isinstance(value, hint) and not (isinstance(value, bool) and hint is int)
+    except TypeError:
+        return True
+
+
+def _spelled(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint))

@@ -10,8 +10,8 @@ import torch
 from jax.typing import DTypeLike
 
 from flax_attn import layers
-from flax_attn.catalog import IMAGE, Entry, Make
-from tests.walk import draw, entry_plan
+from flax_attn.catalog import IMAGE, Entry, Make, channels_first, channels_last
+from tests.walk import entry_plan
 from torch_ref.twins import twin
 
 KEEP = 0.7
@@ -35,14 +35,6 @@ def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:
             tensor.copy_(torch.as_tensor(value))
 
 
-def to_nchw(x: np.ndarray, layout: str) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if layout == IMAGE else x
-
-
-def to_nhwc(x: np.ndarray, layout: str) -> np.ndarray:
-    return np.moveaxis(x, 1, -1) if layout == IMAGE else x
-
-
 def dropout_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     """What a dropout multiplies with, the same for the modules of one path on both sides; channels last."""
     rng = np.random.default_rng(zlib.crc32(path.encode()))
@@ -64,7 +56,7 @@ def share_dropout_torch(module: torch.nn.Module) -> None:
     def hook(path, layer, args, output):
         x = args[0]
         shape = (x.shape[0], *x.shape[2:], x.shape[1]) if x.ndim == 4 else tuple(x.shape)
-        mask = to_nchw(dropout_mask(path, shape), IMAGE if x.ndim == 4 else "plain")
+        mask = channels_first(dropout_mask(path, shape), IMAGE if x.ndim == 4 else "plain")
         return x * torch.as_tensor(mask, dtype=x.dtype) if layer.training else x
 
     for path, layer in module.named_modules():
@@ -89,7 +81,7 @@ class Parity:
         self.inputs = self.draw_inputs()
 
     def draw_inputs(self) -> list[np.ndarray]:
-        return draw(self.entry, self.structs, self.rng)
+        return self.entry.draw(self.module, self.rng, self.dtype)
 
     def cotangents(self) -> list[np.ndarray]:
         shapes = jax.eval_shape(self.apply, self.variables, self.inputs)
@@ -130,17 +122,17 @@ class Parity:
         """Outputs and gradients of the twin; its statistics are in ``state_dict()`` afterwards."""
         self.twin.train(train).zero_grad()
         layouts = [i.layout for i in self.entry.inputs]
-        xs = [torch.tensor(to_nchw(x, i)) for x, i in zip(inputs, layouts, strict=True)]
+        xs = [torch.tensor(channels_first(x, i)) for x, i in zip(inputs, layouts, strict=True)]
         floats = {i: x.requires_grad_() for i, x in enumerate(xs) if x.is_floating_point()}
         args, call = self.entry.arguments(xs)
         out = jax.tree.leaves(self.twin(*args, **call))
         pairs = zip(self.cotangents(), self.entry.outputs, strict=True)
-        cotangents = [torch.as_tensor(to_nchw(c, layout)) for c, layout in pairs]
+        cotangents = [torch.as_tensor(channels_first(c, layout)) for c, layout in pairs]
         sum((o * c).sum() for o, c in zip(out, cotangents, strict=True)).backward()
-        out = [to_nhwc(o.detach().numpy(), layout) for o, layout in zip(out, self.entry.outputs, strict=True)]
+        out = [channels_last(o.detach().numpy(), layout) for o, layout in zip(out, self.entry.outputs, strict=True)]
         grads = {k: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for k, p in self.twin.named_parameters()}
         xs_grads = {i: torch.zeros_like(x) if x.grad is None else x.grad for i, x in floats.items()}
-        return out, grads | {i: to_nhwc(g.numpy(), layouts[i]) for i, g in xs_grads.items()}
+        return out, grads | {i: channels_last(g.numpy(), layouts[i]) for i, g in xs_grads.items()}
 
     def descend(self, variables, grads, length=1e-2):
         """One step of gradient descent, at most ``length`` long, on both sides; returns the Flax variables."""

@@ -10,7 +10,7 @@ from flax import errors
 
 from flax_attn import layers
 from tests.tolerances import assert_close
-from tests.walk import draw, walk
+from tests.walk import walk
 
 
 def shapes(entry, module, arrays):
@@ -25,7 +25,7 @@ def setup(entry, dtype=jnp.float64):
     """
     module = entry.module(param_dtype=dtype)
     rng = np.random.default_rng(0)
-    inputs = [jnp.asarray(x) for x in draw(entry, entry.structs(module, dtype), rng)]
+    inputs = [jnp.asarray(x) for x in entry.draw(module, rng, dtype)]
 
     def value(path, leaf):
         if path[-1].key == "var":

@@ -34,8 +34,11 @@ class _ConvNd(Module):
     def axes(self, *names: str) -> list[tuple[int, ...]]:
         return [ntuple(getattr(self, name), self.spatial, f"{type(self).__name__} {name}") for name in names]
 
-    def check_groups(self, groups: int) -> None:
+    def check_arguments(self, groups: int) -> None:
         who = type(self).__name__
+        for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+            (values,) = self.axes(name)
+            require(min(values) >= least, f"{who}: expected {name} >= {least}, got {getattr(self, name)}")
         require(groups >= 1, f"{who}: expected groups >= 1, got {groups}")
         for name in ("in_channels", "out_channels"):
             count = getattr(self, name)
@@ -55,6 +58,8 @@ class _ConvNd(Module):
             preferred_element_type=accumulator(x.dtype),
             **geometry,
         )
+        who = type(self).__name__
+        require(min(y.shape[1:-1]) >= 1, f"{who}: expected an input that leaves a pixel of output, got shape {x.shape}")
         return y.astype(x.dtype)
 
 
@@ -75,7 +80,7 @@ class Conv(_ConvNd):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_groups(self.groups)
+        self.check_arguments(self.groups)
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -109,7 +114,11 @@ class ConvTranspose(_ConvNd):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_groups(self.groups)
+        self.check_arguments(self.groups)
+        extra, stride, dilation = self.axes("output_padding", "stride", "dilation")
+        expected = f"{type(self).__name__}: expected 0 <= output_padding < max(stride, dilation)"
+        fits = all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True))
+        require(fits, f"{expected}, got {self.output_padding}")
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

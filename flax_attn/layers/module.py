@@ -58,7 +58,7 @@ class Module(_Dataclass):
 
     def parameter(self, name: str, init: Initializer, shape: Sequence[int]) -> Array:
         """A trainable array in ``param_dtype``; the counterpart of ``torch.nn.Parameter``."""
-        return self.param(name, init, tuple(shape), self.param_dtype or jnp.float32)
+        return jnp.asarray(self.param(name, init, tuple(shape), self.param_dtype or jnp.float32))
 
     def buffer(self, name: str, value: float, shape: Sequence[int]) -> nn.Variable:
         """A running statistic in ``param_dtype``, filled with ``value``; the counterpart of ``register_buffer``."""

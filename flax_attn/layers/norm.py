@@ -60,9 +60,8 @@ class BatchNorm(Module):
         shape = (self.num_features,)
         scale = self.parameter("scale", self.scale_init, shape) if self.affine else None
         bias = self.parameter("bias", init.zeros, shape) if self.affine else None
-        running = (
-            [self.buffer("mean", 0.0, shape), self.buffer("var", 1.0, shape)] if self.track_running_stats else None
-        )
+        statistics = {"mean": 0.0, "var": 1.0} if self.track_running_stats else {}
+        running = [self.buffer(name, value, shape) for name, value in statistics.items()]
         if train or not running:
             mean, var = self.batch_statistics(x, running)
         else:

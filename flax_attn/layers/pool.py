@@ -1,6 +1,6 @@
 """``torch.nn.functional``'s pooling. Traps: adaptive windows may overlap; a tied maximum's gradient goes to the first.
 
-All pool one axis after another, for a maximum and a sum separate; windows are shifted strided slices, which on CPU
+All pool one axis after another, for maxima and sums separate; windows are shifted strided slices, which on CPU
 run 3 to 30 times faster than ``lax.reduce_window`` and its gradient."""
 
 import functools
@@ -60,7 +60,7 @@ def avg_pool(
         edge = pad if count_include_pad else 0
         start = np.arange(out) * stride_ - pad
         count = np.minimum(start + kernel, x.shape[axis] + edge) - np.maximum(start, -edge)
-        divisor = np.multiply.outer(divisor, count)
+        divisor = np.multiply.outer(count, divisor)
         x = functools.reduce(operator.add, _taps(x, 0, axis, kernel, stride_, pad, 1, out))
     return (x / jnp.asarray(divisor_override or divisor[..., None], x.dtype)).astype(dtype)
 
@@ -83,10 +83,10 @@ def adaptive_max_pool(x: Array, output_size: int | Sequence[int | None] | None) 
 def _windows(
     who: str, x: Array, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints, ceil_mode: bool
 ) -> Iterator[tuple[int, ...]]:
-    """(axis, kernel, stride, padding, dilation, output length) of each axis of space."""
+    """(axis, kernel, stride, padding, dilation, output length) of each axis of space, last first."""
     space = _space(who, x)
     named = dict(kernel_size=kernel_size, stride=stride or kernel_size, padding=padding, dilation=dilation)
-    rows = zip(*(ntuple(value, len(space), f"{who} {name}") for name, value in named.items()), strict=True)
+    rows = zip(*(ntuple(value, len(space), f"{who} {name}")[::-1] for name, value in named.items()), strict=True)
     for axis, (k, s, p, d) in zip(space, rows, strict=True):
         require(min(k, s, d) >= 1, f"{who}: expected kernel_size, stride and dilation >= 1, got {k}, {s}, {d}")
         require(0 <= p <= k // 2, f"{who}: expected padding from 0 to half of kernel_size={k}, got {p}")
@@ -99,12 +99,13 @@ def _windows(
 
 
 def _space(who: str, x: Array) -> range:
+    """The axes of space, last first: so the first of equal maxima is that of the window in row-major order."""
     require(3 <= x.ndim <= 5, f"{who}: expected a channels-last input of rank 3, 4 or 5, got shape {x.shape}")
-    return range(1, x.ndim - 1)
+    return range(x.ndim - 2, 0, -1)
 
 
 def _taps(
-    x: Array, fill: float, axis: int, kernel: int, stride: int, padding: int, dilation: int, out: int
+    x: Array, fill: int | float, axis: int, kernel: int, stride: int, padding: int, dilation: int, out: int
 ) -> list[Array]:
     """The first, second, ... element of all ``out`` windows along ``axis``."""
     reach = (out - 1) * stride + 1
@@ -114,7 +115,7 @@ def _taps(
     return [lax.slice_in_dim(padded, i * dilation, i * dilation + reach, stride, axis) for i in range(kernel)]
 
 
-def _lowest(x: Array) -> float:
+def _lowest(x: Array) -> int | float:
     return -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
 
 
@@ -131,9 +132,9 @@ def _maximum(x: Array, axis: int) -> Array:
 
 def _adaptive(who: str, x: Array, output_size: int | Sequence[int | None] | None, pool: Callable[..., Array]) -> Array:
     space = _space(who, x)
-    sizes = [output_size] * len(space) if output_size is None or isinstance(output_size, int) else output_size
+    sizes = (output_size,) * len(space) if output_size is None or isinstance(output_size, int) else output_size
     require(len(sizes) == len(space), f"{who}: expected an output_size or {len(space)} of them, got {output_size}")
-    for axis, size in zip(space, sizes, strict=True):
+    for axis, size in zip(space, sizes[::-1], strict=True):
         if size is not None:
             require(size >= 1, f"{who}: expected output_size >= 1, got {output_size}")
             x = jnp.concatenate([pool(part, axis=axis + 1) for part in _parts(x, axis, size)], axis)

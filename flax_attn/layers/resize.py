@@ -17,7 +17,7 @@ from jaxtyping import Array
 from flax_attn.layers.conv import Ints
 from flax_attn.layers.module import Module, accumulator, require
 
-Floats = float | Sequence[float]
+Floats = int | float | Sequence[int | float]
 Taps = tuple[np.ndarray, np.ndarray]
 
 
@@ -55,7 +55,7 @@ def _check(x: Array, size: Ints | None, scale_factor: Floats | None, mode: str, 
     require(centred, f"interpolate: expected align_corners=None for mode {mode!r}, got {align_corners}")
 
 
-def _lengths(x: Array, size: Ints | None, scale_factor: Floats | None) -> Iterator[tuple[int, int, float | None]]:
+def _lengths(x: Array, size: Ints | None, scale_factor: Floats | None) -> Iterator[tuple[int, int, int | float | None]]:
     """(axis, output length, scale factor or None) of each axis of space, last first: its gradient is faster so."""
     given: Any = scale_factor if size is None else size
     values = [given] * (x.ndim - 2) if isinstance(given, int | float) else list(given)
@@ -66,7 +66,7 @@ def _lengths(x: Array, size: Ints | None, scale_factor: Floats | None) -> Iterat
         yield axis, out, value if size is None else None
 
 
-def _positions(n: int, out: int, ratio: float | None, mode: str, align_corners: bool, dtype: Any) -> np.ndarray:
+def _positions(n: int, out: int, ratio: int | float | None, mode: str, align_corners: bool, dtype: Any) -> np.ndarray:
     """Where each output pixel lies among ``n`` input pixels, in torch's arithmetic: float32 unless x is float64."""
     real: Any = np.float64 if dtype == jnp.float64 and not mode.startswith("nearest") else np.float32
     i = np.arange(out, dtype=real)

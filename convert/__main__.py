@@ -1,0 +1,194 @@
+"""The command line: ``flax-attn-convert``, or ``python -m convert``."""
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from convert import demo
+from convert.checkpoint import Checkpoint, read, save
+from convert.state_dict import Plan, dropped, plan
+from flax_attn import catalog
+from flax_attn.catalog import CATALOG, Entry
+from flax_attn.layers import Module
+
+OUTSIDE, REFUSED = 1, 2
+"""Exit statuses: numbers outside the tolerance; input that cannot be used."""
+
+
+class Terminal:
+    """Results go to standard output, progress to standard error; ``quiet`` leaves only what was asked for."""
+
+    def __init__(self, quiet: bool):
+        self.quiet = quiet
+        self.out = Console(highlight=False)
+        if not self.out.is_terminal:
+            self.out = Console(highlight=False, width=200)
+
+    def progress(self, what: str) -> AbstractContextManager:
+        """Show that something is under way, until the block ends."""
+        return nullcontext() if self.quiet else Console(stderr=True).status(what)
+
+    def say(self, text: str) -> None:
+        """A line that ``--quiet`` leaves out."""
+        if not self.quiet:
+            self.out.print(text, soft_wrap=True)
+
+
+def inspect(options: argparse.Namespace, terminal: Terminal) -> int:
+    """List the keys, shapes and dtypes in a checkpoint file."""
+    with terminal.progress(f"reading {options.file}"):
+        checkpoint = read(options.file)
+    table = Table("key", "shape", "dtype", box=None)
+    for key, array in checkpoint.arrays.items():
+        table.add_row(key, str(tuple(array.shape)), array.dtype.name)
+    terminal.out.print(table)
+    for line in describe(options.file, checkpoint):
+        terminal.say(line)
+    return 0
+
+
+def describe(path: Path, checkpoint: Checkpoint) -> list[str]:
+    """What is known of a file apart from its arrays."""
+    total = sum(array.size for key, array in checkpoint.arrays.items() if not dropped(key))
+    lines = [f"{path}: {checkpoint.format}, {len(checkpoint.arrays)} arrays, {total:,} numbers"]
+    if checkpoint.wrapper:
+        beside = f", beside {', '.join(checkpoint.extras)}" if checkpoint.extras else ""
+        lines.append(f"found under {checkpoint.wrapper!r}{beside}")
+    if checkpoint.prefix:
+        lines.append(f"stripped the prefix {checkpoint.prefix!r} from every key")
+    return lines + [f"{key}: {value}" for key, value in checkpoint.metadata.items()]
+
+
+def models(options: argparse.Namespace, terminal: Terminal) -> int:
+    """List every model with its arguments."""
+    table = Table("model", "arguments", "paper", box=None)
+    for cls in dict.fromkeys(entry.cls for entry in CATALOG):
+        title = (sys.modules[cls.__module__].__doc__ or "").partition("\n")[0].partition(" - ")[0]
+        table.add_row(cls.__name__, signature(cls), title)
+    terminal.out.print(table)
+    return 0
+
+
+def signature(cls: type[Module]) -> str:
+    """The arguments of ``cls``, with their defaults."""
+    fields = catalog.arguments(cls).values()
+    return ", ".join(f.name if f.default is f.default_factory else f"{f.name}={f.default!r}" for f in fields)
+
+
+def build(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
+    """The chosen module, and how it maps onto PyTorch's keys."""
+    entry, module = catalog.build(options.model, **dict(options.arg))
+    args, kwargs = entry.arguments(entry.structs(module))
+    return entry, module, plan(module, *args, **kwargs)
+
+
+def convert(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Convert a PyTorch checkpoint and write the Flax variables as safetensors."""
+    with terminal.progress(f"converting {options.file}"):
+        _, module, mapping = build(options)
+        checkpoint = read(options.file)
+        save(options.out, mapping.from_torch(checkpoint.arrays), module)
+    for line in describe(options.file, checkpoint):
+        terminal.say(line)
+    left = [key for key in checkpoint.arrays if dropped(key)]
+    transposed = sum(row.transposed for row in mapping.rows)
+    terminal.say(f"{module.__class__.__name__}: mapped {len(mapping.rows)} arrays, {transposed} of them transposed")
+    terminal.say(f"dropped {len(left)}: {', '.join(left) or 'nothing'}")
+    terminal.say(f"wrote {options.out}, {Path(options.out).stat().st_size:,} bytes")
+    return 0
+
+
+def verify(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Run a checkpoint in Flax and in its PyTorch twin on the same random input, and compare the outputs."""
+    try:
+        compare = import_module("convert.verify").compare
+        import_module("torch_ref.twins")
+    except ImportError as error:
+        raise ValueError(f'verify needs PyTorch: pip install "flax_attn[torch]" ({error})') from error
+    with terminal.progress(f"running {options.file} on both sides"):
+        entry, module, mapping = build(options)
+        rows = compare(entry, module, mapping, read(options.file).arrays, dict(options.arg), options.seed)
+    table = Table("dtype", "max abs difference", "relative", "allowed", "", box=None)
+    for row in rows:
+        verdict = "ok" if row.within else "OUTSIDE"
+        table.add_row(row.dtype, f"{row.absolute:.2e}", f"{row.relative:.2e}", f"{row.allowed:.0e}", verdict)
+    terminal.out.print(table)
+    return 0 if all(row.within for row in rows) else OUTSIDE
+
+
+def run_demo(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Convert the checkpoint that travels with this package, and hold it against PyTorch's numbers."""
+    with terminal.progress("converting and running DigitsNet"):
+        result = demo.run()
+        demo.picture(result, options.out)
+    within = result.difference <= demo.TOLERANCE
+    right = round(result.accuracy * len(result.labels))
+    terminal.out.print("DigitsNet: a PyTorch checkpoint, converted without PyTorch", soft_wrap=True)
+    terminal.out.print(
+        f"largest difference from PyTorch's logits: {result.difference:.1e}, {'ok' if within else 'OUTSIDE'}"
+    )
+    terminal.out.print(f"held-out digits: {right} of {len(result.labels)} right, {result.accuracy:.2%}")
+    terminal.out.print(f"attention maps: {options.out}", soft_wrap=True)
+    return 0 if within else OUTSIDE
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """``planes=64`` -> ("planes", 64); a value that is no Python literal stays a string."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected name=value, got {text!r}")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="flax-attn-convert", description="PyTorch checkpoints <-> Flax variables")
+    top.add_argument("--version", action="version", version=version("flax_attn"))
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[..., int]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        added.add_argument("--quiet", action="store_true", help="no progress and no summary")
+        added.set_defaults(run=function)
+        return added
+
+    def with_model(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("file", type=Path, help="a .pth, .pt, .pkl, .tar or .safetensors file")
+        added.add_argument("--model", required=True, help="a name that `models` lists")
+        added.add_argument(
+            "--arg", type=key_value, action="append", default=[], metavar="NAME=VALUE", help="an argument of the model"
+        )
+        return added
+
+    command("inspect", inspect).add_argument("file", type=Path, help="a .pth, .pt, .pkl, .tar or .safetensors file")
+    command("models", models)
+    with_model(command("convert", convert)).add_argument("--out", type=Path, required=True, help="the file to write")
+    with_model(command("verify", verify)).add_argument("--seed", type=int, default=0, help="of the random input")
+    command("demo", run_demo).add_argument("--out", type=Path, default=Path("flax_attn_demo.png"), help="the picture")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when all is well, 1 when numbers are outside the tolerance, 2 when input cannot be used."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options, Terminal(options.quiet))
+    except (ValueError, OSError) as error:
+        print(f"flax-attn-convert: {error}", file=sys.stderr)
+        return REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
