@@ -70,12 +70,34 @@ def describe(path: Path, checkpoint: Checkpoint) -> list[str]:
 
 def models(options: argparse.Namespace, terminal: Terminal) -> int:
     """List every model with its arguments."""
+    if options.markdown:
+        print(markdown())
+        return 0
     table = Table("model", "arguments", "paper", box=None)
     for cls in dict.fromkeys(entry.cls for entry in CATALOG):
-        title = (sys.modules[cls.__module__].__doc__ or "").partition("\n")[0].partition(" - ")[0]
-        table.add_row(cls.__name__, signature(cls), title)
+        table.add_row(cls.__name__, signature(cls), paper(cls.__module__)[0])
     terminal.out.print(table)
     return 0
+
+
+def paper(module: str) -> tuple[str, str]:
+    """Title, and authors with year and address, from the first line of a module."""
+    title, _, source = (sys.modules[module].__doc__ or "").partition("\n")[0].partition(" - ")
+    return title, source
+
+
+def markdown() -> str:
+    """The README's table: a row a file, with its classes."""
+    lines = ["| file | classes | paper |", "| --- | --- | --- |"]
+    for module in sorted({entry.cls.__module__ for entry in CATALOG}):
+        classes = dict.fromkeys(entry.cls.__name__ for entry in CATALOG if entry.cls.__module__ == module)
+        title, source = paper(module)
+        authors, _, url = source.rpartition(", ")
+        cited = f"[{title}]({url}), {authors}" if url.startswith("http") else title
+        path = module.replace(".", "/") + ".py"
+        names = ", ".join(f"`{name}`" for name in classes)
+        lines.append(f"| [{path.removeprefix('flax_attn/')}]({path}) | {names} | {cited} |")
+    return "\n".join(lines)
 
 
 def signature(cls: type[Module]) -> str:
@@ -173,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     command("inspect", inspect).add_argument("file", type=Path, help="a .pth, .pt, .pkl, .tar or .safetensors file")
-    command("models", models)
+    command("models", models).add_argument("--markdown", action="store_true", help="the table in the README")
     with_model(command("convert", convert)).add_argument("--out", type=Path, required=True, help="the file to write")
     with_model(command("verify", verify)).add_argument("--seed", type=int, default=0, help="of the random input")
     command("demo", run_demo).add_argument("--out", type=Path, default=Path("flax_attn_demo.png"), help="the picture")

@@ -1,5 +1,14 @@
 """Vision attention for JAX, with exact PyTorch weight parity."""
 
+from flax_attn.blocks.criss_cross import (
+    CrissCrossAttention,
+    CrissCrossAttention3D,
+    RCCAModule,
+    criss_cross_attention,
+)
+from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
+from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
+from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,
     DotProductNonLocalBlock,
@@ -15,7 +24,19 @@ from flax_attn.blocks.polarized import (
     PSA_s,
     SequentialPolarizedSelfAttention,
 )
-from flax_attn.blocks.se import SEBasicBlock, SEBottleneck, SELayer
+from flax_attn.blocks.residual_attention import (
+    AttentionModule_stage0,
+    AttentionModule_stage1,
+    AttentionModule_stage1_cifar,
+    AttentionModule_stage2,
+    AttentionModule_stage2_cifar,
+    AttentionModule_stage3,
+    AttentionModule_stage3_cifar,
+    ResidualBlock,
+)
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, OptionA, PreActBasicBlock
+from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
+from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
 from flax_attn.blocks.sge import SpatialGroupEnhance
 from flax_attn.catalog import CATALOG
 from flax_attn.models.digits_net import DigitsNet

@@ -9,6 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from flax_attn.blocks.criss_cross import CrissCrossAttention, CrissCrossAttention3D, RCCAModule
+from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
+from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
+from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,
     DotProductNonLocalBlock,
@@ -24,10 +28,21 @@ from flax_attn.blocks.polarized import (
     PSA_s,
     SequentialPolarizedSelfAttention,
 )
-from flax_attn.blocks.resnet import downsample
-from flax_attn.blocks.se import SEBasicBlock, SEBottleneck, SELayer
+from flax_attn.blocks.residual_attention import (
+    AttentionModule_stage0,
+    AttentionModule_stage1,
+    AttentionModule_stage1_cifar,
+    AttentionModule_stage2,
+    AttentionModule_stage2_cifar,
+    AttentionModule_stage3,
+    AttentionModule_stage3_cifar,
+    ResidualBlock,
+)
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, OptionA, PreActBasicBlock, downsample
+from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
+from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
 from flax_attn.blocks.sge import SpatialGroupEnhance
-from flax_attn.layers import Module
+from flax_attn.layers import FrozenBatchNorm2d, Module
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 
@@ -59,12 +74,12 @@ class Input:
     def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> np.ndarray:
         """Random numbers of that shape and dtype; the same numbers for every ``dtype``."""
         struct = self.struct(module, dtype)
-        kinds: dict[str, Callable[..., np.ndarray]] = {
+        kinds: dict[str, Callable[..., Any]] = {
             "normal": lambda shape: rng.normal(size=shape),
             "uniform": lambda shape: rng.uniform(-1, 1, shape),
             "bool": lambda shape: rng.random(shape) < 0.2,
         }
-        return kinds[self.kind](struct.shape).astype(struct.dtype)
+        return np.asarray(kinds[self.kind](struct.shape), struct.dtype)
 
 
 def channels_first(x: np.ndarray, layout: str) -> np.ndarray:
@@ -99,7 +114,10 @@ def plain(*shape: Dim, kind: str = "normal", name: str = "") -> Input:
 
 @dataclasses.dataclass(frozen=True)
 class Make:
-    """A module argument that is a module itself: ``function(*args)``, on the PyTorch side its twin's."""
+    """A module argument that is a module itself: ``function(*args)``, on the PyTorch side its twin's.
+
+    A class given as an argument, such as a ``norm_layer``, is its twin there too.
+    """
 
     function: Callable[..., Module]
     args: tuple[Any, ...]
@@ -157,8 +175,43 @@ def _non_local(cls: type[Module], dimension: int, sub_sample: bool, bn_layer: bo
     return Entry(cls, (inputs,), kwargs, tag, dict(return_nl_map=True), (IMAGE, PLAIN))
 
 
+def _stage(cls: type[Module], *sizes: tuple[int, int]) -> Entry:
+    inputs = image("in_channels", *sizes[0])
+    names = [field.name for field in dataclasses.fields(cls) if field.name.startswith("size")]
+    return Entry(cls, (inputs,), dict(in_channels=8, out_channels=8, **dict(zip(names, sizes, strict=True))))
+
+
 CATALOG = [
+    Entry(BasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, norm_layer=FrozenBatchNorm2d), "frozen"),
+    Entry(
+        BasicBlock,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=12, stride=2, downsample=Make(OptionA, (12,))),
+        "option-a",
+    ),
+    Entry(Bottleneck, (image("inplanes"),), dict(inplanes=12, planes=3)),
+    Entry(
+        Bottleneck,
+        (image("inplanes"),),
+        dict(
+            inplanes=6,
+            planes=4,
+            stride=2,
+            downsample=Make(downsample, (6, 16, 2, FrozenBatchNorm2d)),
+            groups=2,
+            base_width=48,
+            dilation=2,
+            norm_layer=FrozenBatchNorm2d,
+        ),
+        "frozen",
+    ),
+    Entry(OptionA, (image(lambda module: module.planes // 2),), dict(planes=12)),
+    Entry(CifarBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6)),
+    Entry(CifarBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2), "downsample"),
+    Entry(PreActBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6)),
+    Entry(PreActBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2), "downsample"),
     Entry(SELayer, (image("channel"),), dict(channel=19, reduction=4)),
+    Entry(SELayer, (image("channel"),), dict(channel=12, reduction=4, bias=True), "bias"),
     Entry(SELayer, (image("channel"),), dict(channel=6, reduction=16), "empty-hidden"),
     Entry(SEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, reduction=2)),
     Entry(
@@ -174,8 +227,60 @@ CATALOG = [
         dict(inplanes=6, planes=4, stride=2, downsample=Make(downsample, (6, 16, 2)), reduction=4),
         "downsample",
     ),
+    Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, reduction=2)),
+    Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2, reduction=4), "downsample"),
     Entry(SpatialGroupEnhance, (image(lambda module: 4 * module.groups),), dict(groups=3)),
     Entry(SpatialGroupEnhance, (image(lambda module: 2 * module.groups),), dict(groups=4, init_bias=0.0), "init-bias"),
+    Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=8, output_channels=8)),
+    Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=6, output_channels=12), "wider"),
+    Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=8, output_channels=8, stride=2), "stride"),
+    _stage(AttentionModule_stage0, (13, 9), (7, 5), (4, 3), (2, 2)),
+    _stage(AttentionModule_stage1, (13, 9), (7, 5), (4, 3)),
+    _stage(AttentionModule_stage2, (7, 5), (4, 3)),
+    _stage(AttentionModule_stage3, (7, 5)),
+    _stage(AttentionModule_stage1_cifar, (7, 5), (4, 3)),
+    _stage(AttentionModule_stage2_cifar, (7, 5)),
+    _stage(AttentionModule_stage3_cifar, (7, 5)),
+    Entry(PPM, (image(6),)),
+    Entry(PPM, (image(6, 3, 4),), dict(pooling_sizes=(2, 5)), "pooling-sizes"),
+    Entry(ESA, (image("dim"),), dict(dim=9, heads=2, dim_head=6, dropout=0.3), outputs=(PLAIN,)),
+    Entry(ESA, (image("dim"),), dict(dim=6, heads=1, dim_head=6), "one-head", outputs=(PLAIN,)),
+    Entry(LCA, (image("dim"), image(1)), dict(dim=9, heads=2, dim_head=6, dropout=0.3), outputs=(PLAIN,)),
+    Entry(ESABlock, (image("dim"),), dict(dim=6, heads=3, dim_head=4, mlp_dim=10, dropout=0.3)),
+    Entry(LCABlock, (image("dim"), image(1)), dict(dim=6, heads=3, dim_head=4, mlp_dim=10, dropout=0.3)),
+    Entry(SAM, (plain(2, 35, "dim"),), dict(dim=12, proj_drop=0.3), call=dict(H=7, W=5), outputs=(PLAIN,)),
+    Entry(
+        SAM,
+        (plain(2, 35, "dim"),),
+        dict(dim=6, ca_num_heads=2, qkv_bias=True, expand_ratio=3),
+        "qkv-bias",
+        dict(H=7, W=5),
+        (PLAIN,),
+    ),
+    Entry(
+        SAMAttention,
+        (plain(2, 35, "dim"),),
+        dict(dim=12, sa_num_heads=4, attn_drop=0.3, proj_drop=0.3),
+        call=dict(H=7, W=5),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        SAMAttention,
+        (plain(2, 35, "dim"),),
+        dict(dim=12, sa_num_heads=3, qkv_bias=True, qk_scale=0.3),
+        "qkv-bias",
+        dict(H=7, W=5),
+        (PLAIN,),
+    ),
+    Entry(Mlp, (plain(2, 35, "in_features"),), dict(in_features=6), call=dict(H=7, W=5), outputs=(PLAIN,)),
+    Entry(
+        Mlp,
+        (plain(2, 35, "in_features"),),
+        dict(in_features=6, hidden_features=9, out_features=4, drop=0.3),
+        "hidden",
+        dict(H=7, W=5),
+        (PLAIN,),
+    ),
     Entry(ParallelPolarizedSelfAttention, (image("channel"),), dict(channel=9)),
     Entry(SequentialPolarizedSelfAttention, (image("channel"),), dict(channel=9)),
     Entry(PSA_p, (image("inplanes"),), dict(inplanes=9, planes=9)),
@@ -195,6 +300,33 @@ CATALOG = [
     Entry(NONLocalBlock1D, (signal("in_channels"),), dict(in_channels=5)),
     Entry(NONLocalBlock2D, (image("in_channels"),), dict(in_channels=5, inter_channels=3)),
     Entry(NONLocalBlock3D, (volume("in_channels"),), dict(in_channels=1)),
+    Entry(PAM_Module, (image("in_dim"),), dict(in_dim=17)),
+    Entry(CAM_Module, (image("in_dim"),), dict(in_dim=6)),
+    Entry(DANetHead, (image("in_channels"),), dict(in_channels=36, out_channels=3), outputs=(IMAGE, IMAGE, IMAGE)),
+    Entry(ABN, (image("num_features"),), dict(num_features=6, activation="identity")),
+    Entry(InPlaceABN, (image("num_features"),), dict(num_features=6)),
+    Entry(
+        CrissCrossAttention,
+        (image("in_dim"),),
+        dict(in_dim=17),
+        call=dict(attention_weights=True),
+        outputs=(IMAGE, PLAIN, PLAIN),
+    ),
+    Entry(CrissCrossAttention, (image("in_dim", 1, 5),), dict(in_dim=9), "one-row"),
+    Entry(CrissCrossAttention, (image("in_dim", 7, 1),), dict(in_dim=9), "one-column"),
+    Entry(CrissCrossAttention3D, (volume("in_dim"),), dict(in_dim=17)),
+    Entry(
+        RCCAModule,
+        (image("in_channels"),),
+        dict(in_channels=36, out_channels=6, num_classes=3),
+        call=dict(recurrence=2),
+    ),
+    Entry(
+        RCCAModule,
+        (image("in_channels"),),
+        dict(in_channels=36, out_channels=6, num_classes=3, inplace_abn=False),
+        "abn",
+    ),
     Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
     Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
 ]
@@ -210,7 +342,7 @@ def find(name: str) -> Entry:
 
 def arguments(cls: type[Module]) -> dict[str, dataclasses.Field]:
     """The constructor arguments of ``cls`` that say which network it is: all but precision and linen's own."""
-    ours = {"parent", "name", "dtype", "param_dtype"}
+    ours = {"parent", "name", "dtype", "param_dtype", "mesh_axis", "scale_init"}
     return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in ours}
 
 

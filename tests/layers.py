@@ -55,6 +55,11 @@ def check_function(ours, theirs, x, *others):
         assert_close(grad, t.grad, x.dtype.name, f"gradient of argument {i}")
 
 
+def check_values(ours, theirs, x):
+    """Values only, of a function of one input with channels."""
+    assert_close(jax.jit(ours)(x), channels_last(theirs(torch.tensor(channels_first(x)))))
+
+
 def check_layer(layer, twin, *batches, train=False, first=channels_first, last=channels_last):
     """Values, gradients and running statistics of ``layer`` and ``twin`` on one batch after the other."""
     dtype = batches[0].dtype

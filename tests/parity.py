@@ -10,16 +10,22 @@ import torch
 from jax.typing import DTypeLike
 
 from flax_attn import layers
-from flax_attn.catalog import IMAGE, Entry, Make, channels_first, channels_last
+from flax_attn.catalog import IMAGE, PLAIN, Entry, Make, channels_first, channels_last
 from tests.walk import entry_plan
 from torch_ref.twins import twin
 
 KEEP = 0.7
 
 
+def twin_argument(value):
+    """What the twin is given for an argument of the Flax module."""
+    if isinstance(value, Make):
+        return twin(value.function)(*map(twin_argument, value.args))
+    return twin(value) if isinstance(value, type) else value
+
+
 def build_twin(entry: Entry) -> torch.nn.Module:
-    kwargs = {k: twin(v.function)(*v.args) if isinstance(v, Make) else v for k, v in entry.kwargs.items()}
-    return twin(entry.cls)(**kwargs)
+    return twin(entry.cls)(**{k: twin_argument(v) for k, v in entry.kwargs.items()})
 
 
 def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:
@@ -50,14 +56,15 @@ def share_dropout(call, args, kwargs, context):
     return x * dropout_mask(".".join(context.module.path), x.shape).astype(x.dtype) if train else x
 
 
-def share_dropout_torch(module: torch.nn.Module) -> None:
-    """The same for the twin, by forward hooks."""
+def share_dropout_torch(module: torch.nn.Module, shapes: dict[str, set]) -> None:
+    """The same for the twin, by forward hooks; ``shapes`` is what each Dropout of the Flax module is given, by path."""
 
     def hook(path, layer, args, output):
         x = args[0]
-        shape = (x.shape[0], *x.shape[2:], x.shape[1]) if x.ndim == 4 else tuple(x.shape)
-        mask = channels_first(dropout_mask(path, shape), IMAGE if x.ndim == 4 else "plain")
-        return x * torch.as_tensor(mask, dtype=x.dtype) if layer.training else x
+        shape = tuple(x.shape)
+        layout = PLAIN if shape in shapes[path] else IMAGE
+        mask = dropout_mask(path, shape if layout == PLAIN else (shape[0], *shape[2:], shape[1]))
+        return x * torch.as_tensor(channels_first(mask, layout), dtype=x.dtype) if layer.training else x
 
     for path, layer in module.named_modules():
         if isinstance(layer, torch.nn.Dropout | torch.nn.Dropout2d):
@@ -73,12 +80,25 @@ class Parity:
         self.twin = build_twin(entry)
         randomise(self.twin, self.rng)
         self.twin.to(getattr(torch, self.dtype.name))
-        share_dropout_torch(self.twin)
         self.structs = entry.structs(self.module, self.dtype)
         state_dict = {key: tensor.clone() for key, tensor in self.twin.state_dict().items()}
         self.plan = entry_plan(entry)
         self.variables = self.plan.from_torch(state_dict)
         self.inputs = self.draw_inputs()
+        share_dropout_torch(self.twin, self.dropout_shapes())
+
+    def dropout_shapes(self) -> dict[str, set]:
+        """The shapes of what each Dropout of the Flax module is given, by path."""
+        shapes: dict[str, set] = {}
+
+        def record(call, args, kwargs, context):
+            if isinstance(context.module, layers.Dropout) and context.method_name == "__call__":
+                shapes.setdefault(".".join(context.module.path), set()).add(args[0].shape)
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(record):
+            jax.eval_shape(self.apply, self.variables, self.inputs)
+        return shapes
 
     def draw_inputs(self) -> list[np.ndarray]:
         return self.entry.draw(self.module, self.rng, self.dtype)

@@ -10,16 +10,37 @@ import pytest
 from convert import plan
 from convert.state_dict import dropped
 from flax_attn import (
+    ESA,
+    SAM,
+    AttentionModule_stage0,
+    AttentionModule_stage1,
+    AttentionModule_stage1_cifar,
+    AttentionModule_stage2,
+    AttentionModule_stage2_cifar,
+    AttentionModule_stage3,
+    AttentionModule_stage3_cifar,
+    BasicBlock,
+    Bottleneck,
+    CifarBasicBlock,
+    CifarSEBasicBlock,
     ConcatenationNonLocalBlock,
     DotProductNonLocalBlock,
     EmbeddedGaussianNonLocalBlock,
+    ESABlock,
     GaussianNonLocalBlock,
+    LCABlock,
     ParallelPolarizedSelfAttention,
+    PreActBasicBlock,
     PSA_p,
     PSA_s,
+    ResidualBlock,
+    SAMAttention,
+    SELayer,
     SequentialPolarizedSelfAttention,
     SpatialGroupEnhance,
 )
+from flax_attn.blocks.resnet import downsample
+from flax_attn.catalog import Entry, Make
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = {
@@ -30,12 +51,45 @@ FORMS = {
 }
 
 CASES = {
+    "ResidualAttentionModel_56.residual_block1": (ResidualBlock, dict(input_channels=64, output_channels=256), (1, 4, 4, 64)),
+    "ESA_blcok": (ESABlock, dict(dim=64), (1, 4, 4, 64)),
+    "ESA_layer": (ESA, dict(dim=64), (1, 4, 4, 64)),
+    "LCA_blcok": (LCABlock, dict(dim=64), (1, 4, 4, 64), dict(mask=jax.ShapeDtypeStruct((1, 4, 4, 1), "float32"))),
+    "cifar_preact_resnet20.layer2.0": (PreActBasicBlock, dict(inplanes=16, planes=32, stride=2), (1, 4, 4, 16)),
+    "cifar_resnet20.layer1.0": (CifarBasicBlock, dict(inplanes=16, planes=16), (1, 4, 4, 16)),
+    "cifar_resnet20.layer2.0": (CifarBasicBlock, dict(inplanes=16, planes=32, stride=2), (1, 4, 4, 16)),
+    "cifar_se_preactresnet20.layer2.0": (CifarSEBasicBlock, dict(inplanes=16, planes=32, stride=2), (1, 4, 4, 16)),
+    "cifar_se_resnet20.layer2.0": (CifarSEBasicBlock, dict(inplanes=16, planes=32, stride=2), (1, 4, 4, 16)),
+    "insight_old_resnet50.layer2.0": (
+        Bottleneck,
+        dict(inplanes=256, planes=128, stride=2, downsample=Make(downsample, (256, 512, 2))),
+        (1, 4, 4, 256),
+    ),
+    "insight_se_resnet50.layer1.0.se": (SELayer, dict(channel=256, bias=True), (1, 4, 4, 256)),
+    "smt_Attention_ca0": (SAMAttention, dict(dim=64, qkv_bias=True), (1, 16, 64), dict(H=4, W=4)),
+    "smt_Attention_ca1": (SAM, dict(dim=64), (1, 16, 64), dict(H=4, W=4)),
+    "timm_resnet18.layer2.0": (
+        BasicBlock,
+        dict(inplanes=64, planes=128, stride=2, downsample=Make(downsample, (64, 128, 2))),
+        (1, 4, 4, 64),
+    ),
     "PSA_p": (PSA_p, dict(inplanes=64, planes=64), (1, 4, 4, 64)),
     "PSA_s": (PSA_s, dict(inplanes=64, planes=64), (1, 4, 4, 64)),
     "ParallelPolarizedSelfAttention": (ParallelPolarizedSelfAttention, dict(channel=64), (1, 4, 4, 64)),
     "SequentialPolarizedSelfAttention": (SequentialPolarizedSelfAttention, dict(channel=64), (1, 4, 4, 64)),
     "SGE_ea": (SpatialGroupEnhance, dict(groups=8, init_bias=0.0), (1, 4, 4, 64)),
 }
+RESIDUAL_ATTENTION = {
+    "448input.attention_module0": (AttentionModule_stage0, 128, 112),
+    "56.attention_module1": (AttentionModule_stage1, 256, 56),
+    "56.attention_module2": (AttentionModule_stage2, 512, 28),
+    "56.attention_module3": (AttentionModule_stage3, 1024, 14),
+    "92_32input.attention_module1": (AttentionModule_stage1_cifar, 128, 16),
+    "92_32input.attention_module2": (AttentionModule_stage2_cifar, 256, 8),
+    "92_32input.attention_module3": (AttentionModule_stage3_cifar, 512, 4),
+}
+for name, (cls, c, size) in RESIDUAL_ATTENTION.items():
+    CASES[f"ResidualAttentionModel_{name}"] = (cls, dict(in_channels=c, out_channels=c), (1, size, size, c))
 for form, d, sub_sample, bn_layer in itertools.product(FORMS, (1, 2, 3), (False, True), (False, True)):
     kwargs = dict(in_channels=8, dimension=d, sub_sample=sub_sample, bn_layer=bn_layer)
     CASES[f"NL_{form}_{d}d_ss{sub_sample:d}_bn{bn_layer:d}"] = (FORMS[form], kwargs, (1, *[4] * d, 8))
@@ -51,15 +105,16 @@ def test_every_pinned_list_is_held_against_a_class():
 
 @pytest.mark.parametrize("name", CASES)
 def test_flax_module_maps_onto_the_published_keys(name):
-    cls, kwargs, shape = CASES[name]
-    rows = plan(cls(**kwargs), jax.ShapeDtypeStruct(shape, "float32")).rows
+    cls, kwargs, shape, *call = CASES[name]
+    rows = plan(Entry(cls, (), kwargs).module(), jax.ShapeDtypeStruct(shape, "float32"), **dict(*call)).rows
     assert {row.key: row.torch_shape for row in rows} == {k: v for k, v in golden(name).items() if not dropped(k)}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_twin_has_the_published_keys(name):
     pytest.importorskip("torch")
-    from torch_ref.twins import twin
+    from tests.parity import build_twin
 
-    cls, kwargs, _ = CASES[name]
-    assert {k: tuple(v.shape) for k, v in twin(cls)(**kwargs).state_dict().items()} == golden(name)
+    cls, kwargs, *_ = CASES[name]
+    twin = build_twin(Entry(cls, (), kwargs))
+    assert {k: tuple(v.shape) for k, v in twin.state_dict().items()} == golden(name)

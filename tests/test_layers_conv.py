@@ -56,7 +56,9 @@ def test_values_and_gradients(name, spatial, case):
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
 def test_float32(name):
     args = (CHANNELS, OUT, 3, 2, 1)
-    check_layer(getattr(layers, name)(*args), getattr(torch.nn, name)(*args), normal(2, 7, 9, CHANNELS, dtype="float32"))
+    check_layer(
+        getattr(layers, name)(*args), getattr(torch.nn, name)(*args), normal(2, 7, 9, CHANNELS, dtype="float32")
+    )
 
 
 def test_channel_multiplier_of_a_depthwise_convolution_is_ordered_as_in_torch():

@@ -146,16 +146,33 @@ def test_statistics_are_kept_in_float32_under_bfloat16():
         assert_close(jnp.asarray(y, jnp.float32), expected, "bfloat16", type(layer).__name__)
 
 
+def test_std_of_bfloat16_is_computed_in_float32():
+    x = jnp.asarray(normal(2, 16, 16, 4) + 8, jnp.bfloat16)
+    got = layers.std(x, (1, 2))
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(got, "f8"), np.asarray(x, "f8").std((1, 2), ddof=1, keepdims=True), rtol=2**-8
+    )
+
+
 def test_bad_arguments():
     zeros = torch.zeros
     for ours, match, theirs in (
         (lambda: layers.GroupNorm(4, 6), "divide", lambda: torch.nn.GroupNorm(4, 6)(zeros(2, 6, 3))),
         (lambda: layers.GroupNorm(0, 6), "divide", None),
-        (lambda: trace(layers.GroupNorm(2, 6), 2, 3, 5), "6 channels", lambda: torch.nn.GroupNorm(2, 6)(zeros(2, 5, 3))),
+        (
+            lambda: trace(layers.GroupNorm(2, 6), 2, 3, 5),
+            "6 channels",
+            lambda: torch.nn.GroupNorm(2, 6)(zeros(2, 5, 3)),
+        ),
         (lambda: trace(layers.GroupNorm(2, 6), 6), "rank", lambda: torch.nn.GroupNorm(2, 6)(zeros(6))),
         (lambda: layers.BatchNorm2d(0), "num_features >= 1", None),
         (lambda: trace(layers.LayerNorm(5), 2, 6), "ends in", lambda: torch.nn.LayerNorm(5)(zeros(2, 6))),
-        (lambda: trace(layers.LayerNorm((5, 3)), 2, 5, 3), "ends in", lambda: torch.nn.LayerNorm((5, 3))(zeros(2, 3, 5))),
+        (
+            lambda: trace(layers.LayerNorm((5, 3)), 2, 5, 3),
+            "ends in",
+            lambda: torch.nn.LayerNorm((5, 3))(zeros(2, 3, 5)),
+        ),
         (lambda: trace(layers.FrozenBatchNorm2d(5), 2, 3, 5), "rank 4", None),
     ):
         check_refusal(ours, match, theirs)

@@ -9,8 +9,10 @@ from torch import nn
 
 
 def twin(flax_object: Any) -> Any:
-    """The class or function of the same name at the same path."""
+    """The class or function of the same name at the same path; for a layer that torch.nn has, torch.nn's."""
     path = flax_object.__module__.replace("flax_attn.", "torch_ref.", 1)
+    if path.startswith("torch_ref.layers.") and hasattr(nn, flax_object.__name__):
+        return getattr(nn, flax_object.__name__)
     return getattr(importlib.import_module(path), flax_object.__name__)
 
 

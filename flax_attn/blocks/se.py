@@ -1,7 +1,9 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507
 
-Status: moskomule/senet.pytorch. Its gate has no biases, unlike the paper's. Upstream ignores ``groups``, ``base_width``
-and ``dilation`` other than the defaults; here they are refused. ``norm_layer`` is ignored on both sides.
+Status: moskomule/senet.pytorch. Its gate has no biases, unlike the paper's and PytorchInsight's (``bias=True``). Upstream
+ignores ``groups``, ``base_width`` and ``dilation`` other than the defaults; here they are refused. ``norm_layer`` is
+ignored on both sides. ``CifarSEBasicBlock`` is also the block of upstream's CifarSEPreActResNet, which despite its name
+has no pre-activation block, and whose forward forgets to return.
 """
 
 import dataclasses
@@ -9,6 +11,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
+from flax_attn.blocks.resnet import CifarBasicBlock
 from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, relu, require, sigmoid
 
 
@@ -20,6 +23,7 @@ class SELayer(Module):
 
     channel: int
     reduction: int = 16
+    bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -28,9 +32,9 @@ class SELayer(Module):
 
     def setup(self) -> None:
         hidden = self.channel // self.reduction
-        self.fc = Sequential(
-            [Linear(self.channel, hidden, bias=False), relu, Linear(hidden, self.channel, bias=False), sigmoid]
-        )
+        squeeze = Linear(self.channel, hidden, self.bias)
+        excite = Linear(hidden, self.channel, self.bias)
+        self.fc = Sequential([squeeze, relu, excite, sigmoid])
 
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
         x = self.cast(x)
@@ -93,3 +97,19 @@ class SEBottleneck(_SEBlock):
         y = relu(self.bn2(self.conv2(y), train))
         y = self.se(self.bn3(self.conv3(y), train))
         return relu(y + self.shortcut(x, train))
+
+
+class CifarSEBasicBlock(CifarBasicBlock):
+    """A CifarBasicBlock with an SELayer at the end of its residual branch."""
+
+    reduction: int = 16
+
+    def setup(self) -> None:
+        super().setup()
+        self.se = SELayer(self.planes, self.reduction)
+
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h2 w2 c2"]:
+        x = self.cast(x)
+        y = relu(self.bn1(self.conv1(x), train))
+        y = self.se(self.bn2(self.conv2(y), train))
+        return relu(y + self.downsample(x, train))

@@ -26,9 +26,10 @@ def standardize(x: Array, axes: Sequence[int], eps: float) -> Array:
 def std(x: Array, axes: Sequence[int]) -> Array:
     """``Tensor.std``: the unbiased deviation over ``axes``, which are kept; NaN for one element, gradient 0 at 0."""
     n = math.prod(x.shape[axis] for axis in axes)
-    square = jnp.square(x - x.mean(axes, keepdims=True)).sum(axes, keepdims=True)
+    wide = x.astype(accumulator(x.dtype))
+    square = jnp.square(wide - wide.mean(axes, keepdims=True)).sum(axes, keepdims=True)
     variance = square / (n - 1) if n > 1 else jnp.full_like(square, jnp.nan)
-    return jnp.where(variance == 0, 0, jnp.sqrt(jnp.where(variance == 0, 1, variance)))
+    return jnp.where(variance == 0, 0, jnp.sqrt(jnp.where(variance == 0, 1, variance))).astype(x.dtype)
 
 
 class BatchNorm(Module):
@@ -69,8 +70,12 @@ class BatchNorm(Module):
         out, scale, bias = self.promote(x, scale, bias)
         wide = accumulator(out.dtype)
         y = (out.astype(wide) - mean.astype(wide)) / jnp.sqrt(var.astype(wide) + self.eps)
-        y = y if scale is None else y * scale + bias
+        y = y if scale is None else y * self.gain(scale) + bias
         return y.astype(out.dtype)
+
+    def gain(self, scale: Array) -> Array:
+        """What the normalised input is multiplied with."""
+        return scale
 
     def batch_statistics(self, x: Array, running: list[nn.Variable]) -> tuple[Array, Array]:
         """Mean and biased variance of this batch; moves the running statistics towards them."""

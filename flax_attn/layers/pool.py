@@ -16,6 +16,8 @@ from jaxtyping import Array
 from flax_attn.layers.conv import Ints, ntuple
 from flax_attn.layers.module import Module, accumulator, require
 
+Sizes = int | Sequence[int | None] | None
+
 
 def max_pool(
     x: Array,
@@ -65,7 +67,7 @@ def avg_pool(
     return (x / jnp.asarray(divisor_override or divisor[..., None], x.dtype)).astype(dtype)
 
 
-def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) -> Array:
+def adaptive_avg_pool(x: Array, output_size: Sizes) -> Array:
     """The mean over windows [floor(i*n/s), ceil((i+1)*n/s)) on every axis of (n, *space, c), in float32 at least.
 
     Args:
@@ -75,7 +77,7 @@ def adaptive_avg_pool(x: Array, output_size: int | Sequence[int | None] | None) 
     return _adaptive("adaptive_avg_pool", wide, output_size, jnp.mean).astype(x.dtype)
 
 
-def adaptive_max_pool(x: Array, output_size: int | Sequence[int | None] | None) -> Array:
+def adaptive_max_pool(x: Array, output_size: Sizes) -> Array:
     """As ``adaptive_avg_pool`` with the maximum; NaN wins."""
     return _adaptive("adaptive_max_pool", x, output_size, _maximum)
 
@@ -85,11 +87,8 @@ def _windows(
 ) -> Iterator[tuple[int, ...]]:
     """(axis, kernel, stride, padding, dilation, output length) of each axis of space, last first."""
     space = _space(who, x)
-    named = dict(kernel_size=kernel_size, stride=stride or kernel_size, padding=padding, dilation=dilation)
-    rows = zip(*(ntuple(value, len(space), f"{who} {name}")[::-1] for name, value in named.items()), strict=True)
-    for axis, (k, s, p, d) in zip(space, rows, strict=True):
-        require(min(k, s, d) >= 1, f"{who}: expected kernel_size, stride and dilation >= 1, got {k}, {s}, {d}")
-        require(0 <= p <= k // 2, f"{who}: expected padding from 0 to half of kernel_size={k}, got {p}")
+    rows = _geometry(who, len(space), kernel_size, stride, padding, dilation)
+    for axis, (k, s, p, d) in zip(space, reversed(rows), strict=True):
         room = x.shape[axis] + 2 * p - d * (k - 1) - 1
         out = (-(-room // s) if ceil_mode else room // s) + 1
         if ceil_mode and (out - 1) * s >= x.shape[axis] + p:
@@ -102,6 +101,26 @@ def _space(who: str, x: Array) -> range:
     """The axes of space, last first: so the first of equal maxima is that of the window in row-major order."""
     require(3 <= x.ndim <= 5, f"{who}: expected a channels-last input of rank 3, 4 or 5, got shape {x.shape}")
     return range(x.ndim - 2, 0, -1)
+
+
+def _geometry(
+    who: str, axes: int, kernel_size: Ints, stride: Ints | None, padding: Ints, dilation: Ints = 1
+) -> list[tuple[int, ...]]:
+    """(kernel, stride, padding, dilation) of each axis."""
+    stride = kernel_size if stride is None else stride
+    named = dict(kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation)
+    rows = list(zip(*(ntuple(value, axes, f"{who} {name}") for name, value in named.items()), strict=True))
+    for k, s, p, d in rows:
+        require(min(k, s, d) >= 1, f"{who}: expected kernel_size, stride and dilation >= 1, got {k}, {s}, {d}")
+        require(0 <= p <= k // 2, f"{who}: expected padding from 0 to half of kernel_size={k}, got {p}")
+    return rows
+
+
+def _sizes(who: str, axes: int, output_size: Sizes) -> tuple[int | None, ...]:
+    sizes = (output_size,) * axes if output_size is None or isinstance(output_size, int) else tuple(output_size)
+    require(len(sizes) == axes, f"{who}: expected one output_size or {axes}, got {output_size}")
+    require(all(size is None or size >= 1 for size in sizes), f"{who}: expected output_size >= 1, got {output_size}")
+    return sizes
 
 
 def _taps(
@@ -130,13 +149,10 @@ def _maximum(x: Array, axis: int) -> Array:
     return x.squeeze(axis)
 
 
-def _adaptive(who: str, x: Array, output_size: int | Sequence[int | None] | None, pool: Callable[..., Array]) -> Array:
+def _adaptive(who: str, x: Array, output_size: Sizes, pool: Callable[..., Array]) -> Array:
     space = _space(who, x)
-    sizes = (output_size,) * len(space) if output_size is None or isinstance(output_size, int) else output_size
-    require(len(sizes) == len(space), f"{who}: expected an output_size or {len(space)} of them, got {output_size}")
-    for axis, size in zip(space, sizes[::-1], strict=True):
+    for axis, size in zip(space, reversed(_sizes(who, len(space), output_size)), strict=True):
         if size is not None:
-            require(size >= 1, f"{who}: expected output_size >= 1, got {output_size}")
             x = jnp.concatenate([pool(part, axis=axis + 1) for part in _parts(x, axis, size)], axis)
     return x
 
@@ -170,7 +186,9 @@ class MaxPool(_Pool):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(not self.return_indices, f"{type(self).__name__}: expected return_indices=False, got True")
+        who = type(self).__name__
+        require(not self.return_indices, f"{who}: expected return_indices=False, got True")
+        _geometry(who, self.spatial, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         self.check_rank(x)
@@ -187,6 +205,10 @@ class AvgPool(_Pool):
     count_include_pad: bool = True
     divisor_override: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _geometry(type(self).__name__, self.spatial, self.kernel_size, self.stride, self.padding)
+
     def __call__(self, x: Array, train: bool = False) -> Array:
         self.check_rank(x)
         window = (self.kernel_size, self.stride, self.padding, self.ceil_mode)
@@ -196,7 +218,11 @@ class AvgPool(_Pool):
 class AdaptiveAvgPool(_Pool):
     """What ``AdaptiveAvgPool1d``, ``AdaptiveAvgPool2d`` and ``AdaptiveAvgPool3d`` share: see ``adaptive_avg_pool``."""
 
-    output_size: int | Sequence[int | None] | None
+    output_size: Sizes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _sizes(type(self).__name__, self.spatial, self.output_size)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         self.check_rank(x)
@@ -206,7 +232,11 @@ class AdaptiveAvgPool(_Pool):
 class AdaptiveMaxPool(_Pool):
     """What ``AdaptiveMaxPool1d``, ``AdaptiveMaxPool2d`` and ``AdaptiveMaxPool3d`` share: see ``adaptive_max_pool``."""
 
-    output_size: int | Sequence[int | None] | None
+    output_size: Sizes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _sizes(type(self).__name__, self.spatial, self.output_size)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         self.check_rank(x)

@@ -36,7 +36,10 @@ def interpolate(
         mode: "nearest", "nearest-exact", "linear" (rank 3), "bilinear", "bicubic" (rank 4) or "trilinear" (rank 5).
         align_corners: whether the centres of the corner pixels coincide, or (by default) their outer corners.
     """
-    _check(x, size, scale_factor, mode, align_corners)
+    _check("interpolate", size, scale_factor, mode, align_corners)
+    ranks = _MODES[mode].ranks
+    expected = f"interpolate: expected a channels-last input of rank {' or '.join(map(str, ranks))} for mode {mode!r}"
+    require(x.ndim in ranks, f"{expected}, got shape {x.shape}")
     wide = x if mode.startswith("nearest") else x.astype(accumulator(x.dtype))
     for axis, out, ratio in _lengths(x, size, scale_factor):
         position = _positions(x.shape[axis], out, ratio, mode, align_corners or False, wide.dtype)
@@ -44,15 +47,12 @@ def interpolate(
     return wide.astype(x.dtype)
 
 
-def _check(x: Array, size: Ints | None, scale_factor: Floats | None, mode: str, align_corners: bool | None) -> None:
-    require(mode in _MODES, f"interpolate: expected a mode of {', '.join(_MODES)}, got {mode!r}")
-    ranks = _MODES[mode].ranks
-    expected = f"interpolate: expected a channels-last input of rank {' or '.join(map(str, ranks))} for mode {mode!r}"
-    require(x.ndim in ranks, f"{expected}, got shape {x.shape}")
-    both = f"size={size} and scale_factor={scale_factor}"
-    require((size is None) != (scale_factor is None), f"interpolate: expected size or scale_factor, got {both}")
+def _check(who: str, size: Ints | None, scale: Floats | None, mode: str, align_corners: bool | None) -> None:
+    require(mode in _MODES, f"{who}: expected a mode of {', '.join(_MODES)}, got {mode!r}")
+    one = (size is None) != (scale is None)
+    require(one, f"{who}: expected size or scale_factor, got size={size} and scale_factor={scale}")
     centred = align_corners is None or not mode.startswith("nearest")
-    require(centred, f"interpolate: expected align_corners=None for mode {mode!r}, got {align_corners}")
+    require(centred, f"{who}: expected align_corners=None for mode {mode!r}, got {align_corners}")
 
 
 def _lengths(x: Array, size: Ints | None, scale_factor: Floats | None) -> Iterator[tuple[int, int, int | float | None]]:
@@ -62,7 +62,8 @@ def _lengths(x: Array, size: Ints | None, scale_factor: Floats | None) -> Iterat
     require(len(values) == x.ndim - 2, f"interpolate: expected one number or {x.ndim - 2}, got {given}")
     for axis, value in reversed(list(enumerate(values, 1))):
         out = int(x.shape[axis] * value) if size is None else int(value)
-        require(out >= 1, f"interpolate: expected an output of at least one pixel, got {given} for shape {x.shape}")
+        wanted = "interpolate: expected at least one pixel of input and output"
+        require(min(out, x.shape[axis]) >= 1, f"{wanted}, got {given} for shape {x.shape}")
         yield axis, out, value if size is None else None
 
 
@@ -72,8 +73,7 @@ def _positions(n: int, out: int, ratio: int | float | None, mode: str, align_cor
     i = np.arange(out, dtype=real)
     if align_corners:
         return i * (real(n - 1) / real(max(out - 1, 1)))
-    scaled = ratio and out / n not in _MODES[mode].snaps
-    scale = real(1 / ratio) if scaled else real(n) / real(out)
+    scale = real(n) / real(out) if ratio is None or out / n in _MODES[mode].snaps else real(1 / ratio)
     if mode == "nearest":
         return i * scale
     return (i + real(0.5)) * scale - real(0 if mode == "nearest-exact" else 0.5)
@@ -139,6 +139,10 @@ class Upsample(Module):
     mode: str = "nearest"
     align_corners: bool | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("Upsample", self.size, self.scale_factor, self.mode, self.align_corners)
+
     def __call__(self, x: Array, train: bool = False) -> Array:
         return interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
 
@@ -148,6 +152,10 @@ class UpsamplingBilinear2d(Module):
 
     size: Ints | None = None
     scale_factor: Floats | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check("UpsamplingBilinear2d", self.size, self.scale_factor, "bilinear", True)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         return interpolate(x, self.size, self.scale_factor, "bilinear", align_corners=True)

@@ -68,7 +68,7 @@ def _position(coordinate: Array, n: int, padding_mode: str, align_corners: bool)
     if padding_mode == "zeros":
         return position
     if padding_mode == "reflection":
-        position = _reflect(position, 0, n - 1) if align_corners else _reflect(position, -0.5, n - 0.5)
+        position = _reflect(position, 0.0, n - 1.0) if align_corners else _reflect(position, -0.5, n - 0.5)
     return jnp.where(position >= n - 1, n - 1, jnp.where(position > 0, position, 0))
 
 

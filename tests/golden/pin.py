@@ -1,5 +1,6 @@
 """Pin key lists of published code: ``python -m tests.golden.pin FOLDER NAME...`` reads FOLDER/NAME.txt, lines such as
-``conv1.weight (64, 3, 7, 7) float32``, and writes NAME.json beside this file."""
+``conv1.weight (64, 3, 7, 7) float32``, and writes NAME.json beside this file. NAME:PREFIX pins what lies under PREFIX
+of NAME.txt, one block of a network, as NAME.PREFIX.json."""
 
 import argparse
 import ast
@@ -16,10 +17,13 @@ def main() -> None:
     parser.add_argument("names", nargs="+")
     arguments = parser.parse_args()
     for name in arguments.names:
-        lines = (arguments.folder / f"{name}.txt").read_text().splitlines()
-        keys = dict(LINE.fullmatch(line).groups() for line in lines)
+        source, _, prefix = name.partition(":")
+        start = prefix and f"{prefix}."
+        lines = (arguments.folder / f"{source}.txt").read_text().splitlines()
+        pairs = [LINE.fullmatch(line).groups() for line in lines]
+        keys = {key.removeprefix(start): shape for key, shape in pairs if key.startswith(start)}
         rows = [f'  "{key}": {json.dumps(list(ast.literal_eval(shape)))}' for key, shape in keys.items()]
-        Path(__file__).with_name(f"{name}.json").write_text("{\n" + ",\n".join(rows) + "\n}\n")
+        Path(__file__).with_name(f"{name.replace(':', '.')}.json").write_text("{\n" + ",\n".join(rows) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from torch_ref.blocks.resnet import CifarBasicBlock
+
 
 class SELayer(nn.Module):
-    def __init__(self, channel, reduction=16):
+    def __init__(self, channel, reduction=16, bias=False):
         super().__init__()
         hidden = channel // reduction
-        self.fc = nn.Sequential(
-            nn.Linear(channel, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channel, bias=False), nn.Sigmoid()
-        )
+        squeeze = nn.Linear(channel, hidden, bias)
+        excite = nn.Linear(hidden, channel, bias)
+        self.fc = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.fc(x.mean((2, 3)))
@@ -87,3 +89,14 @@ class SEBottleneck(_SEBlock):
         y = relu(self.bn2(self.conv2(y)))
         y = self.se(self.bn3(self.conv3(y)))
         return relu(y + self.shortcut(x))
+
+
+class CifarSEBasicBlock(CifarBasicBlock):
+    def __init__(self, inplanes, planes, stride=1, reduction=16):
+        super().__init__(inplanes, planes, stride)
+        self.se = SELayer(planes, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = relu(self.bn1(self.conv1(x)))
+        y = self.se(self.bn2(self.conv2(y)))
+        return relu(y + self.downsample(x))

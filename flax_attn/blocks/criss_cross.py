@@ -1,0 +1,203 @@
+"""Criss-Cross Attention for Semantic Segmentation - Huang, Wang, Wei et al. 2020, https://arxiv.org/abs/1811.11721
+
+Status: speedinghzl/CCNet. Not scaled by 1/sqrt(d), as published. Upstream's 3D form counts the position itself twice
+and permutes one axis wrongly; ``CrissCrossAttention3D`` attends along the three axes, itself counted once.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
+from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, init, require, softmax
+
+Image = Float[Array, "n h w c"]
+Row = Float[Array, "n h w w"]
+Column = Float[Array, "n h w h"]
+
+
+def criss_cross_attention(
+    query: Float[Array, "n h w d"],
+    key: Float[Array, "n h w d"],
+    value: Image,
+    *,
+    attention_weights: bool = False,
+    mesh_axis: str | None = None,
+) -> Image | tuple[Image, Row, Column]:
+    """The mean of ``value`` over the row and the column of each position, weighted by softmax(query . key).
+
+    A position counts itself once, in its row. Nothing larger than the weights, h*w*(h + w), is made, and beside the
+    arguments only they are kept for the gradient (``jax.checkpoint`` drops them too). Sums are float32 at least.
+
+    Args:
+        attention_weights: return also what each position gives to its row (n, h, w, w) and to its column (n, h, w, h).
+        mesh_axis: the mesh axis that h is sharded over; the column pass is then sharded over w, an all-to-all each way.
+            Not needed under a mesh of explicit axes.
+    """
+    turned = partial(turn, mesh_axis=mesh_axis)
+    row = einsum("nhwd,nhvd->nhwv", query, key, wide=True)
+    column = einsum("nwhd,nwgd->nwhg", turned(query), turned(key), wide=True)
+    column += own_position(column.shape[-1])
+    row, column = joint_softmax(row, column, value.dtype, mesh_axis)
+    along_row = einsum("nhwv,nhvc->nhwc", row, value)
+    along_column = einsum("nwhg,nwgc->nwhc", column, turned(value))
+    out = along_row + turned(along_column)
+    return (out, row, turned(column)) if attention_weights else out
+
+
+def turn(x: Float[Array, "n a b ..."], mesh_axis: str | None = None) -> Float[Array, "n b a ..."]:
+    """Rows to columns or back; the axis of the mesh that axis 1 was sharded over, the new axis 1 is sharded over."""
+    spec = jax.typeof(x).sharding.spec
+    x = x.swapaxes(1, 2)
+    if any(spec):
+        return jax.sharding.reshard(x, spec)
+    if mesh_axis is None:
+        return x
+    free = P.UNCONSTRAINED
+    return lax.with_sharding_constraint(x, P(free, mesh_axis, None, *[free] * (x.ndim - 3)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def joint_softmax(
+    row: Float[Array, "n h w w"], column: Float[Array, "n w h h"], dtype: DTypeLike, mesh_axis: str | None
+) -> tuple[Float[Array, "n h w w"], Float[Array, "n w h h"]]:
+    """Softmax over both last axes together, by one shared maximum and one shared denominator."""
+    turned = partial(turn, mesh_axis=mesh_axis)
+    top = jnp.maximum(row.max(-1), turned(column.max(-1)))
+    row, column = jnp.exp(row - top[..., None]), jnp.exp(column - turned(top)[..., None])
+    total = row.sum(-1) + turned(column.sum(-1))
+    return (row / total[..., None]).astype(dtype), (column / turned(total)[..., None]).astype(dtype)
+
+
+@joint_softmax.defjvp
+def _joint_softmax_jvp(dtype, mesh_axis, primals, tangents):  # type: ignore[no-untyped-def]
+    weights = joint_softmax(*primals, dtype, mesh_axis)
+
+    @jax.checkpoint
+    def tangent(row: Array, column: Array, d_row: Array, d_column: Array) -> tuple[Array, Array]:
+        mean = (row * d_row).sum(-1) + turn((column * d_column).sum(-1), mesh_axis)
+        d_row, d_column = row * (d_row - mean[..., None]), column * (d_column - turn(mean, mesh_axis)[..., None])
+        return d_row.astype(dtype), d_column.astype(dtype)
+
+    return weights, tangent(*weights, *tangents)
+
+
+def own_position(size: int) -> np.ndarray:
+    """(size, size), to add to energies: -inf where a position meets itself, 0 elsewhere."""
+    return np.where(np.eye(size, dtype=bool), -np.inf, 0).astype(np.float32)
+
+
+def ca_weight(query: Float[Array, "n h w d"], key: Float[Array, "n h w d"]) -> Float[Array, "n h w e"]:
+    """Energies in the order of the published kernels: w of the row, then h - 1 of the column without the position."""
+    row = einsum("nhwd,nhvd->nhwv", query, key)
+    column = einsum("nhwd,ngwd->nhwg", query, key)
+    return jnp.concatenate([row, jnp.take_along_axis(column, others(query.shape[1])[None, :, None], -1)], -1)
+
+
+def ca_map(weight: Float[Array, "n h w e"], value: Image) -> Image:
+    """The sum of ``value`` over row and column, weighted in the order of ``ca_weight``."""
+    h, w = value.shape[1:3]
+    column = einsum("nhwe,nhewc->nhwc", weight[..., w:], value[:, others(h)])
+    return einsum("nhwv,nhvc->nhwc", weight[..., :w], value) + column
+
+
+def others(h: int) -> np.ndarray:
+    """(h, h - 1): in row y all numbers below h but y."""
+    return np.array([[i for i in range(h) if i != y] for y in range(h)], dtype=int).reshape(h, h - 1)
+
+
+class CrissCrossAttention(Module):
+    """Add to each position of x the values of its row and column, weighted by query-key products, times ``gamma``."""
+
+    in_dim: int
+    mesh_axis: str | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.in_dim >= 8, f"CrissCrossAttention: expected in_dim >= 8, got {self.in_dim}")
+
+    def setup(self) -> None:
+        self.query_conv = Conv2d(self.in_dim, self.in_dim // 8, 1)
+        self.key_conv = Conv2d(self.in_dim, self.in_dim // 8, 1)
+        self.value_conv = Conv2d(self.in_dim, self.in_dim, 1)
+        self.gamma = self.parameter("gamma", init.zeros, (1,))
+
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Image | tuple[Image, Row, Column]:
+        x, gamma = self.promote(x, self.gamma)
+        projected = self.query_conv(x), self.key_conv(x), self.value_conv(x)
+        out, row, column = criss_cross_attention(*projected, attention_weights=True, mesh_axis=self.mesh_axis)
+        y = gamma * out + x
+        return (y, row, column) if attention_weights else y
+
+
+class CrissCrossAttention3D(Module):
+    """The same along the three axes of x (n, d, h, w, c)."""
+
+    in_dim: int
+
+    def setup(self) -> None:
+        self.query_conv = Conv3d(self.in_dim, self.in_dim // 8, 1)
+        self.key_conv = Conv3d(self.in_dim, self.in_dim // 8, 1)
+        self.value_conv = Conv3d(self.in_dim, self.in_dim, 1)
+        self.gamma = self.parameter("gamma", init.zeros, (1,))
+
+    def __call__(self, x: Float[Array, "n d h w c"], train: bool = False) -> Float[Array, "n d h w c"]:
+        x, gamma = self.promote(x, self.gamma)
+        query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
+        d, h = x.shape[1:3]
+        depth = einsum("ndhwc,nehwc->ndhwe", query, key, wide=True)
+        depth += own_position(d)[:, None, None]
+        column = einsum("ndhwc,ndgwc->ndhwg", query, key, wide=True)
+        column += own_position(h)[:, None]
+        row = einsum("ndhwc,ndhvc->ndhwv", query, key, wide=True)
+        weights = softmax(jnp.concatenate([depth, column, row], -1)).astype(x.dtype)
+        out = einsum("ndhwe,nehwc->ndhwc", weights[..., :d], value)
+        out += einsum("ndhwg,ndgwc->ndhwc", weights[..., d : d + h], value)
+        out += einsum("ndhwv,ndhvc->ndhwc", weights[..., d + h :], value)
+        return gamma * out + x
+
+
+class RCCAModule(Module):
+    """Class scores of x (n, h, w, in_channels): criss-cross attention ``recurrence`` times between convolutions.
+
+    Args:
+        inplace_abn: scale by |weight| + eps as InPlaceABN does; False for a checkpoint that plain BatchNorm was trained
+            with, or whose weights have been replaced so.
+    """
+
+    in_channels: int
+    out_channels: int
+    num_classes: int
+    inplace_abn: bool = True
+
+    def setup(self) -> None:
+        inner = self.in_channels // 4
+        norm = InPlaceABN if self.inplace_abn else ABN
+        self.conva = Sequential([Conv2d(self.in_channels, inner, 3, padding=1, bias=False), norm(inner)])
+        self.cca = CrissCrossAttention(inner)
+        self.convb = Sequential([Conv2d(inner, inner, 3, padding=1, bias=False), norm(inner)])
+        self.bottleneck = Sequential(
+            [
+                Conv2d(self.in_channels + inner, self.out_channels, 3, padding=1, bias=False),
+                norm(self.out_channels),
+                Dropout2d(0.1),
+                Conv2d(self.out_channels, self.num_classes, 1),
+            ]
+        )
+
+    def __call__(self, x: Image, recurrence: int = 1, train: bool = False) -> Float[Array, "n h w k"]:
+        x = self.cast(x)
+        y = self.conva(x, train)
+        for _ in range(recurrence):
+            y = self.cca(y)
+        y = self.convb(y, train)
+        return self.bottleneck(jnp.concatenate([x, y], -1), train)

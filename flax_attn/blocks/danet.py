@@ -1,0 +1,97 @@
+"""Dual Attention Network for Scene Segmentation - Fu, Liu, Tian et al. 2019, https://arxiv.org/abs/1809.02983
+
+Status: junfu1115/DANet. Its channel attention subtracts the energy from its row maximum, so that UNLIKE channels get
+the larger weight; the paper does not. Neither attention is scaled.
+"""
+
+from jaxtyping import Array, Float
+
+from flax_attn.layers import (
+    BatchNorm2d,
+    Conv2d,
+    Dropout2d,
+    Module,
+    Sequential,
+    einsum,
+    init,
+    relu,
+    require,
+    softmax,
+)
+
+Image = Float[Array, "n h w c"]
+Scores = Float[Array, "n h w k"]
+
+
+class PAM_Module(Module):
+    """Add to each position of x the values of all positions, weighted by query-key products, times ``gamma``."""
+
+    in_dim: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.in_dim >= 8, f"PAM_Module: expected in_dim >= 8, got {self.in_dim}")
+
+    def setup(self) -> None:
+        self.query_conv = Conv2d(self.in_dim, self.in_dim // 8, 1)
+        self.key_conv = Conv2d(self.in_dim, self.in_dim // 8, 1)
+        self.value_conv = Conv2d(self.in_dim, self.in_dim, 1)
+        self.gamma = self.parameter("gamma", init.zeros, (1,))
+
+    def __call__(self, x: Image, train: bool = False) -> Image:
+        x, gamma = self.promote(x, self.gamma)
+        energy = einsum("nhwc,nijc->nhwij", self.query_conv(x), self.key_conv(x), wide=True)
+        attention = softmax(energy, (-2, -1)).astype(x.dtype)
+        return gamma * einsum("nhwij,nijc->nhwc", attention, self.value_conv(x)) + x
+
+
+class CAM_Module(Module):
+    """Add to each channel of x all channels, weighted by how unlike they are, times ``gamma``."""
+
+    in_dim: int
+
+    def setup(self) -> None:
+        self.gamma = self.parameter("gamma", init.zeros, (1,))
+
+    def __call__(self, x: Image, train: bool = False) -> Image:
+        x, gamma = self.promote(x, self.gamma)
+        energy = einsum("nhwc,nhwk->nck", x, x, wide=True)
+        attention = softmax(energy.max(-1, keepdims=True) - energy).astype(x.dtype)
+        return gamma * einsum("nck,nhwk->nhwc", attention, x) + x
+
+
+class DANetHead(Module):
+    """Class scores of x (n, h, w, in_channels): from both attentions, from the position one, from the channel one."""
+
+    in_channels: int
+    out_channels: int
+    norm_layer: type[Module] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.in_channels >= 32, f"DANetHead: expected in_channels >= 32, got {self.in_channels}")
+
+    def setup(self) -> None:
+        inner = self.in_channels // 4
+        self.conv5a = self.conv_bn(self.in_channels, inner)
+        self.conv5c = self.conv_bn(self.in_channels, inner)
+        self.sa = PAM_Module(inner)
+        self.sc = CAM_Module(inner)
+        self.conv51 = self.conv_bn(inner, inner)
+        self.conv52 = self.conv_bn(inner, inner)
+        self.conv6 = self.classify(inner)
+        self.conv7 = self.classify(inner)
+        self.conv8 = self.classify(inner)
+
+    def conv_bn(self, inputs: int, outputs: int) -> Sequential:
+        norm = self.norm_layer or BatchNorm2d
+        return Sequential([Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), relu])
+
+    def classify(self, inputs: int) -> Sequential:
+        return Sequential([Dropout2d(0.1), Conv2d(inputs, self.out_channels, 1)])
+
+    def __call__(self, x: Image, train: bool = False) -> tuple[Scores, Scores, Scores]:
+        position = self.conv51(self.sa(self.conv5a(x, train), train), train)
+        channel = self.conv52(self.sc(self.conv5c(x, train), train), train)
+        both = self.conv8(position + channel, train)
+        return both, self.conv6(position, train), self.conv7(channel, train)

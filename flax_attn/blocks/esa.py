@@ -1,0 +1,169 @@
+"""Lesion-aware Dynamic Kernel for Polyp Segmentation - Zhang et al. 2022, https://arxiv.org/abs/2301.04904
+
+Status: ReaFly/LDNet, whose names are ``ESA_layer``, ``ESA_blcok``, ``LCA_layer`` and ``LCA_blcok``. There is no norm in
+front of the attention. ``LCA`` has one key, to which each pixel pays all its attention: its queries and keys are dead,
+here as upstream.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_attn.layers import (
+    Conv2d,
+    Dropout,
+    LayerNorm,
+    Linear,
+    Module,
+    Sequential,
+    adaptive_avg_pool,
+    einsum,
+    gelu,
+    require,
+    sigmoid,
+    softmax,
+)
+
+Image = Float[Array, "n h w c"]
+Mask = Float[Array, "n h w 1"]
+Tokens = Float[Array, "n l c"]
+
+
+def tokens(x: Image) -> Tokens:
+    """One row a pixel, in row-major order."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def mask_pool(x: Image, mask: Mask) -> Float[Array, "n 1 c"]:
+    """The mean of x, weighted by the sigmoid of ``mask``; what it covers hardly any of gives almost 0."""
+    weight = sigmoid(mask)
+    total = einsum("nhwc,nhwi->nic", x, weight, wide=True)
+    return (total / (weight.sum((1, 2), dtype=total.dtype)[:, None] + 0.0005)).astype(x.dtype)
+
+
+class PPM(Module):
+    """Pool x to squares of ``pooling_sizes`` pixels a side, one after the other in one row of tokens."""
+
+    pooling_sizes: Sequence[int] = (1, 3, 5)
+
+    def __call__(self, x: Image, train: bool = False) -> Tokens:
+        x = self.cast(x)
+        return jnp.concatenate([tokens(adaptive_avg_pool(x, size)) for size in self.pooling_sizes], 1)
+
+
+class _Attention(Module):
+    dim: int
+    heads: int = 8
+    dim_head: int = 64
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        got = f"{self.heads}, {self.dim_head}"
+        require(min(self.heads, self.dim_head) >= 1, f"{type(self).__name__}: expected heads, dim_head >= 1, got {got}")
+
+    def setup(self) -> None:
+        inner = self.heads * self.dim_head
+        same = self.heads == 1 and self.dim_head == self.dim
+        self.to_qkv = Conv2d(self.dim, 3 * inner, 1, bias=False)
+        self.to_out = Sequential([] if same else [Linear(inner, self.dim), Dropout(self.dropout)])
+
+    def attend(self, x: Image, pool: Callable[[Image], Tokens], train: bool) -> Tokens:
+        """From every pixel of x to what ``pool`` makes of keys and values."""
+        query, key, value = jnp.split(self.to_qkv(x), 3, -1)
+        q, k, v = (self.split_heads(t) for t in (tokens(query), pool(key), pool(value)))
+        logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) * self.dim_head**-0.5
+        y = einsum("nhqk,nkhd->nqhd", softmax(logits).astype(v.dtype), v)
+        return self.to_out(y.reshape(*y.shape[:2], -1), train)
+
+    def split_heads(self, x: Tokens) -> Float[Array, "n l h d"]:
+        return x.reshape(*x.shape[:2], self.heads, self.dim_head)
+
+
+class ESA(_Attention):
+    """Self-attention from every pixel of x to its 1 + 9 + 25 pooled pixels; returns tokens, not an image."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.ppm = PPM()
+
+    def __call__(self, x: Image, train: bool = False) -> Tokens:
+        return self.attend(x, self.ppm, train)
+
+
+class LCA(_Attention):
+    """A projection of the mean of x where ``mask`` is high, at every pixel; returns tokens, not an image.
+
+    ``mask`` (n, h, w, 1) are the log-odds of what to look at; any other shape raises ValueError.
+    """
+
+    def __call__(self, x: Image, mask: Array, train: bool = False) -> Tokens:
+        expected = (*x.shape[:3], 1)
+        require(mask.shape == expected, f"LCA: expected a mask of shape {expected}, got {mask.shape}")
+        mask = self.cast(mask)
+        return self.attend(x, lambda y: mask_pool(y, mask), train)
+
+
+class _FeedForward(Module):
+    dim: int
+    hidden: int
+    dropout: float
+
+    def setup(self) -> None:
+        layers = [Linear(self.dim, self.hidden), gelu, Dropout(self.dropout)]
+        self.net = Sequential([*layers, Linear(self.hidden, self.dim), Dropout(self.dropout)])
+
+    def __call__(self, x: Tokens, train: bool = False) -> Tokens:
+        return self.net(x, train)
+
+
+class _PreNorm(Module):
+    dim: int
+    hidden: int
+    dropout: float
+
+    def setup(self) -> None:
+        self.norm = LayerNorm(self.dim)
+        self.fn = _FeedForward(self.dim, self.hidden, self.dropout)
+
+    def __call__(self, x: Tokens, train: bool = False) -> Tokens:
+        return self.fn(self.norm(x), train)
+
+
+class _Block(Module):
+    dim: int
+    heads: int = 8
+    dim_head: int = 64
+    mlp_dim: int = 512
+    dropout: float = 0.0
+
+    def setup(self) -> None:
+        self.ff = _PreNorm(self.dim, self.mlp_dim, self.dropout)
+
+    def add(self, attended: Tokens, x: Image, train: bool) -> Image:
+        """x plus the attention, and to that its feed-forward."""
+        t = attended + tokens(self.cast(x))
+        return (self.ff(t, train) + t).reshape(x.shape)
+
+
+class ESABlock(_Block):
+    """Add to x its ESA, and to that a feed-forward network of its LayerNorm."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.ESAlayer = ESA(self.dim, self.heads, self.dim_head, self.dropout)
+
+    def __call__(self, x: Image, train: bool = False) -> Image:
+        return self.add(self.ESAlayer(x, train), x, train)
+
+
+class LCABlock(_Block):
+    """Add to x its LCA under ``mask`` (n, h, w, 1), and to that a feed-forward network of its LayerNorm."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.LCAlayer = LCA(self.dim, self.heads, self.dim_head, self.dropout)
+
+    def __call__(self, x: Image, mask: Array, train: bool = False) -> Image:
+        return self.add(self.LCAlayer(x, mask, train), x, train)

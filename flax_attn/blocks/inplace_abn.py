@@ -1,0 +1,34 @@
+"""In-Place Activated BatchNorm - Rota Bulo, Porzi, Kontschieder 2018, https://arxiv.org/abs/1712.02616
+
+Status: mapillary/inplace_abn, whose kernels scale by |weight| + eps where BatchNorm scales by weight. Nothing is in
+place here; that was for memory. In a checkpoint for plain BatchNorm the weight must become |weight| + eps.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_attn.layers import BatchNorm2d, leaky_relu, require
+
+
+class ABN(BatchNorm2d):
+    """BatchNorm of x (n, h, w, c), then ``activation``: "leaky_relu" with slope ``activation_param``, or "identity"."""
+
+    activation: str = "leaky_relu"
+    activation_param: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = ("leaky_relu", "identity")
+        who, got = type(self).__name__, self.activation
+        require(got in known, f"{who}: expected activation 'leaky_relu' or 'identity', got {got!r}")
+
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+        y = super().__call__(x, train)
+        return y if self.activation == "identity" else leaky_relu(y, self.activation_param)
+
+
+class InPlaceABN(ABN):
+    """``ABN`` that scales by |weight| + eps."""
+
+    def gain(self, scale: Array) -> Array:
+        return jnp.abs(scale) + self.eps

@@ -1,0 +1,156 @@
+"""Scale-Aware Modulation Meet Transformer - Lin, Wu, Chen, Huang, Jin 2023, https://arxiv.org/abs/2307.08579
+
+Status: AFeng-x/SMT. Upstream's one class ``Attention`` is two here: ``SAM`` is its ``ca_attention=1`` and
+``SAMAttention`` its ``ca_attention=0``; keys are upstream's, arguments that a class has no use for are gone. In its
+detection and segmentation copies the key ``local_conv`` of the latter is called ``dw_conv``.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_attn.layers import (
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Linear,
+    Module,
+    einsum,
+    gelu,
+    init,
+    require,
+    softmax,
+)
+
+Tokens = Float[Array, "n l c"]
+Image = Float[Array, "n h w c"]
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> Linear:
+    """Weights N(0, 0.02), bias 0."""
+    return Linear(inputs, outputs, bias, kernel_init=init.normal(0.02), bias_init=init.zeros)
+
+
+def conv(inputs: int, outputs: int, kernel_size: int, groups: int = 1) -> Conv2d:
+    """Weights N(0, 2/fan) with what leaves a group as the fan, bias 0; keeps height and width."""
+    normal = init.normal(math.sqrt(2 * groups / (kernel_size**2 * outputs)))
+    arguments = (inputs, outputs, kernel_size, 1, kernel_size // 2, 1, groups)
+    return Conv2d(*arguments, kernel_init=normal, bias_init=init.zeros)
+
+
+def image(who: str, x: Tokens, H: int, W: int) -> Image:
+    """The tokens laid out row by row on H rows and W columns."""
+    require(x.shape[1] == H * W, f"{who}: expected H * W = {H} * {W} tokens, got {x.shape[1]}")
+    return x.reshape(x.shape[0], H, W, x.shape[2])
+
+
+class SAM(Module):
+    """Multiply a projection of the tokens x by a modulator: each head looks through a depthwise convolution of its own
+    size (3, 5, 7, ...), then a 1x1 convolution mixes the heads of each channel, and another one all channels.
+
+    Raises ValueError when ``ca_num_heads`` does not divide ``dim`` and for a number of tokens other than H * W.
+    """
+
+    dim: int
+    ca_num_heads: int = 4
+    qkv_bias: bool = False
+    proj_drop: float = 0.0
+    expand_ratio: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        dim, heads = self.dim, self.ca_num_heads
+        require(heads >= 1 and dim % heads == 0, f"SAM: expected ca_num_heads to divide dim={dim}, got {heads}")
+
+    def setup(self) -> None:
+        dim, heads, wide = self.dim, self.ca_num_heads, self.dim * self.expand_ratio
+        each = dim // heads
+        self.v = linear(dim, dim, self.qkv_bias)
+        self.s = linear(dim, dim, self.qkv_bias)
+        for i in range(1, heads + 1):
+            setattr(self, f"local_conv_{i}", conv(each, each, 2 * i + 1, groups=each))
+        self.proj0 = conv(dim, wide, 1, groups=each)
+        self.bn = BatchNorm2d(wide)
+        self.proj1 = conv(wide, dim, 1)
+        self.proj = linear(dim, dim)
+        self.dropout = Dropout(self.proj_drop)
+
+    def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
+        s = jnp.split(image("SAM", self.s(x), H, W), self.ca_num_heads, -1)
+        s = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(s, 1)]
+        y = jnp.stack(s, -1).reshape(x.shape[0], H, W, self.dim)  # channel-major: the heads of a channel lie together
+        modulator = self.proj1(gelu(self.bn(self.proj0(y), train)))
+        return self.dropout(self.proj(modulator.reshape(x.shape) * self.v(x)), train)
+
+
+class SAMAttention(Module):
+    """Multi-head self-attention of the tokens x, plus a depthwise 3x3 convolution of their values.
+
+    Raises ValueError when ``sa_num_heads`` does not divide ``dim`` and for a number of tokens other than H * W.
+    """
+
+    dim: int
+    sa_num_heads: int = 8
+    qkv_bias: bool = False
+    qk_scale: float | None = None
+    attn_drop: float = 0.0
+    proj_drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        dim, heads = self.dim, self.sa_num_heads
+        divides = heads >= 1 and dim % heads == 0
+        require(divides, f"SAMAttention: expected sa_num_heads to divide dim={dim}, got {heads}")
+
+    def setup(self) -> None:
+        self.q = linear(self.dim, self.dim, self.qkv_bias)
+        self.attn_dropout = Dropout(self.attn_drop)
+        self.kv = linear(self.dim, 2 * self.dim, self.qkv_bias)
+        self.local_conv = conv(self.dim, self.dim, 3, groups=self.dim)
+        self.proj = linear(self.dim, self.dim)
+        self.proj_dropout = Dropout(self.proj_drop)
+
+    def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
+        key, value = jnp.split(self.kv(x), 2, -1)
+        q, k, v = (t.reshape(*x.shape[:2], self.sa_num_heads, -1) for t in (self.q(x), key, value))
+        scale = self.qk_scale or q.shape[-1] ** -0.5
+        attn = softmax(einsum("nqhd,nkhd->nhqk", q, k, wide=True) * scale).astype(v.dtype)
+        y = einsum("nhqk,nkhd->nqhd", self.attn_dropout(attn, train), v).reshape(x.shape)
+        local = self.local_conv(image("SAMAttention", value, H, W)).reshape(x.shape)
+        return self.proj_dropout(self.proj(y + local), train)
+
+
+class _DWConv(Module):
+    dim: int
+
+    def setup(self) -> None:
+        self.dwconv = conv(self.dim, self.dim, 3, groups=self.dim)
+
+    def __call__(self, x: Tokens, H: int, W: int) -> Tokens:
+        return self.dwconv(image("Mlp", x, H, W)).reshape(x.shape)
+
+
+class Mlp(Module):
+    """Two linear layers; between them GELU of the tokens plus a depthwise 3x3 convolution of them.
+
+    ``hidden_features`` and ``out_features`` are ``in_features`` when None.
+    """
+
+    in_features: int
+    hidden_features: int | None = None
+    out_features: int | None = None
+    drop: float = 0.0
+
+    def setup(self) -> None:
+        hidden = self.hidden_features or self.in_features
+        self.fc1 = linear(self.in_features, hidden)
+        self.dwconv = _DWConv(hidden)
+        self.fc2 = linear(hidden, self.out_features or self.in_features)
+        self.dropout1 = Dropout(self.drop)
+        self.dropout2 = Dropout(self.drop)
+
+    def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Float[Array, "n l c2"]:
+        x = self.fc1(x)
+        x = self.dropout1(gelu(x + self.dwconv(x, H, W)), train)
+        return self.dropout2(self.fc2(x), train)

@@ -1,0 +1,96 @@
+"""Plants one bug at a time in a copy of the project and fails if the suite passes: ``python -m tests.mutate [WORD]``.
+
+WORD keeps the mutations whose name contains it.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutation(NamedTuple):
+    """Replace ``old``, which must be there, by ``new`` in ``file``; ``tests`` must then fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str = "tests/test_parity.py"
+
+
+MUTATIONS = [
+    Mutation("biased running variance", "flax_attn/layers/norm.py", "var * (n / (n - 1))", "var"),
+    Mutation("momentum of the old value", "flax_attn/layers/norm.py", "(1 - self.momentum) * old", "0.9999 * old"),
+    Mutation("BatchNorm eps 1.1e-5", "flax_attn/layers/norm.py", "eps: float = 1e-5", "eps: float = 1.1e-5"),
+    Mutation("std with ddof 0", "flax_attn/layers/norm.py", "square / (n - 1)", "square / n"),
+    Mutation(
+        "tanh GELU",
+        "flax_attn/layers/activation.py",
+        "(0.5 * wide * (1 + lax.erf(wide / math.sqrt(2))))",
+        "jax.nn.gelu(wide)",
+        "tests/test_layers_misc.py",
+    ),
+    Mutation("untransposed Linear", "convert/rules.py", "return (1, 0)", "return (0, 1)"),
+    Mutation(
+        "swapped H and W of a kernel", "convert/rules.py", "(*range(2, ndim), 1, 0)", "(*range(2, ndim)[::-1], 1, 0)"
+    ),
+    Mutation("flatten channels last", "flax_attn/layers/shape.py", "jnp.moveaxis(x, -1, 1).reshape", "x.reshape"),
+    Mutation(
+        "dropped key",
+        "convert/rules.py",
+        'DROPPED = ("num_batches_tracked",)',
+        'DROPPED = ("num_batches_tracked", "running_mean")',
+        "tests/test_state_dict.py tests/test_golden.py",
+    ),
+    Mutation(
+        "softmax over queries", "flax_attn/blocks/non_local.py", "softmax(self.scores(x))", "softmax(self.scores(x), 1)"
+    ),
+    Mutation(
+        "a gate before the BatchNorm",
+        "flax_attn/blocks/se.py",
+        "self.se(self.bn2(self.conv2(y), train))",
+        "self.bn2(self.se(self.conv2(y)), train)",
+    ),
+    Mutation(
+        "default initialisation of W",
+        "torch_ref/blocks/non_local.py",
+        "nn.init.zeros_(layer.weight)",
+        "pass",
+        "tests/test_init.py",
+    ),
+]
+
+
+def survives(mutation: Mutation, folder: Path) -> bool:
+    """Whether the tests still pass with the bug in ``folder``, a copy of the project."""
+    path = folder / mutation.file
+    source = path.read_text()
+    assert mutation.old in source, f"{mutation.name}: {mutation.old!r} is not in {mutation.file}"
+    path.write_text(source.replace(mutation.old, mutation.new, 1))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *mutation.tests.split()]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    path.write_text(source)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"{mutation.name}: pytest stopped with {done.returncode}\n{done.stdout[-2000:]}")
+    print(
+        f"{'SURVIVED' if done.returncode == 0 else 'caught':8} {mutation.name}: {done.stdout.strip().splitlines()[-1]}"
+    )
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Run every mutation; the number that survived."""
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "copy"
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".*cache", "__pycache__", ".venv*"))
+        return sum(survives(mutation, folder) for mutation in MUTATIONS if word in mutation.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What PyTorch itself lacks of flax_attn.layers."""
