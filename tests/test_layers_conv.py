@@ -11,7 +11,7 @@ from flax_attn import layers
 from tests.layers import check_layer, check_refusal, normal, trace
 
 SIZES = {1: (9,), 2: (7, 9), 3: (5, 7, 6)}
-CHANNELS, OUT, DRAWS = 4, 8, 10
+CHANNELS, OUT, DRAWS = 4, 8, 8
 
 
 def geometries(spatial, transposed):

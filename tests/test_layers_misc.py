@@ -206,13 +206,13 @@ every_layer = pytest.mark.parametrize(("layer", "shape"), ALL, ids=lambda v: typ
 @every_layer
 def test_jit_vmap_and_bfloat16(layer, shape):
     xs = array(3, *shape)
-    variables = layer.init(jax.random.key(0), xs[0])
+    variables = jax.jit(layer.init)(jax.random.key(0), xs[0])
     apply = lambda x: layer.apply(variables, x)  # noqa: E731
     jitted = jax.jit(apply)
     assert_close(jitted(xs[0]), apply(xs[0]))
     for x, y in zip(xs, jax.jit(jax.vmap(apply))(xs), strict=True):
         assert_close(y, jitted(x))
-    half = layer.clone(dtype=jnp.bfloat16).apply(variables, xs[0])
+    half = jax.jit(layer.clone(dtype=jnp.bfloat16).apply)(variables, xs[0])
     assert half.dtype == jnp.bfloat16
     assert_close(half, jitted(xs[0]), "bfloat16")
 

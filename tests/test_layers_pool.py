@@ -106,12 +106,10 @@ def test_the_first_of_equal_maxima_gets_the_gradient(name):
     check_function(ours, lambda t: theirs(name, 2)(t, *arguments), x)
 
 
-@pytest.mark.parametrize("output_size", [1, 3, 5, 6, 13])
+@pytest.mark.parametrize("output_size", [1, 4, 8])
 @pytest.mark.parametrize("spatial", SIZES)
 @pytest.mark.parametrize("name", ["adaptive_avg_pool", "adaptive_max_pool"])
 def test_adaptive_pools(name, spatial, output_size):
-    if spatial == 3 and output_size == 13:
-        output_size = 6
     x = normal(2, *SIZES[spatial], 2)
     check_values(lambda x: getattr(layers, name)(x, output_size), lambda t: theirs(name, spatial)(t, output_size), x)
 
@@ -150,11 +148,11 @@ def test_integers_have_a_maximum():
 @pytest.mark.parametrize("name", ["max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool"])
 def test_jit_vmap_and_float32(name):
     pool = lambda x: getattr(layers, name)(x, 3)  # noqa: E731
-    xs = array(2, 2, 7, 10, 3)
+    xs = array(2, 2, 4, 5, 3)
     for x, y in zip(xs, jax.jit(jax.vmap(pool))(xs), strict=True):
         assert_close(y, jax.jit(pool)(x))
     assert_close(jax.jit(pool)(xs[0]), pool(xs[0]))
-    check_function(pool, lambda t: theirs(name, 2)(t, 3), normal(2, 7, 10, 3, dtype="float32"))
+    check_function(pool, lambda t: theirs(name, 2)(t, 3), normal(2, 4, 5, 3, dtype="float32"))
 
 
 MODULES = [

@@ -40,9 +40,14 @@ def check(x, places, mode, padding_mode, align_corners):
 
 
 @every_way
-@pytest.mark.parametrize("size", [(5, 8), (1, 4), (1, 1)])
-def test_grid_sample(size, mode, padding_mode, align_corners):
-    check(normal(2, *size, 3), grid(*size), mode, padding_mode, align_corners)
+def test_grid_sample(mode, padding_mode, align_corners):
+    check(normal(2, 5, 8, 3), grid(5, 8), mode, padding_mode, align_corners)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("padding_mode", PADDINGS)
+def test_grid_sample_of_one_row(padding_mode, align_corners):
+    check(normal(2, 1, 4, 3), grid(1, 4), "bilinear", padding_mode, align_corners)
 
 
 @pytest.mark.parametrize("padding_mode", PADDINGS)

@@ -54,14 +54,15 @@ def criss_cross_attention(
 
 def turn(x: Float[Array, "n a b ..."], mesh_axis: str | None = None) -> Float[Array, "n b a ..."]:
     """Rows to columns or back; the axis of the mesh that axis 1 was sharded over, the new axis 1 is sharded over."""
-    spec = jax.typeof(x).sharding.spec
-    x = x.swapaxes(1, 2)
-    if any(spec):
-        return jax.sharding.reshard(x, spec)
+    explicit = jax.typeof(x).sharding.spec
+    if any(explicit):
+        return jax.sharding.reshard(x.swapaxes(1, 2), explicit)
     if mesh_axis is None:
-        return x
+        return x.swapaxes(1, 2)
     free = P.UNCONSTRAINED
-    return lax.with_sharding_constraint(x, P(free, mesh_axis, None, *[free] * (x.ndim - 3)))
+    spec = P(free, mesh_axis, None, *[free] * (x.ndim - 3))
+    x = lax.with_sharding_constraint(x, spec)
+    return lax.with_sharding_constraint(x.swapaxes(1, 2), spec)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
