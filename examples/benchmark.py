@@ -1,8 +1,8 @@
 """Walk the catalog and print one table: ``python -m examples.benchmark --parity [WORD]``.
 
-For every entry, or those whose name contains WORD: the number of parameters, and the largest difference between Flax and
-PyTorch, relative to max(1, the largest magnitude), on random parameters, statistics and inputs, in training mode: the
-float64 outputs, the float64 gradient that is furthest off (inputs and every parameter), and the float32 outputs.
+For every entry, or those whose name contains WORD: the number of parameters, and the largest difference between Flax
+and PyTorch, relative to max(1, the largest magnitude), on random parameters, statistics and inputs, in training mode:
+the float64 outputs, the float64 gradient that is furthest off (inputs and every parameter), and the float32 outputs.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """Vision attention for JAX, with exact PyTorch weight parity."""
 
+from flax_attn.blocks.bam import BAM
+from flax_attn.blocks.cbam import CBAM, ChannelGate, SpatialGate
 from flax_attn.blocks.criss_cross import (
     CrissCrossAttention,
     CrissCrossAttention3D,
@@ -38,6 +40,7 @@ from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, Opt
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
 from flax_attn.blocks.sge import SpatialGroupEnhance
+from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.catalog import CATALOG
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from flax_attn.blocks.bam import BAM
+from flax_attn.blocks.cbam import CBAM, ChannelGate, SpatialGate
 from flax_attn.blocks.criss_cross import CrissCrossAttention, CrissCrossAttention3D, RCCAModule
 from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
 from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
@@ -42,6 +44,7 @@ from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, Opt
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
 from flax_attn.blocks.sge import SpatialGroupEnhance
+from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.layers import FrozenBatchNorm2d, Module
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
@@ -231,6 +234,19 @@ CATALOG = [
     Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2, reduction=4), "downsample"),
     Entry(SpatialGroupEnhance, (image(lambda module: 4 * module.groups),), dict(groups=3)),
     Entry(SpatialGroupEnhance, (image(lambda module: 2 * module.groups),), dict(groups=4, init_bias=0.0), "init-bias"),
+    Entry(SKBottleneck, (image("inplanes"),), dict(inplanes=128, planes=32)),
+    Entry(
+        SKBottleneck,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=32, stride=2, downsample=Make(downsample, (6, 128, 2))),
+        "downsample",
+    ),
+    Entry(ChannelGate, (image("gate_channels"),), dict(gate_channels=9, reduction_ratio=2)),
+    Entry(SpatialGate, (image(6),)),
+    Entry(CBAM, (image("gate_channels"),), dict(gate_channels=19)),
+    Entry(CBAM, (image("gate_channels"),), dict(gate_channels=9, reduction_ratio=4, no_spatial=True), "no-spatial"),
+    Entry(BAM, (image("gate_channel"),), dict(gate_channel=35)),
+    Entry(BAM, (image("gate_channel"),), dict(gate_channel=9, reduction_ratio=3, dilation_val=2), "dilation-val"),
     Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=8, output_channels=8)),
     Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=6, output_channels=12), "wider"),
     Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=8, output_channels=8, stride=2), "stride"),

@@ -3,13 +3,13 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jax.typing import ArrayLike
 
 
 def plot_criss_cross(
-    image: Float[np.ndarray, "..."],
-    row: Float[np.ndarray, " w"],
-    column: Float[np.ndarray, " h"],
+    image: ArrayLike,
+    row: ArrayLike,
+    column: ArrayLike,
     position: tuple[int, int],
     ax: Any = None,
 ) -> Any:
@@ -17,7 +17,7 @@ def plot_criss_cross(
 
     Args:
         image: (H, W) or (H, W, 3), of any size; the h x w positions are stretched over it.
-        row, column: the weights of the position, ``row[n, y, x]`` and ``column[n, y, x]`` of ``criss_cross_attention``.
+        row, column: (w,) and (h,): what ``criss_cross_attention`` gives as ``row[n, y, x]`` and ``column[n, y, x]``.
         position: (y, x), below (h, w).
         ax: matplotlib axes; the current ones when None.
 
@@ -29,6 +29,7 @@ def plot_criss_cross(
     """
     from matplotlib import pyplot as plt
 
+    row, column = np.asarray(row), np.asarray(column)
     h, w = len(column), len(row)
     y, x = position
     if not (0 <= y < h and 0 <= x < w):

@@ -1,7 +1,6 @@
 """One catalog entry on both sides: the Flax module and its twin with the same random numbers in them."""
 
 import functools
-import zlib
 
 import flax.linen as nn
 import jax
@@ -11,10 +10,8 @@ from jax.typing import DTypeLike
 
 from flax_attn import layers
 from flax_attn.catalog import IMAGE, PLAIN, Entry, Make, channels_first, channels_last
-from tests.walk import entry_plan
+from tests.walk import dropout_mask, entry_plan, share_dropout
 from torch_ref.twins import twin
-
-KEEP = 0.7
 
 
 def twin_argument(value):
@@ -41,21 +38,6 @@ def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:
             tensor.copy_(torch.as_tensor(value))
 
 
-def dropout_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What a dropout multiplies with, the same for the modules of one path on both sides; channels last."""
-    rng = np.random.default_rng(zlib.crc32(path.encode()))
-    return rng.binomial(1, KEEP, shape) / KEEP
-
-
-def share_dropout(call, args, kwargs, context):
-    """Linen interceptor: Dropout draws ``dropout_mask``."""
-    if not isinstance(context.module, layers.Dropout) or context.method_name != "__call__":
-        return call(*args, **kwargs)
-    train = kwargs.get("train", args[1] if len(args) > 1 else False)
-    x = args[0]
-    return x * dropout_mask(".".join(context.module.path), x.shape).astype(x.dtype) if train else x
-
-
 def share_dropout_torch(module: torch.nn.Module, shapes: dict[str, set]) -> None:
     """The same for the twin, by forward hooks; ``shapes`` is what each Dropout of the Flax module is given, by path."""
 
@@ -72,7 +54,10 @@ def share_dropout_torch(module: torch.nn.Module, shapes: dict[str, set]) -> None
 
 
 class Parity:
-    """Both sides of ``entry`` in ``dtype``: ``flax_step`` and ``torch_step`` give the same outputs and gradients."""
+    """Both sides of ``entry`` in ``dtype``: ``flax_step`` and ``torch_step`` give the same outputs and gradients.
+
+    In eval mode the Flax gradient is rematerialised, so that ``jax.checkpoint`` is covered too.
+    """
 
     def __init__(self, entry: Entry, dtype: DTypeLike, seed: int = 0):
         self.entry, self.dtype, self.rng = entry, np.dtype(dtype), np.random.default_rng(seed)
@@ -116,11 +101,14 @@ class Parity:
         floating = [np.issubdtype(s.dtype, np.floating) for s in self.structs]
 
         def step(variables, inputs, cotangents, train):
+            def forward(variables, arrays):
+                return self.apply(variables, arrays, train=train, mutable=["batch_stats"] if train else [])
+
             def loss(params, floats):
                 arrays = [f if is_float else x for is_float, f, x in zip(floating, floats, inputs, strict=True)]
-                mutable = ["batch_stats"] if train else []
+                run = forward if train else jax.checkpoint(forward)
                 with nn.intercept_methods(share_dropout):
-                    out, changed = self.apply({**variables, "params": params}, arrays, train=train, mutable=mutable)
+                    out, changed = run({**variables, "params": params}, arrays)
                 out = jax.tree.leaves(out)
                 return sum((o * c).sum() for o, c in zip(out, cotangents, strict=True)), (out, changed)
 

@@ -10,6 +10,8 @@ import pytest
 from convert import plan
 from convert.state_dict import dropped
 from flax_attn import (
+    BAM,
+    CBAM,
     ESA,
     SAM,
     AttentionModule_stage0,
@@ -42,6 +44,7 @@ from flax_attn import (
     SAMAttention,
     SELayer,
     SequentialPolarizedSelfAttention,
+    SKBottleneck,
     SpatialGroupEnhance,
 )
 from flax_attn.blocks.resnet import downsample
@@ -56,7 +59,11 @@ FORMS = {
 }
 
 CASES = {
-    "ResidualAttentionModel_56.residual_block1": (ResidualBlock, dict(input_channels=64, output_channels=256), (1, 4, 4, 64)),
+    "ResidualAttentionModel_56.residual_block1": (
+        ResidualBlock,
+        dict(input_channels=64, output_channels=256),
+        (1, 4, 4, 64),
+    ),
     "ESA_blcok": (ESABlock, dict(dim=64), (1, 4, 4, 64)),
     "ESA_layer": (ESA, dict(dim=64), (1, 4, 4, 64)),
     "LCA_blcok": (LCABlock, dict(dim=64), (1, 4, 4, 64), dict(mask=jax.ShapeDtypeStruct((1, 4, 4, 1), "float32"))),
@@ -65,12 +72,19 @@ CASES = {
     "cifar_resnet20.layer2.0": (CifarBasicBlock, dict(inplanes=16, planes=32, stride=2), (1, 4, 4, 16)),
     "cifar_se_preactresnet20.layer2.0": (CifarSEBasicBlock, dict(inplanes=16, planes=32, stride=2), (1, 4, 4, 16)),
     "cifar_se_resnet20.layer2.0": (CifarSEBasicBlock, dict(inplanes=16, planes=32, stride=2), (1, 4, 4, 16)),
+    "insight_bam_resnet50.bam1": (BAM, dict(gate_channel=256), (1, 4, 4, 256)),
+    "insight_cbam_resnet50.layer1.0.cbam": (CBAM, dict(gate_channels=256), (1, 4, 4, 256)),
     "insight_old_resnet50.layer2.0": (
         Bottleneck,
         dict(inplanes=256, planes=128, stride=2, downsample=Make(downsample, (256, 512, 2))),
         (1, 4, 4, 256),
     ),
     "insight_se_resnet50.layer1.0.se": (SELayer, dict(channel=256, bias=True), (1, 4, 4, 256)),
+    "insight_sk_resnet50.layer2.0": (
+        SKBottleneck,
+        dict(inplanes=256, planes=128, stride=2, downsample=Make(downsample, (256, 512, 2))),
+        (1, 4, 4, 256),
+    ),
     "smt_Attention_ca0": (SAMAttention, dict(dim=64, qkv_bias=True), (1, 16, 64), dict(H=4, W=4)),
     "smt_Attention_ca1": (SAM, dict(dim=64), (1, 16, 64), dict(H=4, W=4)),
     "timm_resnet18.layer2.0": (

@@ -1,9 +1,15 @@
 """What every test that walks the catalog needs; imports no torch."""
 
+import zlib
+
+import numpy as np
 import pytest
 
 from convert import plan
+from flax_attn import layers
 from flax_attn.catalog import CATALOG, Entry
+
+KEEP = 0.7
 
 walk = pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
 
@@ -13,3 +19,18 @@ def entry_plan(entry: Entry, **arguments):
     module = entry.module(**arguments)
     args, kwargs = entry.arguments(entry.structs(module))
     return plan(module, *args, **kwargs)
+
+
+def dropout_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What a dropout multiplies with, the same for the modules of one path on both sides; channels last."""
+    rng = np.random.default_rng(zlib.crc32(path.encode()))
+    return rng.binomial(1, KEEP, shape) / KEEP
+
+
+def share_dropout(call, args, kwargs, context):
+    """Linen interceptor: Dropout draws ``dropout_mask``."""
+    if not isinstance(context.module, layers.Dropout) or context.method_name != "__call__":
+        return call(*args, **kwargs)
+    train = kwargs.get("train", args[1] if len(args) > 1 else False)
+    x = args[0]
+    return x * dropout_mask(".".join(context.module.path), x.shape).astype(x.dtype) if train else x

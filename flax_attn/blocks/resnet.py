@@ -7,7 +7,7 @@ akamaster/pytorch_resnet_cifar10's, to be given to ``BasicBlock``.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,6 +23,14 @@ Strided = Float[Array, "n h2 w2 c2"]
 def downsample(inplanes: int, planes: int, stride: int = 1, norm_layer: Norm = BatchNorm2d) -> Sequential:
     """The projection shortcut: 1x1 convolution and normalisation."""
     return Sequential([Conv2d(inplanes, planes, 1, stride, bias=False), norm_layer(planes)])
+
+
+def add_shortcut(block: Any, y: Strided, x: Image, train: bool) -> Strided:
+    """y plus what the ``downsample`` of ``block`` makes of x, or x itself where that is None."""
+    shortcut = block.cast(x) if block.downsample is None else block.downsample(x, train)
+    who = type(block).__name__
+    require(shortcut.shape == y.shape, f"{who}: expected a shortcut of shape {y.shape}, got {shortcut.shape}")
+    return y + shortcut
 
 
 class OptionA(Module):
@@ -50,12 +58,6 @@ class _Residual(Module):
     def norm(self, planes: int) -> Module:
         return (self.norm_layer or BatchNorm2d)(planes)
 
-    def add_shortcut(self, y: Strided, x: Image, train: bool) -> Strided:
-        shortcut = self.cast(x) if self.downsample is None else self.downsample(x, train)
-        who = type(self).__name__
-        require(shortcut.shape == y.shape, f"{who}: expected a shortcut of shape {y.shape}, got {shortcut.shape}")
-        return y + shortcut
-
 
 class BasicBlock(_Residual):
     """Two 3x3 convolutions on a residual branch; ``downsample`` is the shortcut's module.
@@ -82,7 +84,7 @@ class BasicBlock(_Residual):
     def __call__(self, x: Image, train: bool = False) -> Strided:
         y = relu(self.bn1(self.conv1(x), train))
         y = self.bn2(self.conv2(y), train)
-        return relu(self.add_shortcut(y, x, train))
+        return relu(add_shortcut(self, y, x, train))
 
 
 class Bottleneck(_Residual):
@@ -108,7 +110,7 @@ class Bottleneck(_Residual):
         y = relu(self.bn1(self.conv1(x), train))
         y = relu(self.bn2(self.conv2(y), train))
         y = self.bn3(self.conv3(y), train)
-        return relu(self.add_shortcut(y, x, train))
+        return relu(add_shortcut(self, y, x, train))
 
 
 class CifarBasicBlock(Module):

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from flax_attn.blocks.resnet import CifarBasicBlock
+from flax_attn.blocks.resnet import CifarBasicBlock, add_shortcut
 from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, relu, require, sigmoid
 
 
@@ -59,9 +59,6 @@ class _SEBlock(Module):
         got = f"{self.groups}, {self.base_width}, {self.dilation}"
         require(plain, f"{type(self).__name__}: expected groups, base_width, dilation = 1, 64, 1, got {got}")
 
-    def shortcut(self, x: Array, train: bool) -> Array:
-        return self.cast(x) if self.downsample is None else self.downsample(x, train)
-
 
 class SEBasicBlock(_SEBlock):
     """Two 3x3 convolutions and an SELayer on a residual branch; ``downsample`` is the shortcut's module."""
@@ -76,7 +73,7 @@ class SEBasicBlock(_SEBlock):
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h2 w2 c2"]:
         y = relu(self.bn1(self.conv1(x), train))
         y = self.se(self.bn2(self.conv2(y), train))
-        return relu(y + self.shortcut(x, train))
+        return relu(add_shortcut(self, y, x, train))
 
 
 class SEBottleneck(_SEBlock):
@@ -96,7 +93,7 @@ class SEBottleneck(_SEBlock):
         y = relu(self.bn1(self.conv1(x), train))
         y = relu(self.bn2(self.conv2(y), train))
         y = self.se(self.bn3(self.conv3(y), train))
-        return relu(y + self.shortcut(x, train))
+        return relu(add_shortcut(self, y, x, train))
 
 
 class CifarSEBasicBlock(CifarBasicBlock):

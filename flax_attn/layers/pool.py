@@ -1,7 +1,7 @@
 """``torch.nn.functional``'s pooling. Traps: adaptive windows may overlap; a tied maximum's gradient goes to the first.
 
-All pool one axis after another, for maxima and sums separate; windows are shifted strided slices, which on CPU
-run 3 to 30 times faster than ``lax.reduce_window`` and its gradient."""
+All pool one axis after another, for maxima and sums separate. Windows are shifted strided slices: at 3x3 on CPU the
+gradient is 10 times faster than that of ``lax.reduce_window``, which also has none for a dilated window."""
 
 import functools
 import operator

@@ -50,9 +50,7 @@ class _AttentionModule(nn.Module):
     def gate(self):
         c = self.channels
         first, second = nn.Conv2d(c, c, 1, bias=False), nn.Conv2d(c, c, 1, bias=False)
-        return nn.Sequential(
-            nn.BatchNorm2d(c), nn.ReLU(), first, nn.BatchNorm2d(c), nn.ReLU(), second, nn.Sigmoid()
-        )
+        return nn.Sequential(nn.BatchNorm2d(c), nn.ReLU(), first, nn.BatchNorm2d(c), nn.ReLU(), second, nn.Sigmoid())
 
     def block(self, i):
         return getattr(self, self.blocks[i])
@@ -76,9 +74,7 @@ class _AttentionModule(nn.Module):
 class AttentionModule_stage0(_AttentionModule):
     blocks = tuple(f"softmax{i}_blocks" for i in range(1, 9))
 
-    def __init__(
-        self, in_channels, out_channels, size1=(112, 112), size2=(56, 56), size3=(28, 28), size4=(14, 14)
-    ):
+    def __init__(self, in_channels, out_channels, size1=(112, 112), size2=(56, 56), size3=(28, 28), size4=(14, 14)):
         super().__init__(in_channels, out_channels, size1, size2, size3, size4)
 
 

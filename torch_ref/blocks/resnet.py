@@ -8,6 +8,10 @@ def downsample(inplanes: int, planes: int, stride: int = 1, norm_layer=nn.BatchN
     return nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), norm_layer(planes))
 
 
+def add_shortcut(block, y: Tensor, x: Tensor) -> Tensor:
+    return y + (x if block.downsample is None else block.downsample(x))
+
+
 class OptionA(nn.Module):
     def __init__(self, planes):
         super().__init__()
@@ -23,9 +27,6 @@ class _Residual(nn.Module):
         super().__init__()
         self.downsample = downsample
         self.norm = norm_layer or nn.BatchNorm2d
-
-    def add_shortcut(self, y: Tensor, x: Tensor) -> Tensor:
-        return y + (x if self.downsample is None else self.downsample(x))
 
 
 class BasicBlock(_Residual):
@@ -46,7 +47,7 @@ class BasicBlock(_Residual):
     def forward(self, x: Tensor) -> Tensor:
         y = relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return relu(self.add_shortcut(y, x))
+        return relu(add_shortcut(self, y, x))
 
 
 class Bottleneck(_Residual):
@@ -69,7 +70,7 @@ class Bottleneck(_Residual):
         y = relu(self.bn1(self.conv1(x)))
         y = relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return relu(self.add_shortcut(y, x))
+        return relu(add_shortcut(self, y, x))
 
 
 class CifarBasicBlock(nn.Module):

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from torch_ref.blocks.resnet import CifarBasicBlock
+from torch_ref.blocks.resnet import CifarBasicBlock, add_shortcut
 
 
 class SELayer(nn.Module):
@@ -26,9 +26,6 @@ class _SEBlock(nn.Module):
         got = f"{groups}, {base_width}, {dilation}"
         if not plain:
             raise ValueError(f"{type(self).__name__}: expected groups, base_width, dilation = 1, 64, 1, got {got}")
-
-    def shortcut(self, x: Tensor) -> Tensor:
-        return x if self.downsample is None else self.downsample(x)
 
 
 class SEBasicBlock(_SEBlock):
@@ -56,7 +53,7 @@ class SEBasicBlock(_SEBlock):
     def forward(self, x: Tensor) -> Tensor:
         y = relu(self.bn1(self.conv1(x)))
         y = self.se(self.bn2(self.conv2(y)))
-        return relu(y + self.shortcut(x))
+        return relu(add_shortcut(self, y, x))
 
 
 class SEBottleneck(_SEBlock):
@@ -88,7 +85,7 @@ class SEBottleneck(_SEBlock):
         y = relu(self.bn1(self.conv1(x)))
         y = relu(self.bn2(self.conv2(y)))
         y = self.se(self.bn3(self.conv3(y)))
-        return relu(y + self.shortcut(x))
+        return relu(add_shortcut(self, y, x))
 
 
 class CifarSEBasicBlock(CifarBasicBlock):

@@ -1,0 +1,98 @@
+"""BAM: Bottleneck Attention Module - Park, Woo, Lee, Kweon 2018, https://arxiv.org/abs/1807.06514
+
+Status: implus/PytorchInsight, the authors' code, whose channel gate pools a square of x's height: on square images, the
+only ones upstream is for, that is the mean over all pixels, which it is here for every image. The sigmoid is of the
+product of the two gates, where the paper has their sum.
+"""
+
+from jaxtyping import Array, Float
+
+from flax_attn.layers import BatchNorm1d, BatchNorm2d, Conv2d, Linear, Module, relu, require, sigmoid
+
+Image = Float[Array, "n h w c"]
+
+
+class _GateC(Module):
+    gate_channel: int
+    hidden: int
+
+    def setup(self) -> None:
+        self.gate_c_fc_0 = Linear(self.gate_channel, self.hidden)
+        self.gate_c_bn_1 = BatchNorm1d(self.hidden)
+        self.gate_c_fc_final = Linear(self.hidden, self.gate_channel)
+
+    def __call__(self, x: Float[Array, "n c"], train: bool = False) -> Float[Array, "n c"]:
+        return self.gate_c_fc_final(relu(self.gate_c_bn_1(self.gate_c_fc_0(x), train)))
+
+
+class _ChannelGate(Module):
+    gate_channel: int
+    hidden: int
+
+    def setup(self) -> None:
+        self.gate_c = _GateC(self.gate_channel, self.hidden)
+
+    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n 1 1 c"]:
+        return self.gate_c(x.mean((1, 2)), train)[:, None, None, :]
+
+
+class _GateS(Module):
+    gate_channel: int
+    hidden: int
+    dilation_val: int
+
+    def setup(self) -> None:
+        hidden, d = self.hidden, self.dilation_val
+        self.gate_s_conv_reduce0 = Conv2d(self.gate_channel, hidden, 1)
+        self.gate_s_bn_reduce0 = BatchNorm2d(hidden)
+        self.gate_s_conv_di_0 = Conv2d(hidden, hidden, 3, padding=d, dilation=d)
+        self.gate_s_bn_di_0 = BatchNorm2d(hidden)
+        self.gate_s_conv_di_1 = Conv2d(hidden, hidden, 3, padding=d, dilation=d)
+        self.gate_s_bn_di_1 = BatchNorm2d(hidden)
+        self.gate_s_conv_final = Conv2d(hidden, 1, 1)
+
+    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n h w 1"]:
+        y = relu(self.gate_s_bn_reduce0(self.gate_s_conv_reduce0(x), train))
+        y = relu(self.gate_s_bn_di_0(self.gate_s_conv_di_0(y), train))
+        y = relu(self.gate_s_bn_di_1(self.gate_s_conv_di_1(y), train))
+        return self.gate_s_conv_final(y)
+
+
+class _SpatialGate(Module):
+    gate_channel: int
+    hidden: int
+    dilation_val: int
+
+    def setup(self) -> None:
+        self.gate_s = _GateS(self.gate_channel, self.hidden, self.dilation_val)
+
+    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n h w 1"]:
+        return self.gate_s(x, train)
+
+
+class BAM(Module):
+    """Scale x by 1 plus a gate in (0, 1): one number a channel times one a pixel, each from a network of its own.
+
+    Args:
+        reduction_ratio: both networks are ``gate_channel // reduction_ratio`` wide inside.
+        dilation_val: the dilation of the spatial network's two 3x3 convolutions.
+    """
+
+    gate_channel: int
+    reduction_ratio: int = 16
+    dilation_val: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = 1 <= self.reduction_ratio <= self.gate_channel
+        got = f"{self.reduction_ratio}, {self.gate_channel}"
+        require(fits, f"BAM: expected 1 <= reduction_ratio <= gate_channel, got {got}")
+
+    def setup(self) -> None:
+        hidden = self.gate_channel // self.reduction_ratio
+        self.channel_att = _ChannelGate(self.gate_channel, hidden)
+        self.spatial_att = _SpatialGate(self.gate_channel, hidden, self.dilation_val)
+
+    def __call__(self, x: Image, train: bool = False) -> Image:
+        x = self.cast(x)
+        return (1 + sigmoid(self.channel_att(x, train) * self.spatial_att(x, train))) * x

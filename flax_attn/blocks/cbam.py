@@ -1,0 +1,85 @@
+"""CBAM: Convolutional Block Attention Module - Woo, Park, Lee, Kweon 2018, https://arxiv.org/abs/1807.06521
+
+Status: implus/PytorchInsight, the authors' code. Its other kinds of pooling (Lp, log-sum-exp) are left out. The spatial
+gate's BatchNorm has momentum 0.01.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_attn.layers import (
+    BatchNorm2d,
+    Conv2d,
+    Linear,
+    Module,
+    Sequential,
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    flatten,
+    relu,
+    require,
+    sigmoid,
+)
+
+Image = Float[Array, "n h w c"]
+
+
+class ChannelGate(Module):
+    """Scale each channel of x by a gate in (0, 1) that is computed from the spatial mean and maximum of all channels."""
+
+    gate_channels: int
+    reduction_ratio: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = 1 <= self.reduction_ratio <= self.gate_channels
+        got = f"{self.reduction_ratio}, {self.gate_channels}"
+        require(fits, f"{type(self).__name__}: expected 1 <= reduction_ratio <= gate_channels, got {got}")
+
+    def setup(self) -> None:
+        hidden = self.gate_channels // self.reduction_ratio
+        self.mlp = Sequential([flatten, Linear(self.gate_channels, hidden), relu, Linear(hidden, self.gate_channels)])
+
+    def __call__(self, x: Image, train: bool = False) -> Image:
+        x = self.cast(x)
+        gate = sigmoid(self.mlp(adaptive_avg_pool(x, 1)) + self.mlp(adaptive_max_pool(x, 1)))
+        return x * gate[:, None, None, :]
+
+
+class _BasicConv(Module):
+    def setup(self) -> None:
+        self.conv = Conv2d(2, 1, 7, padding=3, bias=False)
+        self.bn = BatchNorm2d(1, momentum=0.01)
+
+    def __call__(self, x: Float[Array, "n h w 2"], train: bool = False) -> Float[Array, "n h w 1"]:
+        return self.bn(self.conv(x), train)
+
+
+class SpatialGate(Module):
+    """Scale each pixel of x by a gate in (0, 1): a 7x7 convolution of the maximum and mean over channels."""
+
+    def setup(self) -> None:
+        self.spatial = _BasicConv()
+
+    def __call__(self, x: Image, train: bool = False) -> Image:
+        x = self.cast(x)
+        highest = adaptive_max_pool(x[..., None], (None, None, 1))[..., 0]
+        pooled = jnp.concatenate([highest, x.mean(-1, keepdims=True)], -1)
+        return x * sigmoid(self.spatial(pooled, train))
+
+
+class CBAM(Module):
+    """x through its ChannelGate, and that through its SpatialGate, unless ``no_spatial``."""
+
+    gate_channels: int
+    reduction_ratio: int = 16
+    no_spatial: bool = False
+
+    def setup(self) -> None:
+        self.ChannelGate = ChannelGate(self.gate_channels, self.reduction_ratio)
+        if not self.no_spatial:
+            self.SpatialGate = SpatialGate()
+
+    def __call__(self, x: Image, train: bool = False) -> Image:
+        x = self.ChannelGate(x, train)
+        return x if self.no_spatial else self.SpatialGate(x, train)
