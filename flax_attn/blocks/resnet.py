@@ -1,9 +1,9 @@
 """Deep Residual Learning for Image Recognition - He, Zhang, Ren, Sun 2016, https://arxiv.org/abs/1512.03385
 
-Status: ``BasicBlock`` and ``Bottleneck`` are torchvision's: they are given their shortcut, and a bottleneck strides in its
-3x3 convolution. ``CifarBasicBlock`` and ``PreActBasicBlock`` (https://arxiv.org/abs/1603.05027) are
-moskomule/senet.pytorch's, which make their own, and only where the width changes. ``OptionA`` is
-akamaster/pytorch_resnet_cifar10's, to be given to ``BasicBlock``.
+Status: ``BasicBlock`` and ``Bottleneck`` are torchvision's: they are given their shortcut, and a bottleneck strides in
+its 3x3 convolution. ``CifarBasicBlock`` and ``PreActBasicBlock`` (https://arxiv.org/abs/1603.05027) are
+moskomule/senet.pytorch's: they make their own, and only where the width changes; a stride without that fails upstream
+when called and is refused here. ``OptionA`` is akamaster/pytorch_resnet_cifar10's, to be given to ``BasicBlock``.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507
 
-Status: moskomule/senet.pytorch. Its gate has no biases, unlike the paper's and PytorchInsight's (``bias=True``). Upstream
-ignores ``groups``, ``base_width`` and ``dilation`` other than the defaults; here they are refused. ``norm_layer`` is
-ignored on both sides. ``CifarSEBasicBlock`` is also the block of upstream's CifarSEPreActResNet, which despite its name
-has no pre-activation block, and whose forward forgets to return.
+Status: moskomule/senet.pytorch. Its gate has no biases, unlike the paper's and PytorchInsight's (``bias=True``).
+Upstream ignores ``groups``, ``base_width`` and ``dilation`` other than the defaults; here they are refused.
+``norm_layer`` is ignored on both sides. ``CifarSEBasicBlock`` is also the block of upstream's CifarSEPreActResNet,
+whose forward forgets to return its result: upstream has no pre-activation block with a gate.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Selective Kernel Networks - Li, Wang, Hu, Yang 2019, https://arxiv.org/abs/1903.06586
 
-Status: implus/PytorchInsight. Its two branches are a plain and a grouped 3x3 convolution, neither of them dilated, unlike
-the paper's 3x3 and 5x5; the hidden layer of the selection is ``planes // 16`` wide, without the paper's lower limit.
+Status: implus/PytorchInsight. Its two branches are a plain and a grouped 3x3 convolution, unlike the paper's 3x3 and
+5x5; the hidden layer of the selection is ``planes // 16`` wide, without the paper's lower limit of 32.
 """
 
 from typing import ClassVar

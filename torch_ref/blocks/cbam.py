@@ -7,9 +7,6 @@ from torch import Tensor, nn
 class ChannelGate(nn.Module):
     def __init__(self, gate_channels, reduction_ratio=16):
         super().__init__()
-        if not 1 <= reduction_ratio <= gate_channels:
-            got = f"{reduction_ratio}, {gate_channels}"
-            raise ValueError(f"{type(self).__name__}: expected 1 <= reduction_ratio <= gate_channels, got {got}")
         hidden = gate_channels // reduction_ratio
         self.mlp = nn.Sequential(
             nn.Flatten(), nn.Linear(gate_channels, hidden), nn.ReLU(), nn.Linear(hidden, gate_channels)
