@@ -1,5 +1,10 @@
 """Vision attention for JAX, with exact PyTorch weight parity."""
 
+from flax_attn.blocks.attention import (
+    MultiheadAttention,
+    ScaledDotProductAttention,
+    SimplifiedScaledDotProductAttention,
+)
 from flax_attn.blocks.bam import BAM
 from flax_attn.blocks.cbam import CBAM, ChannelGate, SpatialGate
 from flax_attn.blocks.criss_cross import (
@@ -26,6 +31,7 @@ from flax_attn.blocks.polarized import (
     PSA_s,
     SequentialPolarizedSelfAttention,
 )
+from flax_attn.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
 from flax_attn.blocks.residual_attention import (
     AttentionModule_stage0,
     AttentionModule_stage1,
@@ -41,6 +47,27 @@ from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
 from flax_attn.blocks.sge import SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
+from flax_attn.blocks.stn import (
+    STN,
+    AffineGridGen,
+    AffineGridGenV2,
+    CylinderGridGen,
+    CylinderGridGenV2,
+    DenseAffine3DGridGen,
+    DenseAffine3DGridGen_rotate,
+    DenseAffineGridGen,
+    Depth3DGridGen,
+    Depth3DGridGen_with_mask,
+    SpatialTransformer,
+)
+from flax_attn.blocks.transformer import (
+    MHAttentionMap,
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 from flax_attn.catalog import CATALOG
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet

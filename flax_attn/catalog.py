@@ -9,6 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from flax_attn.blocks.attention import (
+    MultiheadAttention,
+    ScaledDotProductAttention,
+    SimplifiedScaledDotProductAttention,
+)
 from flax_attn.blocks.bam import BAM
 from flax_attn.blocks.cbam import CBAM, ChannelGate, SpatialGate
 from flax_attn.blocks.criss_cross import CrissCrossAttention, CrissCrossAttention3D, RCCAModule
@@ -30,6 +35,7 @@ from flax_attn.blocks.polarized import (
     PSA_s,
     SequentialPolarizedSelfAttention,
 )
+from flax_attn.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
 from flax_attn.blocks.residual_attention import (
     AttentionModule_stage0,
     AttentionModule_stage1,
@@ -45,7 +51,28 @@ from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
 from flax_attn.blocks.sge import SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
-from flax_attn.layers import FrozenBatchNorm2d, Module
+from flax_attn.blocks.stn import (
+    STN,
+    AffineGridGen,
+    AffineGridGenV2,
+    CylinderGridGen,
+    CylinderGridGenV2,
+    DenseAffine3DGridGen,
+    DenseAffine3DGridGen_rotate,
+    DenseAffineGridGen,
+    Depth3DGridGen,
+    Depth3DGridGen_with_mask,
+    SpatialTransformer,
+)
+from flax_attn.blocks.transformer import (
+    MHAttentionMap,
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
+from flax_attn.layers import FrozenBatchNorm2d, LayerNorm, Module
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 
@@ -54,13 +81,24 @@ IMAGE, PLAIN = "image", "plain"
 Dim = int | str | Callable[[Any], int]
 
 
+FLAX_ONLY = {"parent", "name", "dtype", "param_dtype", "mesh_axis", "scale_init", "kernel_init"}
+"""Arguments that a twin does not have: where and in which precision a module runs, and initialisers handed down."""
+
+
+def padding(shape: Sequence[int]) -> np.ndarray:
+    """A mask (n, *space) as of images of several sizes: True in the last i rows, columns, ... of sample i."""
+    n, *space = shape
+    ends = [np.reshape(np.subtract(space, i), (-1, *[1] * len(space))) for i in range(n)]
+    return np.stack([(np.indices(space) >= end).any(0) for end in ends])
+
+
 @dataclasses.dataclass(frozen=True)
 class Input:
     """An example input: its Flax shape, and whether its last axis is the one that PyTorch has second.
 
     Args:
         shape: a dimension given as a string is the module's argument of that name, as a function that of the module.
-        kind: what tests draw: "normal", "uniform" (in [-1, 1]) or "bool" (a mask, mostly False).
+        kind: what tests draw: "normal", "uniform" (in [-1, 1]), "bool" (mostly False) or "padding" (True at the ends).
         name: the keyword to pass it by; positional when empty.
     """
 
@@ -72,7 +110,7 @@ class Input:
     def struct(self, module: Module, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
         """Shape and dtype for ``module``; ``dtype`` is that of floating point inputs."""
         shape = [getattr(module, d) if isinstance(d, str) else d(module) if callable(d) else d for d in self.shape]
-        return jax.ShapeDtypeStruct(shape, jnp.bool_ if self.kind == "bool" else dtype)
+        return jax.ShapeDtypeStruct(shape, jnp.bool_ if self.kind in ("bool", "padding") else dtype)
 
     def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> np.ndarray:
         """Random numbers of that shape and dtype; the same numbers for every ``dtype``."""
@@ -81,6 +119,7 @@ class Input:
             "normal": lambda shape: rng.normal(size=shape),
             "uniform": lambda shape: rng.uniform(-1, 1, shape),
             "bool": lambda shape: rng.random(shape) < 0.2,
+            "padding": padding,
         }
         return np.asarray(kinds[self.kind](struct.shape), struct.dtype)
 
@@ -182,6 +221,11 @@ def _stage(cls: type[Module], *sizes: tuple[int, int]) -> Entry:
     inputs = image("in_channels", *sizes[0])
     names = [field.name for field in dataclasses.fields(cls) if field.name.startswith("size")]
     return Entry(cls, (inputs,), dict(in_channels=8, out_channels=8, **dict(zip(names, sizes, strict=True))))
+
+
+def _grid(cls: type[Module], *shapes: tuple[Dim, ...], aux_loss: bool = False) -> Entry:
+    kwargs = dict(height=7, width=5, aux_loss=aux_loss)
+    return Entry(cls, tuple(plain(2, *s) for s in shapes), kwargs, outputs=(PLAIN,) * (1 + aux_loss))
 
 
 CATALOG = [
@@ -298,6 +342,30 @@ CATALOG = [
         dict(H=7, W=5),
         (PLAIN,),
     ),
+    Entry(STN, (plain(2, 7, 5, 3), plain(2, 4, 6, 2)), outputs=(PLAIN,)),
+    Entry(STN, (plain(2, 3, 7, 5), plain(2, 2, 4, 6)), dict(layout="BCHW"), "bchw", outputs=(PLAIN,)),
+    _grid(AffineGridGen, (2, 3), aux_loss=True),
+    _grid(AffineGridGenV2, (2, 3)),
+    Entry(
+        CylinderGridGen, (plain(2, 1),), dict(height=7, width=5, lr=0.3, aux_loss=True), outputs=(PLAIN, PLAIN)
+    ),
+    _grid(CylinderGridGenV2, (1,)),
+    _grid(DenseAffineGridGen, ("height", "width", 6)),
+    _grid(DenseAffine3DGridGen, ("height", "width", 12)),
+    _grid(DenseAffine3DGridGen_rotate, ("height", "width", 12), (1,)),
+    _grid(Depth3DGridGen, ("height", "width", 1), (1,), (1,), (1,)),
+    _grid(Depth3DGridGen_with_mask, ("height", "width", 1), (1,), (1,), (1,)),
+    Entry(
+        SpatialTransformer,
+        (image("in_channels", 13, 11),),
+        dict(in_channels=3, size=(13, 11), channels=(4, 5), kernel_sizes=(3, 2), hidden=6),
+    ),
+    Entry(
+        SpatialTransformer,
+        (image("in_channels", 9, 11),),
+        dict(in_channels=2, size=(9, 11), channels=(5,), kernel_sizes=(2,), pools=(3,), hidden=6, align_corners=True),
+        "align-corners",
+    ),
     Entry(ParallelPolarizedSelfAttention, (image("channel"),), dict(channel=9)),
     Entry(SequentialPolarizedSelfAttention, (image("channel"),), dict(channel=9)),
     Entry(PSA_p, (image("inplanes"),), dict(inplanes=9, planes=9)),
@@ -344,6 +412,130 @@ CATALOG = [
         dict(in_channels=36, out_channels=6, num_classes=3, inplace_abn=False),
         "abn",
     ),
+    Entry(
+        MultiheadAttention,
+        (plain(5, 2, "embed_dim"), plain(7, 2, "embed_dim"), plain(7, 2, "embed_dim")),
+        dict(embed_dim=12, num_heads=3),
+        outputs=(PLAIN, PLAIN),
+    ),
+    Entry(
+        MultiheadAttention,
+        (
+            plain(2, 5, "embed_dim"),
+            plain(2, 7, "kdim"),
+            plain(2, 7, "vdim"),
+            plain(2, 7, kind="bool", name="key_padding_mask"),
+            plain(5, 7, kind="bool", name="attn_mask"),
+        ),
+        dict(embed_dim=12, num_heads=2, add_bias_kv=True, add_zero_attn=True, kdim=5, vdim=9, batch_first=True),
+        "bias-kv",
+        dict(average_attn_weights=False),
+        (PLAIN, PLAIN),
+    ),
+    Entry(
+        MultiheadAttention,
+        (
+            *[plain(2, 5, "embed_dim")] * 3,
+            plain(2, 5, name="key_padding_mask"),
+            plain(6, 5, 5, name="attn_mask"),
+        ),
+        dict(embed_dim=6, num_heads=3, bias=False, batch_first=True),
+        "no-bias",
+        outputs=(PLAIN, PLAIN),
+    ),
+    Entry(
+        ScaledDotProductAttention,
+        (
+            plain(2, 5, "d_model"),
+            *[plain(2, 7, "d_model")] * 2,
+            plain(2, 1, 5, 7, kind="bool", name="attention_mask"),
+            plain(2, "h", 5, 7, name="attention_weights"),
+        ),
+        dict(d_model=9, d_k=4, d_v=5, h=3),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        SimplifiedScaledDotProductAttention,
+        (plain(2, 5, "d_model"), *[plain(2, 7, "d_model")] * 2),
+        dict(d_model=9, h=3),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        PositionEmbeddingSine,
+        (image(3), plain(2, 7, 5, kind="padding")),
+        dict(num_pos_feats=6, normalize=True),
+        "normalize",
+    ),
+    Entry(PositionEmbeddingSine, (image(3), plain(2, 7, 5, kind="padding")), dict(num_pos_feats=4)),
+    Entry(PositionEmbeddingLearned, (image(3),), dict(num_pos_feats=6)),
+    Entry(
+        TransformerEncoderLayer,
+        (
+            plain(2, 5, "d_model"),
+            plain(2, 5, kind="padding", name="src_key_padding_mask"),
+            plain(2, 5, "d_model", name="pos"),
+        ),
+        dict(d_model=12, nhead=3, dim_feedforward=10, dropout=0.0),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        TransformerEncoderLayer,
+        (plain(2, 5, "d_model"), plain(5, 5, name="src_mask")),
+        dict(d_model=12, nhead=2, dim_feedforward=10, dropout=0.0, activation="gelu", normalize_before=True),
+        "pre-norm",
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        TransformerDecoderLayer,
+        (
+            plain(2, 5, "d_model"),
+            plain(2, 7, "d_model"),
+            plain(2, 7, kind="padding", name="memory_key_padding_mask"),
+            plain(2, 7, "d_model", name="pos"),
+            plain(2, 5, "d_model", name="query_pos"),
+        ),
+        dict(d_model=12, nhead=3, dim_feedforward=10, dropout=0.0),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        TransformerDecoderLayer,
+        (plain(2, 5, "d_model"), plain(2, 7, "d_model"), plain(5, 5, name="tgt_mask"), plain(5, 7, name="memory_mask")),
+        dict(d_model=12, nhead=2, dim_feedforward=10, dropout=0.0, activation="gelu", normalize_before=True),
+        "pre-norm",
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        TransformerEncoder,
+        (plain(2, 5, 12),),
+        dict(encoder_layer=Make(TransformerEncoderLayer, (12, 3, 10, 0.0)), num_layers=2, norm=Make(LayerNorm, (12,))),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        TransformerDecoder,
+        (plain(2, 5, 12), plain(2, 7, 12)),
+        dict(decoder_layer=Make(TransformerDecoderLayer, (12, 3, 10, 0.0)), num_layers=1),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        Transformer,
+        (image("d_model"), plain(2, 7, 5, kind="padding"), plain(3, "d_model"), image("d_model")),
+        dict(
+            d_model=12,
+            nhead=3,
+            num_encoder_layers=1,
+            num_decoder_layers=2,
+            dim_feedforward=10,
+            dropout=0.0,
+            return_intermediate_dec=True,
+        ),
+        outputs=(PLAIN, IMAGE),
+    ),
+    Entry(
+        MHAttentionMap,
+        (plain(2, 3, "query_dim"), image("query_dim"), plain(2, 7, 5, kind="padding")),
+        dict(query_dim=9, hidden_dim=12, num_heads=3),
+        outputs=(PLAIN,),
+    ),
     Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
     Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
 ]
@@ -359,12 +551,11 @@ def find(name: str) -> Entry:
 
 def arguments(cls: type[Module]) -> dict[str, dataclasses.Field]:
     """The constructor arguments of ``cls`` that say which network it is: all but precision and linen's own."""
-    ours = {"parent", "name", "dtype", "param_dtype", "mesh_axis", "scale_init"}
-    return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in ours}
+    return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in FLAX_ONLY}
 
 
 def build(name: str, **given: Any) -> tuple[Entry, Module]:
-    """The class called ``name`` with its own defaults and the arguments ``given``; ValueError where one does not fit."""
+    """The class called ``name``, with its defaults but the arguments ``given``; ValueError where one does not fit."""
     entry = find(name)
     known = arguments(entry.cls)
     hints = get_type_hints(entry.cls)

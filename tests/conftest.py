@@ -1,11 +1,23 @@
 """float64 for every test: it is what tells a wrong formula from rounding."""
 
+import itertools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of the time
 
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")
+
+count = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def bound_the_compilation_cache():
+    """What thousands of tests compile would fill the memory."""
+    yield
+    if next(count) % 50 == 0:
+        jax.clear_caches()

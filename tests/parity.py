@@ -136,7 +136,9 @@ class Parity:
         out = jax.tree.leaves(self.twin(*args, **call))
         pairs = zip(self.cotangents(), self.entry.outputs, strict=True)
         cotangents = [torch.as_tensor(channels_first(c, layout)) for c, layout in pairs]
-        sum((o * c).sum() for o, c in zip(out, cotangents, strict=True)).backward()
+        loss = sum((o * c).sum() for o, c in zip(out, cotangents, strict=True))
+        if loss.requires_grad:
+            loss.backward()
         out = [channels_last(o.detach().numpy(), layout) for o, layout in zip(out, self.entry.outputs, strict=True)]
         grads = {k: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for k, p in self.twin.named_parameters()}
         xs_grads = {i: torch.zeros_like(x) if x.grad is None else x.grad for i, x in floats.items()}

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from flax_attn.blocks import bam, cbam
-from tests.layers import array, check_layer, check_refusal
+from tests.layers import array, check_layer, check_refusal, trace
 from tests.parity import randomise
 from torch_ref.blocks import bam as torch_bam
 from torch_ref.blocks import cbam as torch_cbam
@@ -32,6 +32,12 @@ def test_a_tied_maximum_gives_its_gradient_to_the_first(name):
 @pytest.mark.parametrize("cls", [cbam.ChannelGate, cbam.CBAM])
 def test_channels_are_not_reduced_by_zero(cls):
     check_refusal(lambda: cls(8, 0), f"{cls.__name__}: expected reduction_ratio >= 1, got 0")
+
+
+def test_a_channel_gate_takes_images_of_its_width():
+    twin = torch_cbam.ChannelGate(8, 2)
+    refuses = "ChannelGate: expected 8 channels on the last axis, got shape .2, 7, 5, 6."
+    check_refusal(lambda: trace(cbam.ChannelGate(8, 2), 2, 7, 5, 6), refuses, lambda: twin(torch.zeros(2, 6, 7, 5)))
 
 
 @pytest.mark.parametrize("ratio", [0, 9])

@@ -25,11 +25,11 @@ def test_a_missing_shortcut_is_named(name):
     )
 
 
-def test_option_a_doubles_the_channels():
+def test_option_a_adds_a_quarter_of_its_width_twice():
     twin = torch_resnet.BasicBlock(6, 9, 2, torch_resnet.OptionA(9))
     check_refusal(
         lambda: trace(resnet.BasicBlock(6, 9, 2, resnet.OptionA(9)), 2, 7, 5, 6),
-        "OptionA: expected to double the channels, got 6 to 9",
+        "OptionA at 'downsample': expected 5 channels on the last axis, got shape .2, 7, 5, 6.",
         lambda: twin(torch.zeros(2, 6, 7, 5)),
     )
 

@@ -11,13 +11,13 @@ import pytest
 
 import flax_attn
 from flax_attn import blocks, models
-from flax_attn.catalog import CATALOG
+from flax_attn.catalog import CATALOG, FLAX_ONLY
 from flax_attn.layers import Module
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {entry.cls for entry in CATALOG}
 FILES = [f"{package.__name__}.{m.name}" for package in (blocks, models) for m in pkgutil.iter_modules(package.__path__)]
-OURS = {"self", "train", "parent", "name", "dtype", "param_dtype", "mesh_axis", "scale_init"}
+OURS = {"self", "train"} | FLAX_ONLY
 
 
 def flax_arguments(cls):

@@ -22,4 +22,5 @@ def outputs(module: nn.Module, state_dict: Mapping[str, Any], inputs: Sequence[A
     dtype = torch.as_tensor(inputs[0]).dtype
     module.to(dtype).load_state_dict({k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()})
     with torch.no_grad():
+        call = {key: torch.as_tensor(value) if hasattr(value, "shape") else value for key, value in call.items()}
         return module.eval()(*map(torch.as_tensor, inputs), **call)

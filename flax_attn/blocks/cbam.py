@@ -42,6 +42,7 @@ class ChannelGate(Module):
         self.mlp = Sequential([flatten, Linear(self.gate_channels, hidden), relu, Linear(hidden, self.gate_channels)])
 
     def __call__(self, x: Image, train: bool = False) -> Image:
+        self.check_channels(x, self.gate_channels, [4])
         x = self.cast(x)
         gate = sigmoid(self.mlp(adaptive_avg_pool(x, 1)) + self.mlp(adaptive_max_pool(x, 1)))
         return x * gate[:, None, None, :]

@@ -6,6 +6,7 @@ and permutes one axis wrongly; ``CrissCrossAttention3D`` attends along the three
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,7 @@ def joint_softmax(
 
 
 @joint_softmax.defjvp
-def _joint_softmax_jvp(dtype, mesh_axis, primals, tangents):  # type: ignore[no-untyped-def]
+def _joint_softmax_jvp(dtype, mesh_axis, primals, tangents):
     weights = joint_softmax(*primals, dtype, mesh_axis)
 
     @jax.checkpoint
@@ -145,6 +146,10 @@ class CrissCrossAttention3D(Module):
 
     in_dim: int
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.in_dim >= 8, f"CrissCrossAttention3D: expected in_dim >= 8, got {self.in_dim}")
+
     def setup(self) -> None:
         self.query_conv = Conv3d(self.in_dim, self.in_dim // 8, 1)
         self.key_conv = Conv3d(self.in_dim, self.in_dim // 8, 1)
@@ -180,6 +185,10 @@ class RCCAModule(Module):
     num_classes: int
     inplace_abn: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.in_channels >= 32, f"RCCAModule: expected in_channels >= 32, got {self.in_channels}")
+
     def setup(self) -> None:
         inner = self.in_channels // 4
         norm = InPlaceABN if self.inplace_abn else ABN
@@ -197,7 +206,7 @@ class RCCAModule(Module):
 
     def __call__(self, x: Image, recurrence: int = 1, train: bool = False) -> Float[Array, "n h w k"]:
         x = self.cast(x)
-        y = self.conva(x, train)
+        y: Any = self.conva(x, train)
         for _ in range(recurrence):
             y = self.cca(y)
         y = self.convb(y, train)

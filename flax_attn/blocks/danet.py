@@ -4,6 +4,8 @@ Status: junfu1115/DANet. Its channel attention subtracts the energy from its row
 the larger weight; the paper does not. Neither attention is scaled.
 """
 
+from collections.abc import Callable
+
 from jaxtyping import Array, Float
 
 from flax_attn.layers import (
@@ -54,6 +56,7 @@ class CAM_Module(Module):
         self.gamma = self.parameter("gamma", init.zeros, (1,))
 
     def __call__(self, x: Image, train: bool = False) -> Image:
+        self.check_channels(x, self.in_dim, [4])
         x, gamma = self.promote(x, self.gamma)
         energy = einsum("nhwc,nhwk->nck", x, x, wide=True)
         attention = softmax(energy.max(-1, keepdims=True) - energy).astype(x.dtype)
@@ -65,7 +68,7 @@ class DANetHead(Module):
 
     in_channels: int
     out_channels: int
-    norm_layer: type[Module] | None = None
+    norm_layer: Callable[[int], Module] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_attn.blocks.non_local import tokens
 from flax_attn.layers import (
     Conv2d,
     Dropout,
@@ -28,11 +29,6 @@ from flax_attn.layers import (
 Image = Float[Array, "n h w c"]
 Mask = Float[Array, "n h w 1"]
 Tokens = Float[Array, "n l c"]
-
-
-def tokens(x: Image) -> Tokens:
-    """One row a pixel, in row-major order."""
-    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def mask_pool(x: Image, mask: Mask) -> Float[Array, "n 1 c"]:
@@ -111,8 +107,8 @@ class _FeedForward(Module):
     dropout: float
 
     def setup(self) -> None:
-        layers = [Linear(self.dim, self.hidden), gelu, Dropout(self.dropout)]
-        self.net = Sequential([*layers, Linear(self.hidden, self.dim), Dropout(self.dropout)])
+        wide, narrow = Linear(self.dim, self.hidden), Linear(self.hidden, self.dim)
+        self.net = Sequential([wide, gelu, Dropout(self.dropout), narrow, Dropout(self.dropout)])
 
     def __call__(self, x: Tokens, train: bool = False) -> Tokens:
         return self.net(x, train)

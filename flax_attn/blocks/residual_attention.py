@@ -1,5 +1,4 @@
-"""Residual Attention Network for Image Classification - Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang 2017,
-https://arxiv.org/abs/1704.06904
+"""Residual Attention Network for Image Classification - Wang, Jiang, Qian et al. 2017, https://arxiv.org/abs/1704.06904
 
 Status: tengshaofeng/ResidualAttentionNetwork-pytorch. Unlike the paper, each way up also adds what the way down had at
 that size, the outermost one the trunk, as the authors' Caffe model does. A block's ``conv4`` exists where it is unused.

@@ -40,8 +40,7 @@ class OptionA(Module):
 
     def __call__(self, x: Image, train: bool = False) -> Strided:
         side = self.planes // 4
-        got = f"{x.shape[-1]} to {self.planes}"
-        require(x.shape[-1] + 2 * side == self.planes, f"OptionA: expected to double the channels, got {got}")
+        self.check_channels(x, self.planes - 2 * side, [4])
         return jnp.pad(self.cast(x)[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (side, side)))
 
 

@@ -77,9 +77,11 @@ class SAM(Module):
         self.dropout = Dropout(self.proj_drop)
 
     def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
-        s = jnp.split(image("SAM", self.s(x), H, W), self.ca_num_heads, -1)
-        s = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(s, 1)]
-        y = jnp.stack(s, -1).reshape(x.shape[0], H, W, self.dim)  # channel-major: the heads of a channel lie together
+        heads = jnp.split(image("SAM", self.s(x), H, W), self.ca_num_heads, -1)
+        seen = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(heads, 1)]
+        y = jnp.stack(seen, -1).reshape(
+            x.shape[0], H, W, self.dim
+        )  # channel-major: the heads of a channel lie together
         modulator = self.proj1(gelu(self.bn(self.proj0(y), train)))
         return self.dropout(self.proj(modulator.reshape(x.shape) * self.v(x)), train)
 

@@ -37,6 +37,7 @@ class SELayer(Module):
         self.fc = Sequential([squeeze, relu, excite, sigmoid])
 
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+        self.check_channels(x, self.channel, [4])
         x = self.cast(x)
         gate = self.fc(x.mean((1, 2)), train)
         return x * gate[:, None, None, :]

@@ -25,6 +25,7 @@ class SpatialGroupEnhance(Module):
         self.bias = self.parameter("bias", init.constant(self.init_bias), (1, self.groups, 1, 1))
 
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+        require(x.ndim == 4, f"SpatialGroupEnhance: expected an input (n, h, w, c), got shape {x.shape}")
         n, h, w, c = x.shape
         require(c % self.groups == 0, f"SpatialGroupEnhance: {self.groups} groups do not divide {c} channels")
         x, weight, bias = self.promote(x, self.weight, self.bias)

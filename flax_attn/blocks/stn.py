@@ -201,11 +201,94 @@ class DenseAffine3DGridGen_rotate(_Dense3D):
 
 class _Depth3D(_GridGen):
     def moved(self, depth: Array, trans0: Array, trans1: Array) -> Array:
-        """x, y, z of the pixels on the sphere, each at its own distance, after a translation."""
+        """x, y and z (3, n, h, w) of the pixels on the sphere, each at its own depth, moved by (trans0, trans1, 0)."""
         wide = self.wide("depth", depth, self.height, self.width, 1)
-        x, y, z, _ = jnp.moveaxis(sphere(self.base(wide.dtype)), -1, 0) * wide[None, ..., 0][:, :, None]
-        return x, y, z
+        trans0, trans1 = self.wide("trans0", trans0, 1), self.wide("trans1", trans1, 1)
+        shift = jnp.concatenate([trans0, trans1, jnp.zeros_like(trans0)], -1)[:, None, None]
+        return jnp.moveaxis(sphere(self.base(wide.dtype))[..., :3] * wide + shift, -1, 0)
 
 
 class Depth3DGridGen(_Depth3D):
-    pass
+    """The sphere at depth (n, height, width, 1), moved by (trans0, trans1), each (n, 1), and turned by rotate (n, 1).
+
+    The turn is added to every x, modulo 2.
+    """
+
+    def __call__(self, depth: Array, trans0: Array, trans1: Array, rotate: Array, train: bool = False) -> Grid:
+        y, x = project(*self.moved(depth, trans0, trans1))
+        turn = self.wide("rotate", rotate, 1)[..., None]
+        return self.result(depth, jnp.stack([y, wrap(x + turn)], -1))
+
+
+class Depth3DGridGen_with_mask(_Depth3D):
+    """The same, but the points are turned, by rotate times pi about the z axis, before they are projected."""
+
+    def __call__(self, depth: Array, trans0: Array, trans1: Array, rotate: Array, train: bool = False) -> Grid:
+        x, y, z = self.moved(depth, trans0, trans1)
+        turn = self.wide("rotate", rotate, 1)[..., None] * np.pi
+        x, y = x * jnp.cos(turn) - y * jnp.sin(turn), x * jnp.sin(turn) + y * jnp.cos(turn)
+        return self.result(depth, jnp.stack(project(x, y, z), -1))
+
+
+def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+    """The affine matrix that moves nothing, its rows one after the other."""
+    return jnp.asarray([1, 0, 0, 0, 1, 0], dtype).reshape(shape)
+
+
+def pixels(size: Sequence[int], kernel_sizes: Sequence[int], pools: Sequence[int]) -> int:
+    """How many pixels convolutions and poolings leave of an image."""
+    h, w = size
+    for kernel, pool in zip(kernel_sizes, pools, strict=True):
+        h, w = ((side - kernel + 1) // pool for side in (h, w))
+    return max(0, h) * max(0, w)
+
+
+class SpatialTransformer(Module):
+    """Resample x by the affine matrix that a small network reads off it; fresh, the matrix is the identity.
+
+    The defaults are the tutorial's network for MNIST.
+
+    Args:
+        in_channels: channels of x.
+        size: height and width of x, from which the width of ``fc_loc`` follows.
+        channels: output channels of each convolution, followed by max pooling and a relu.
+        kernel_sizes: of each convolution.
+        pools: window and stride of each pooling.
+        hidden: width of the layer before the matrix.
+        align_corners: False since torch 1.3; networks trained before need True.
+    """
+
+    in_channels: int = 1
+    size: Sequence[int] = (28, 28)
+    channels: Sequence[int] = (8, 10)
+    kernel_sizes: Sequence[int] = (7, 5)
+    pools: Sequence[int] = (2, 2)
+    hidden: int = 32
+    align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = [len(stages) for stages in (self.channels, self.kernel_sizes, self.pools)]
+        expected = "SpatialTransformer: expected as many channels as kernel_sizes and pools"
+        require(min(counts) == max(counts) >= 1, f"{expected}, got {counts}")
+        expected = "SpatialTransformer: expected a size that leaves a pixel after the localisation network"
+        require(pixels(self.size, self.kernel_sizes, self.pools) >= 1, f"{expected}, got {tuple(self.size)}")
+
+    def setup(self) -> None:
+        stages: list[Any] = []
+        inputs = [self.in_channels, *self.channels]
+        for c, out, kernel, pool in zip(inputs, self.channels, self.kernel_sizes, self.pools, strict=False):
+            stages += [Conv2d(c, out, kernel), MaxPool2d(pool), relu]
+        self.localization = Sequential(stages)
+        self.features = self.channels[-1] * pixels(self.size, self.kernel_sizes, self.pools)
+        theta = Linear(self.hidden, 6, kernel_init=init.zeros, bias_init=identity)
+        self.fc_loc = Sequential([Linear(self.features, self.hidden), relu, theta])
+
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+        x = self.cast(x)
+        features = flatten(self.localization(x, train))
+        expected = f"SpatialTransformer: expected an image of height and width {tuple(self.size)}"
+        require(features.shape[1] == self.features, f"{expected}, got shape {x.shape}")
+        theta = self.fc_loc(features, train).reshape(-1, 2, 3)
+        grid = affine_grid(theta.astype(accumulator(x.dtype)), x.shape, self.align_corners)
+        return grid_sample(x, grid, align_corners=self.align_corners)

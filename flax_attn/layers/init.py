@@ -11,18 +11,28 @@ from jaxtyping import Array
 from flax_attn.layers.module import Initializer
 
 
-def uniform(bound: float) -> Initializer:
-    """U(-bound, bound)."""
+def uniform(low: float, high: float) -> Initializer:
+    """U(low, high)."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return jax.random.uniform(key, shape, dtype, low, high)
 
     return init
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch's Linear and Conv do for weight and bias alike."""
-    return uniform(1 / math.sqrt(fan_in)) if fan_in else zeros
+    return uniform(-(fan_in**-0.5), fan_in**-0.5) if fan_in else zeros
+
+
+def xavier_uniform() -> Initializer:
+    """U(-b, b) with b = sqrt(6 / (fan_in + fan_out)): torch's ``xavier_uniform_``."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        bound = math.sqrt(6 / (math.prod(shape[:-2]) * sum(shape[-2:])))
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def kaiming_normal(mode: str = "fan_in") -> Initializer:

@@ -4,9 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-
-def tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).mT
+from torch_ref.blocks.non_local import tokens
 
 
 def mask_pool(x: Tensor, mask: Tensor) -> Tensor:
@@ -21,7 +19,7 @@ class PPM(nn.Module):
         self.pooling_sizes = pooling_sizes
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([adaptive_avg_pool2d(x, size).flatten(2) for size in self.pooling_sizes], 2)
+        return torch.cat([tokens(adaptive_avg_pool2d(x, size)) for size in self.pooling_sizes], 2)
 
 
 class _Attention(nn.Module):
@@ -38,7 +36,7 @@ class _Attention(nn.Module):
 
     def attend(self, x: Tensor, pool) -> Tensor:
         query, key, value = self.to_qkv(x).chunk(3, 1)
-        q, k, v = (self.split_heads(t) for t in (query.flatten(2), pool(key), pool(value)))
+        q, k, v = (self.split_heads(t) for t in (tokens(query), pool(key), pool(value)))
         logits = q.mT @ k * self.scale
         y = torch.softmax(logits, -1) @ v.mT
         return self.to_out(y.transpose(1, 2).flatten(2))
@@ -66,8 +64,8 @@ class LCA(_Attention):
 class _FeedForward(nn.Module):
     def __init__(self, dim, hidden, dropout):
         super().__init__()
-        layers = [nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout)]
-        self.net = nn.Sequential(*layers, nn.Linear(hidden, dim), nn.Dropout(dropout))
+        wide, narrow = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.net = nn.Sequential(wide, nn.GELU(), nn.Dropout(dropout), narrow, nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -89,7 +87,7 @@ class _Block(nn.Module):
         self.ff = _PreNorm(dim, mlp_dim, dropout)
 
     def add(self, attended: Tensor, x: Tensor) -> Tensor:
-        t = attended + tokens(x)
+        t = attended + tokens(x).mT
         return (self.ff(t) + t).mT.reshape(x.shape)
 
 

@@ -1,5 +1,4 @@
-"""Residual Attention Network for Image Classification - Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang 2017,
-https://arxiv.org/abs/1704.06904"""
+"""Residual Attention Network for Image Classification - Wang, Jiang, Qian et al. 2017, https://arxiv.org/abs/1704.06904"""
 
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, relu
@@ -26,6 +25,8 @@ class ResidualBlock(nn.Module):
 
 
 class _AttentionModule(nn.Module):
+    blocks: tuple[str, ...]
+
     def __init__(self, in_channels, out_channels, *sizes):
         super().__init__()
         if in_channels != out_channels:

@@ -10,7 +10,7 @@ from torch.nn.functional import gelu
 def linear(inputs, outputs, bias=True):
     layer = nn.Linear(inputs, outputs, bias)
     nn.init.trunc_normal_(layer.weight, std=0.02)
-    if bias:
+    if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
 
@@ -18,7 +18,8 @@ def linear(inputs, outputs, bias=True):
 def conv(inputs, outputs, kernel_size, groups=1):
     layer = nn.Conv2d(inputs, outputs, kernel_size, 1, kernel_size // 2, 1, groups)
     nn.init.normal_(layer.weight, std=math.sqrt(2 / (kernel_size**2 * outputs // groups)))
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -45,9 +46,9 @@ class SAM(nn.Module):
         self.dropout = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, H, W) -> Tensor:
-        s = image(self.s(x), H, W).chunk(self.ca_num_heads, 1)
-        s = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(s, 1)]
-        y = torch.stack(s, 2).flatten(1, 2)
+        heads = image(self.s(x), H, W).chunk(self.ca_num_heads, 1)
+        seen = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(heads, 1)]
+        y = torch.stack(seen, 2).flatten(1, 2)
         modulator = self.proj1(gelu(self.bn(self.proj0(y))))
         return self.dropout(self.proj(modulator.flatten(2).mT * self.v(x)))
 

@@ -1,0 +1,75 @@
+"""End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872
+
+Status: the position embeddings of facebookresearch/detr. The sine form has y first, the learned one x first. Upstream
+takes a pair of images and mask; here they are two arguments. Places under the mask get the count of those that are not.
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from flax_attn.layers import Embedding, Module, accumulator, init, require
+
+Image = Float[Array, "n h w c"]
+Mask = Bool[Array, "n h w"]
+Position = Float[Array, "n h w p"]
+
+
+class PositionEmbeddingSine(Module):
+    """Sines and cosines of the row, then of the column, of each position of x, counted without what ``mask`` pads.
+
+    Args:
+        num_pos_feats: how many for the row, and as many for the column.
+        normalize: count from 0 to ``scale``, which is 2 pi when None; a scale alone is refused.
+
+    The dtype of x is that of the embedding; ``mask`` (n, h, w) is True where x is padding.
+    """
+
+    num_pos_feats: int = 64
+    temperature: float = 10000.0
+    normalize: bool = False
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        feats = self.num_pos_feats
+        even = feats >= 2 and feats % 2 == 0
+        require(even, f"PositionEmbeddingSine: expected an even num_pos_feats >= 2, got {feats}")
+        alone = self.scale is not None and not self.normalize
+        require(not alone, f"PositionEmbeddingSine: expected normalize=True with a scale, got scale={self.scale}")
+
+    def __call__(self, x: Image, mask: Mask, train: bool = False) -> Position:
+        expected = f"PositionEmbeddingSine: expected a mask of shape {x.shape[:3]}"
+        require(mask.shape == x.shape[:3], f"{expected}, got {mask.shape}")
+        x = self.cast(x)
+        y, z = (jnp.cumsum(~mask, axis, dtype=accumulator(x.dtype)) for axis in (1, 2))
+        if self.normalize:
+            scale = 2 * math.pi if self.scale is None else self.scale
+            y, z = y / (y[:, -1:] + 1e-6) * scale, z / (z[:, :, -1:] + 1e-6) * scale
+        return jnp.concatenate([self.waves(y), self.waves(z)], -1).astype(x.dtype)
+
+    def waves(self, count: Float[Array, "n h w"]) -> Position:
+        i = np.arange(self.num_pos_feats)
+        period = self.temperature ** (2 * (i // 2) / self.num_pos_feats)
+        angle = count[..., None] / jnp.asarray(period, count.dtype)
+        return jnp.where(i % 2 == 0, jnp.sin(angle), jnp.cos(angle))
+
+
+class PositionEmbeddingLearned(Module):
+    """A learned vector of the column, then of the row, of each position of x; both at most 50. ``mask`` is ignored."""
+
+    num_pos_feats: int = 256
+
+    def setup(self) -> None:
+        self.row_embed = Embedding(50, self.num_pos_feats, embedding_init=init.uniform(0.0, 1.0))
+        self.col_embed = Embedding(50, self.num_pos_feats, embedding_init=init.uniform(0.0, 1.0))
+
+    def __call__(self, x: Image, mask: Mask | None = None, train: bool = False) -> Position:
+        n, h, w, _ = x.shape
+        require(max(h, w) <= 50, f"PositionEmbeddingLearned: expected at most 50 rows and columns, got {h}, {w}")
+        column, row = self.col_embed(jnp.arange(w)), self.row_embed(jnp.arange(h))
+        shape = (n, h, w, self.num_pos_feats)
+        pair = jnp.broadcast_to(column, shape), jnp.broadcast_to(row[:, None], shape)
+        return self.cast(jnp.concatenate(pair, -1))
