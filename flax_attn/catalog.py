@@ -346,9 +346,7 @@ CATALOG = [
     Entry(STN, (plain(2, 3, 7, 5), plain(2, 2, 4, 6)), dict(layout="BCHW"), "bchw", outputs=(PLAIN,)),
     _grid(AffineGridGen, (2, 3), aux_loss=True),
     _grid(AffineGridGenV2, (2, 3)),
-    Entry(
-        CylinderGridGen, (plain(2, 1),), dict(height=7, width=5, lr=0.3, aux_loss=True), outputs=(PLAIN, PLAIN)
-    ),
+    Entry(CylinderGridGen, (plain(2, 1),), dict(height=7, width=5, lr=0.3, aux_loss=True), outputs=(PLAIN, PLAIN)),
     _grid(CylinderGridGenV2, (1,)),
     _grid(DenseAffineGridGen, ("height", "width", 6)),
     _grid(DenseAffine3DGridGen, ("height", "width", 12)),

@@ -7,6 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of the time
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -21,3 +22,11 @@ def bound_the_compilation_cache():
     yield
     if next(count) % 50 == 0:
         jax.clear_caches()
+
+
+@pytest.fixture
+def no_annotation_checks():
+    """Users run without jaxtyping's checks, which would speak first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

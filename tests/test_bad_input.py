@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import pytest
 
 import flax_attn as fa
@@ -61,14 +60,6 @@ def test_arguments_are_refused_at_construction(construct, sentence):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         construct()
     assert str(error.value) == sentence
-
-
-@pytest.fixture
-def no_annotation_checks():
-    """Users run without jaxtyping's checks, which would speak first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("no_annotation_checks")

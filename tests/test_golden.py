@@ -34,8 +34,11 @@ from flax_attn import (
     ESABlock,
     GaussianNonLocalBlock,
     LCABlock,
+    MHAttentionMap,
+    MultiheadAttention,
     PAM_Module,
     ParallelPolarizedSelfAttention,
+    PositionEmbeddingLearned,
     PreActBasicBlock,
     PSA_p,
     PSA_s,
@@ -46,6 +49,7 @@ from flax_attn import (
     SequentialPolarizedSelfAttention,
     SKBottleneck,
     SpatialGroupEnhance,
+    Transformer,
 )
 from flax_attn.blocks.resnet import downsample
 from flax_attn.catalog import Entry, Make
@@ -57,6 +61,11 @@ FORMS = {
     "embedded_gaussian": EmbeddedGaussianNonLocalBlock,
     "gaussian": GaussianNonLocalBlock,
 }
+
+
+def keys_and_values(kdim, vdim):
+    return {name: jax.ShapeDtypeStruct((5, 1, width), "float32") for name, width in (("key", kdim), ("value", vdim))}
+
 
 CASES = {
     "ResidualAttentionModel_56.residual_block1": (
@@ -97,6 +106,36 @@ CASES = {
     "DANetHead_64_19": (DANetHead, dict(in_channels=64, out_channels=19), (1, 4, 4, 64)),
     "PAM_Module": (PAM_Module, dict(in_dim=64), (1, 4, 4, 64)),
     "ccnet_r101.head": (RCCAModule, dict(in_channels=2048, out_channels=512, num_classes=19), (1, 4, 4, 2048)),
+    "detr_r18_learned_prenorm_2x2.backbone.1": (PositionEmbeddingLearned, dict(num_pos_feats=128), (1, 4, 4, 1)),
+    "detr_r50_panoptic.bbox_attention": (
+        MHAttentionMap,
+        dict(query_dim=256, hidden_dim=256, num_heads=8),
+        (1, 3, 256),
+        dict(k=jax.ShapeDtypeStruct((1, 4, 4, 256), "float32")),
+    ),
+    "detr_transformer_small": (
+        Transformer,
+        dict(d_model=32, nhead=4, num_encoder_layers=1, num_decoder_layers=2, dim_feedforward=64),
+        (1, 4, 4, 32),
+        dict(
+            mask=jax.ShapeDtypeStruct((1, 4, 4), "bool"),
+            query_embed=jax.ShapeDtypeStruct((3, 32), "float32"),
+            pos_embed=jax.ShapeDtypeStruct((1, 4, 4, 32), "float32"),
+        ),
+    ),
+    "torch_MHA": (MultiheadAttention, dict(embed_dim=32, num_heads=4), (4, 1, 32), keys_and_values(32, 32)),
+    "torch_MHA_kdim_biaskv": (
+        MultiheadAttention,
+        dict(embed_dim=32, num_heads=4, add_bias_kv=True, kdim=16, vdim=24),
+        (4, 1, 32),
+        keys_and_values(16, 24),
+    ),
+    "torch_MHA_nobias": (
+        MultiheadAttention,
+        dict(embed_dim=32, num_heads=4, bias=False),
+        (4, 1, 32),
+        keys_and_values(32, 32),
+    ),
     "PSA_p": (PSA_p, dict(inplanes=64, planes=64), (1, 4, 4, 64)),
     "PSA_s": (PSA_s, dict(inplanes=64, planes=64), (1, 4, 4, 64)),
     "ParallelPolarizedSelfAttention": (ParallelPolarizedSelfAttention, dict(channel=64), (1, 4, 4, 64)),

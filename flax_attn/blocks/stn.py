@@ -95,7 +95,7 @@ class _GridGen(Module):
 
     height: int
     width: int
-    lr: float = 1
+    lr: float = 1.0
     aux_loss: bool = False
 
     has_loss: ClassVar[bool] = False
@@ -184,7 +184,7 @@ class _Dense3D(_GridGen):
 
 
 class DenseAffine3DGridGen(_Dense3D):
-    """A 3x4 affine matrix for each pixel on the sphere, its rows one after the other in theta (n, height, width, 12)."""
+    """A 3x4 matrix for each pixel on the sphere, its rows one after the other in theta (n, height, width, 12)."""
 
     def __call__(self, theta: Array, train: bool = False) -> Grid:
         return self.result(theta, jnp.stack(self.moved(theta), -1))

@@ -45,7 +45,7 @@ class STN(nn.Module):
 class _GridGen(nn.Module):
     has_loss = False
 
-    def __init__(self, height, width, lr=1, aux_loss=False):
+    def __init__(self, height, width, lr=1.0, aux_loss=False):
         super().__init__()
         if aux_loss and not self.has_loss:
             raise ValueError(f"{type(self).__name__}: expected aux_loss=False, since it has none, got True")
