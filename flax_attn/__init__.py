@@ -15,6 +15,19 @@ from flax_attn.blocks.criss_cross import (
 )
 from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
 from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
+from flax_attn.blocks.hard_attention import (
+    ActionNetwork,
+    BaselineNetwork,
+    CoreNetwork,
+    GlimpseNetwork,
+    GumbelHardAttention,
+    HardAttention,
+    LocationNetwork,
+    OldBaselineNetwork,
+    OldLocationNetwork,
+    Retina,
+    reinforce_loss,
+)
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,

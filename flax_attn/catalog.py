@@ -19,6 +19,18 @@ from flax_attn.blocks.cbam import CBAM, ChannelGate, SpatialGate
 from flax_attn.blocks.criss_cross import CrissCrossAttention, CrissCrossAttention3D, RCCAModule
 from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
 from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
+from flax_attn.blocks.hard_attention import (
+    ActionNetwork,
+    BaselineNetwork,
+    CoreNetwork,
+    GlimpseNetwork,
+    GumbelHardAttention,
+    HardAttention,
+    LocationNetwork,
+    OldBaselineNetwork,
+    OldLocationNetwork,
+    Retina,
+)
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,
@@ -533,6 +545,44 @@ CATALOG = [
         (plain(2, 3, "query_dim"), image("query_dim"), plain(2, 7, 5, kind="padding")),
         dict(query_dim=9, hidden_dim=12, num_heads=3),
         outputs=(PLAIN,),
+    ),
+    Entry(Retina, (image(3, 9, 9), plain(2, 2, kind="uniform")), dict(g=4, k=2, s=2.0), outputs=(PLAIN,)),
+    Entry(Retina, (image(3), plain(2, 2, kind="uniform")), dict(g=3, k=2, s=1.5), "odd", outputs=(PLAIN,)),
+    Entry(
+        GlimpseNetwork,
+        (image("c", 9, 9), plain(2, 2, kind="uniform")),
+        dict(h_g=5, h_l=4, g=4, k=2, s=2.0, c=3),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        CoreNetwork,
+        (plain(2, "input_size"), plain(2, "hidden_size")),
+        dict(input_size=5, hidden_size=4),
+        outputs=(PLAIN,),
+    ),
+    Entry(ActionNetwork, (plain(2, "input_size"),), dict(input_size=5, output_size=3), outputs=(PLAIN,)),
+    *[
+        Entry(
+            cls,
+            (plain(2, "input_size"), plain(2, 2, name="noise")),
+            dict(input_size=6, output_size=2, std=0.17),
+            outputs=(PLAIN, PLAIN),
+        )
+        for cls in (LocationNetwork, OldLocationNetwork)
+    ],
+    Entry(BaselineNetwork, (plain(2, "input_size"),), dict(input_size=5, output_size=1), outputs=(PLAIN,)),
+    Entry(OldBaselineNetwork, (plain(2, "input_size"),), dict(input_size=5, output_size=1), outputs=(PLAIN,)),
+    Entry(
+        HardAttention,
+        (image("dim"), plain(2, 35, name="noise")),
+        dict(dim=6, hidden_dim=4),
+        outputs=(PLAIN, PLAIN, PLAIN),
+    ),
+    Entry(
+        GumbelHardAttention,
+        (image("dim"), plain(2, 35, name="noise")),
+        dict(dim=6, hidden_dim=4, temperature=0.7),
+        outputs=(PLAIN, PLAIN),
     ),
     Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
     Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),

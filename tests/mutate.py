@@ -74,7 +74,8 @@ def survives(mutation: Mutation, folder: Path) -> bool:
     source = path.read_text()
     assert mutation.old in source, f"{mutation.name}: {mutation.old!r} is not in {mutation.file}"
     path.write_text(source.replace(mutation.old, mutation.new, 1))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *shlex.split(mutation.tests)]
+    options = ["-x", "-q", "-n0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *shlex.split(mutation.tests)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     path.write_text(source)
     if done.returncode not in (0, 1):

@@ -114,7 +114,8 @@ SHARDED = """
         compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2)), **out).lower(*sharded).compile()
         got = compiled(*sharded)
         forward = jax.jit(lambda *xs: criss_cross_attention(*xs, mesh_axis=axis)).lower(*sharded).compile()
-    off = max(float(jnp.abs(jax.device_get(a) - b).max()) for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected)))
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(expected))
+    off = max(float(jnp.abs(jax.device_get(a) - b).max()) for a, b in pairs)
     text = forward.as_text() + compiled.as_text()
     print(json.dumps(dict(off=off, all_to_all="all-to-all" in text, all_gather="all-gather" in text)))
 """

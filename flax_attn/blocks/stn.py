@@ -57,8 +57,8 @@ def sphere(grid: Float[Array, "h w 3"]) -> Float[Array, "h w 4"]:
 def project(x: Array, y: Array, z: Array) -> tuple[Array, Array]:
     """The inverse of ``sphere``: (y, x) from -1 to 1 of the direction in which a point lies."""
     r = jnp.sqrt(x * x + y * y + z * z) + 1e-5
-    turn = jnp.where(x < 0, jnp.where(y >= 0, np.pi, -np.pi), 0)
-    return jnp.arccos(z / r) / HALF - 1, (jnp.arctan(y / (x + 1e-5)) + turn) / np.pi
+    turn = jnp.where(x < 0, jnp.where(y >= 0, 1, -1), 0)
+    return jnp.arccos(z / r) / HALF - 1, jnp.arctan(y / (x + 1e-5)) / np.pi + turn
 
 
 class STN(Module):
@@ -120,7 +120,7 @@ class _GridGen(Module):
     def result(self, x: Array, grid: Array, loss: Array | None = None) -> Any:
         """Grid and loss in the precision of x, or the one set."""
         dtype = self.dtype or x.dtype
-        return (grid.astype(dtype), loss.astype(dtype)) if self.aux_loss else grid.astype(dtype)
+        return grid.astype(dtype) if loss is None or not self.aux_loss else (grid.astype(dtype), loss.astype(dtype))
 
 
 class AffineGridGen(_GridGen):
@@ -276,8 +276,8 @@ class SpatialTransformer(Module):
 
     def setup(self) -> None:
         stages: list[Any] = []
-        inputs = [self.in_channels, *self.channels]
-        for c, out, kernel, pool in zip(inputs, self.channels, self.kernel_sizes, self.pools, strict=False):
+        inputs = [self.in_channels, *self.channels[:-1]]
+        for c, out, kernel, pool in zip(inputs, self.channels, self.kernel_sizes, self.pools, strict=True):
             stages += [Conv2d(c, out, kernel), MaxPool2d(pool), relu]
         self.localization = Sequential(stages)
         self.features = self.channels[-1] * pixels(self.size, self.kernel_sizes, self.pools)

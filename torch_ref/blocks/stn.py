@@ -25,8 +25,8 @@ def sphere(grid: Tensor) -> Tensor:
 
 def project(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     r = torch.sqrt(x * x + y * y + z * z) + 1e-5
-    turn = torch.where(x < 0, torch.where(y >= 0, pi, -pi), 0)
-    return torch.acos(z / r) / HALF - 1, (torch.atan(y / (x + 1e-5)) + turn) / pi
+    turn = torch.where(x < 0, torch.where(y >= 0, 1, -1), 0)
+    return torch.acos(z / r) / HALF - 1, torch.atan(y / (x + 1e-5)) / pi + turn
 
 
 class STN(nn.Module):
@@ -166,7 +166,8 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.align_corners = align_corners
         stages: list[nn.Module] = []
-        for c, out, kernel, pool in zip((in_channels, *channels), channels, kernel_sizes, pools, strict=False):
+        inputs = [in_channels, *channels[:-1]]
+        for c, out, kernel, pool in zip(inputs, channels, kernel_sizes, pools, strict=True):
             stages += [nn.Conv2d(c, out, kernel), nn.MaxPool2d(pool), nn.ReLU()]
         self.localization = nn.Sequential(*stages)
         features = channels[-1] * pixels(size, kernel_sizes, pools)
