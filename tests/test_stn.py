@@ -1,4 +1,4 @@
-"""The grids and the sampler of stn.pytorch by their definitions, and the spatial transformers that are built of one class."""
+"""Grids and sampler of stn.pytorch by their definitions; the published spatial transformers from one class."""
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +151,7 @@ def test_coordinates_stay_wide_in_half_precision():
 def test_a_fresh_spatial_transformer_is_the_identity(arguments, shape, widths):
     x = jnp.asarray(normal(2, *shape, dtype="float32"))
     module = fa.SpatialTransformer(**arguments)
-    y, variables = module.init_with_output(jax.random.key(0), x)
+    y, _ = module.init_with_output(jax.random.key(0), x)
     np.testing.assert_allclose(y, x, atol=1e-4)
     keys = {row.key: row.torch_shape for row in plan(module, x).rows}
     assert keys.items() >= {(f"{name}.weight", width) for name, width in widths.items()}
@@ -160,26 +160,25 @@ def test_a_fresh_spatial_transformer_is_the_identity(arguments, shape, widths):
     assert {k: tuple(v.shape) for k, v in twin.state_dict().items()} == keys
 
 
-def test_the_era_of_a_checkpoint_matters():
-    """The same weights under torch 1.2's convention and today's."""
+@pytest.mark.parametrize(("align_corners", "width"), [(False, 11), (True, 10)])
+def test_the_era_of_a_checkpoint_says_how_far_a_pixel_is(align_corners, width):
     x = jnp.asarray(normal(1, 9, 11, 2))
     arguments = dict(in_channels=2, size=(9, 11), channels=(5,), kernel_sizes=(2,), pools=(3,), hidden=6)
-    variables = fa.SpatialTransformer(**arguments).init(jax.random.key(0), x)
-    variables["params"]["fc_loc"]["2"]["bias"] = jnp.asarray([0.5, 0, 0, 0, 0.5, 0])
-    now, before = (fa.SpatialTransformer(**arguments, align_corners=a).apply(variables, x) for a in (False, True))
-    assert np.abs(now - before).max() > 0.1
+    module = fa.SpatialTransformer(**arguments, align_corners=align_corners)
+    variables = module.init(jax.random.key(0), x)
+    variables["params"]["fc_loc"]["2"]["bias"] = jnp.asarray([1, 0, 2 / width, 0, 1, 0])
+    assert_close(module.apply(variables, x), np.pad(x[:, :, 1:], [(0, 0), (0, 0), (0, 1), (0, 0)]))
 
 
-@pytest.mark.parametrize("name", GENERATORS)
-def test_arguments_of_the_wrong_shape_are_refused_on_both_sides(name):
+@pytest.mark.parametrize(("name", "i"), [(name, i) for name, shapes in GENERATORS.items() for i in range(len(shapes))])
+def test_arguments_of_the_wrong_shape_are_refused_on_both_sides(name, i):
+    """torch broadcasts an argument that is a number too wide where ours is one wide; it refuses the matrices."""
     good = [normal(2, *shape) for shape in GENERATORS[name]]
+    bad = [np.concatenate([array] * 2, -1) if i == j else array for j, array in enumerate(good)]
     ours, theirs = getattr(fa, name)(7, 5), getattr(twins, name)(7, 5)
     assert run(ours, *good).shape == (2, 7, 5, 2)
-    for i, array in enumerate(good):
-        bad = [*good[:i], np.concatenate([array] * 2, -1), *good[i + 1 :]]
-        call = (lambda bad: lambda: theirs(*map(torch.tensor, bad)))(bad)
-        refused_there = array.shape[1:] != (1,) and array.shape[-1] != 1
-        check_refusal(lambda bad=bad: run(ours, *bad), rf"{name}: expected \w+ \(n, ", refused_there and call or None)
+    refused = (lambda: theirs(*map(torch.tensor, bad))) if good[i].shape[-1] > 1 else None
+    check_refusal(lambda: run(ours, *bad), rf"{name}: expected \w+ \(n, ", refused)
 
 
 @pytest.mark.parametrize(
