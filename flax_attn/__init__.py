@@ -84,3 +84,4 @@ from flax_attn.blocks.transformer import (
 from flax_attn.catalog import CATALOG
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
+from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention

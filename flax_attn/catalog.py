@@ -87,6 +87,7 @@ from flax_attn.blocks.transformer import (
 from flax_attn.layers import FrozenBatchNorm2d, LayerNorm, Module
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
+from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
 
 IMAGE, PLAIN = "image", "plain"
 
@@ -425,7 +426,7 @@ CATALOG = [
     Entry(
         MultiheadAttention,
         (plain(5, 2, "embed_dim"), plain(7, 2, "embed_dim"), plain(7, 2, "embed_dim")),
-        dict(embed_dim=12, num_heads=3),
+        dict(embed_dim=12, num_heads=3, dropout=0.3),
         outputs=(PLAIN, PLAIN),
     ),
     Entry(
@@ -485,13 +486,13 @@ CATALOG = [
             plain(2, 5, kind="padding", name="src_key_padding_mask"),
             plain(2, 5, "d_model", name="pos"),
         ),
-        dict(d_model=12, nhead=3, dim_feedforward=10, dropout=0.0),
+        dict(d_model=12, nhead=3, dim_feedforward=10, dropout=0.1),
         outputs=(PLAIN,),
     ),
     Entry(
         TransformerEncoderLayer,
         (plain(2, 5, "d_model"), plain(5, 5, name="src_mask")),
-        dict(d_model=12, nhead=2, dim_feedforward=10, dropout=0.0, activation="gelu", normalize_before=True),
+        dict(d_model=12, nhead=2, dim_feedforward=10, dropout=0.1, activation="gelu", normalize_before=True),
         "pre-norm",
         outputs=(PLAIN,),
     ),
@@ -504,13 +505,13 @@ CATALOG = [
             plain(2, 7, "d_model", name="pos"),
             plain(2, 5, "d_model", name="query_pos"),
         ),
-        dict(d_model=12, nhead=3, dim_feedforward=10, dropout=0.0),
+        dict(d_model=12, nhead=3, dim_feedforward=10, dropout=0.1),
         outputs=(PLAIN,),
     ),
     Entry(
         TransformerDecoderLayer,
         (plain(2, 5, "d_model"), plain(2, 7, "d_model"), plain(5, 5, name="tgt_mask"), plain(5, 7, name="memory_mask")),
-        dict(d_model=12, nhead=2, dim_feedforward=10, dropout=0.0, activation="gelu", normalize_before=True),
+        dict(d_model=12, nhead=2, dim_feedforward=10, dropout=0.1, activation="gelu", normalize_before=True),
         "pre-norm",
         outputs=(PLAIN,),
     ),
@@ -535,7 +536,7 @@ CATALOG = [
             num_encoder_layers=1,
             num_decoder_layers=2,
             dim_feedforward=10,
-            dropout=0.0,
+            dropout=0.1,
             return_intermediate_dec=True,
         ),
         outputs=(PLAIN, IMAGE),
@@ -547,7 +548,7 @@ CATALOG = [
         outputs=(PLAIN,),
     ),
     Entry(Retina, (image(3, 9, 9), plain(2, 2, kind="uniform")), dict(g=4, k=2, s=2.0), outputs=(PLAIN,)),
-    Entry(Retina, (image(3), plain(2, 2, kind="uniform")), dict(g=3, k=2, s=1.5), "odd", outputs=(PLAIN,)),
+    Entry(Retina, (image(3), plain(2, 2, kind="uniform")), dict(g=3, k=2, s=2.4), "odd", outputs=(PLAIN,)),
     Entry(
         GlimpseNetwork,
         (image("c", 9, 9), plain(2, 2, kind="uniform")),
@@ -584,6 +585,21 @@ CATALOG = [
         dict(dim=6, hidden_dim=4, temperature=0.7),
         outputs=(PLAIN, PLAIN),
     ),
+    *[
+        Entry(
+            cls,
+            (
+                image("c", 9, 9),
+                plain(2, 2, kind="uniform"),
+                plain(2, "hidden_size"),
+                plain(2, 2, name="noise"),
+            ),
+            dict(g=4, k=2, s=2.0, c=3, h_g=5, h_l=4, std=0.17, hidden_size=6, num_classes=3),
+            call=dict(last=True),
+            outputs=(PLAIN,) * 5,
+        )
+        for cls in (RecurrentAttention, OldRecurrentAttention)
+    ],
     Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
     Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
 ]

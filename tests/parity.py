@@ -1,6 +1,7 @@
 """One catalog entry on both sides: the Flax module and its twin with the same random numbers in them."""
 
 import functools
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -51,6 +52,20 @@ def share_dropout_torch(module: torch.nn.Module, shapes: dict[str, set]) -> None
     for path, layer in module.named_modules():
         if isinstance(layer, torch.nn.Dropout | torch.nn.Dropout2d):
             layer.register_forward_hook(functools.partial(hook, path))
+        elif isinstance(layer, torch.nn.MultiheadAttention):
+            layer.forward = functools.partial(
+                share_attention_dropout, f"{path}.attn_dropout".lstrip("."), layer.forward
+            )
+
+
+def share_attention_dropout(path, forward, *args, **kwargs):
+    """``torch.nn.MultiheadAttention`` drops weights (n*heads, q, k) by a function; ours has a layer for them."""
+
+    def drop(x, p):
+        return x * torch.as_tensor(dropout_mask(path, tuple(x.shape)), dtype=x.dtype)
+
+    with mock.patch.object(torch.nn.functional, "dropout", drop):
+        return forward(*args, **kwargs)
 
 
 class Parity:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from convert import demo, from_torch, load, read
-from flax_attn import NonLocalNet
+from flax_attn import NonLocalNet, OldRecurrentAttention
+from flax_attn.models.ram import average_over_trials
 from tests.data import SHARED, mnist, needs
 
 
@@ -37,6 +38,22 @@ def test_attention_maps_are_the_authors_own(network):
 def test_the_file_is_a_legacy_pickle_of_a_data_parallel_module():
     checkpoint = read(SHARED / "nonlocal_mnist" / "net.pth")
     assert (checkpoint.format, checkpoint.prefix, checkpoint.wrapper) == ("legacy pickle", "module.", None)
+
+
+RAM = {"ram_6_8x8_2_model_best": 0.985, "ram_6_8x8_2_model_best_3ac8824": 0.989}
+
+
+@needs("ram_mnist", "mnist_t10k")
+@pytest.mark.parametrize(("name", "accuracy"), RAM.items())
+def test_recurrent_attention_reads_digits_as_published(name, accuracy):
+    images, labels = mnist()
+    x = jnp.asarray((images / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081))
+    net = OldRecurrentAttention(8, 1, 2.0, 1, 128, 128, 0.17, 256, 10)
+    state_dict = load(SHARED / "ram_mnist" / f"{name}.pth.tar")
+    variables = from_torch(net, state_dict, x[:1], jnp.zeros((1, 2)), jnp.zeros((1, 256)))
+    walk = jax.jit(lambda x, key: average_over_trials(net, variables, x, num_glimpses=6, trials=10, key=key))
+    right = [(walk(x, key).argmax(-1) == labels).mean() for key in jax.random.split(jax.random.key(0), 5)]
+    assert np.mean(right) == pytest.approx(accuracy, abs=0.002)
 
 
 def test_carried_checkpoint_gives_pytorchs_logits():

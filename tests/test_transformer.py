@@ -80,6 +80,23 @@ def test_layers_without_position_are_torchs_own(normalize_before, activation):
     assert_close(ours.apply(variables, jnp.asarray(src), jnp.asarray(memory)), expected)
 
 
+def test_an_image_that_is_all_padding_is_nan_as_in_detr():
+    """Upstream asks for the weights it throws away; without, torch's fused attention gives 0 there."""
+    from torch_ref.blocks.transformer import Transformer
+
+    arguments = (E, H, 1, 2, 10, 0.0)
+    inputs = draw(N, 3, 4, E), np.arange(N)[:, None, None] * np.ones((N, 3, 4)) > 0, draw(5, E), draw(N, 3, 4, E)
+    theirs = Transformer(*arguments).double().eval()
+    ours = fa.Transformer(*arguments)
+    arrays = list(map(jnp.asarray, inputs))
+    found, memory = ours.apply(from_torch(ours, theirs.state_dict(), *arrays), *arrays)
+    src, mask, query_embed, pos = map(torch.tensor, inputs)
+    expected, image = theirs(src.movedim(-1, 1), mask, query_embed, pos.movedim(-1, 1))
+    assert_close(found, expected.detach())
+    assert_close(memory, image.detach().movedim(1, -1))
+    np.testing.assert_array_equal(np.isnan(found).all((0, 2, 3)), [False, True])
+
+
 def test_sine_embedding_counts_rows_first_and_ends_at_the_scale():
     mask = jnp.zeros((1, 4, 6), bool)
     embedding = fa.PositionEmbeddingSine(4, normalize=True).apply({}, jnp.zeros((1, 4, 6, 1)), mask)
@@ -129,6 +146,14 @@ REFUSED = [
     (
         refused(fa.Transformer(12, 3, 1, 1, 8), (1, 3, 4, 12), (1, 4, 3), (2, 12), (1, 3, 4, 12)),
         "Transformer: expected a mask of shape (1, 3, 4), got (1, 4, 3)",
+    ),
+    (
+        refused(fa.Transformer(12, 3, 1, 1, 8), (1, 3, 4, 12), (1, 3, 4), (2, 12), (1, 4, 3, 12)),
+        "Transformer: expected pos_embed of shape (1, 3, 4, 12), got (1, 4, 3, 12)",
+    ),
+    (
+        lambda: fa.TransformerDecoder(fa.TransformerDecoderLayer(12, 3), 0),
+        "TransformerDecoder: expected num_layers >= 1, got 0",
     ),
 ]
 

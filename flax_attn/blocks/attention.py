@@ -2,7 +2,7 @@
 
 Status: ``MultiheadAttention`` is ``torch.nn.MultiheadAttention``. ``ScaledDotProductAttention`` is that of
 External-Attention-pytorch, and with d_model 512, d_k 64, d_v 64, h 8 the plain multi-head self-attention of surveys. A
-query that may look at no key gives NaN, as in PyTorch.
+query that may look at no key gives NaN, as in PyTorch with ``need_weights=True``; without, some of its kernels give 0.
 """
 
 import dataclasses
@@ -38,7 +38,8 @@ class MultiheadAttention(Module):
 
     The call takes PyTorch's arguments: ``key_padding_mask`` (n, k) and ``attn_mask`` (q, k) or (n * num_heads, q, k),
     bool where True is ignored or floating point to be added. It returns the output and the weights (n, q, k), averaged
-    over heads, or (n, num_heads, q, k), or None. Raises ValueError for widths, masks and heads that do not fit.
+    over heads, or (n, num_heads, q, k), or None. Raises ValueError for tokens, masks and heads that do not fit, and for
+    tokens without a batch axis, which PyTorch takes.
     """
 
     embed_dim: int
@@ -81,6 +82,15 @@ class MultiheadAttention(Module):
             self.bias_k = self.parameter("bias_k", init.normal(dim**-0.5), (1, 1, dim))
             self.bias_v = self.parameter("bias_v", init.normal(dim**-0.5), (1, 1, dim))
         self.attn_dropout = Dropout(self.dropout)
+
+    def check(self, query: Array, key: Array, value: Array) -> None:
+        for name, x, width in zip(("query", "key", "value"), (query, key, value), self.widths, strict=True):
+            require(x.ndim == 3, f"MultiheadAttention: expected {name} of rank 3, got shape {x.shape}")
+            require(x.shape[-1] == width, f"MultiheadAttention: expected {name} of width {width}, got shape {x.shape}")
+        batch = 0 if self.batch_first else 1
+        fits = query.shape[batch] == key.shape[batch] and key.shape[:2] == value.shape[:2]
+        expected = "MultiheadAttention: expected one batch size and a value for each key, got shapes"
+        require(fits, f"{expected} {query.shape}, {key.shape}, {value.shape}")
 
     def project(self, tokens: Sequence[Array]) -> list[Array]:
         """Queries, keys and values (n, l, embed_dim)."""
@@ -139,9 +149,8 @@ class MultiheadAttention(Module):
     ) -> tuple[Float[Array, "a b h"], Array | None]:
         causal = attn_mask is not None or not is_causal
         require(causal, "MultiheadAttention: expected attn_mask with is_causal=True, got None")
+        self.check(query, key, value)
         tokens = [x if self.batch_first else x.swapaxes(0, 1) for x in (query, key, value)]
-        for name, x, width in zip(("query", "key", "value"), tokens, self.widths, strict=True):
-            require(x.shape[-1] == width, f"MultiheadAttention: expected {name} of width {width}, got shape {x.shape}")
         n, length, size = tokens[0].shape[0], tokens[0].shape[1], tokens[1].shape[1]
         q, k, v = self.project(tokens)
         k, v = self.extend(k, v)
@@ -160,6 +169,21 @@ class MultiheadAttention(Module):
 
 
 class _ScaledDotProductAttention(Module):
+    def check(self, queries: Array, keys: Array, values: Array, mask: Array | None, scale: Array | None) -> None:
+        who = type(self).__name__
+        for x in (queries, keys, values):
+            self.check_channels(x, self.d_model, [3])
+        fits = queries.shape[0] == keys.shape[0] and keys.shape[:2] == values.shape[:2]
+        expected = f"{who}: expected one batch size and a value for each key, got shapes"
+        require(fits, f"{expected} {queries.shape}, {keys.shape}, {values.shape}")
+        shape = (queries.shape[0], self.h, queries.shape[1], keys.shape[1])
+        for name, given in (("attention_mask", mask), ("attention_weights", scale)):
+            got = () if given is None else given.shape
+            fits = len(got) <= 4 and all(a in (1, b) for a, b in zip(got[::-1], shape[::-1], strict=False))
+            require(fits, f"{who}: expected {name} broadcastable to {shape}, got shape {got}")
+        dtype = jnp.bool_ if mask is None else mask.dtype
+        require(dtype == jnp.bool_, f"{who}: expected attention_mask of bool, got {dtype}")
+
     def attend(
         self, query: Array, key: Array, value: Array, mask: Array | None, scale: Array | None, train: bool
     ) -> Tokens:
@@ -211,6 +235,7 @@ class ScaledDotProductAttention(_ScaledDotProductAttention):
         attention_weights: Array | None = None,
         train: bool = False,
     ) -> Float[Array, "n q c"]:
+        self.check(queries, keys, values, attention_mask, attention_weights)
         projected = self.fc_q(queries), self.fc_k(keys), self.fc_v(values)
         return self.fc_o(self.attend(*projected, attention_mask, attention_weights, train))
 
@@ -241,5 +266,6 @@ class SimplifiedScaledDotProductAttention(_ScaledDotProductAttention):
         attention_weights: Array | None = None,
         train: bool = False,
     ) -> Float[Array, "n q c"]:
+        self.check(queries, keys, values, attention_mask, attention_weights)
         tokens = self.cast(queries), self.cast(keys), self.cast(values)
         return self.fc_o(self.attend(*tokens, attention_mask, attention_weights, train))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from flax_attn.layers import Linear, Module, accumulator, avg_pool, einsum, flatten, log_softmax, relu, require, softmax
+from flax_attn.layers import Linear, Module, accumulator, avg_pool, flatten, log_softmax, relu, require, softmax
 
 Image = Float[Array, "n h w c"]
 Place = Float[Array, "n 2"]
@@ -23,11 +23,15 @@ State = Float[Array, "n d"]
 
 
 def patch(x: Image, place: Place, size: int) -> Float[Array, "n p p c"]:
-    """The ``size`` x ``size`` pixels around ``place``, (x, y) from -1 to 1, without gradient; zeros beyond the edge."""
+    """The ``size`` x ``size`` pixels around ``place``, without gradient to it; zeros beyond the edge.
+
+    ``place`` is (x, y) from -1 to 1; one further out counts as the edge.
+    """
     before = size // 2
     pads = [(0, 0), (before, size - before), (before, size - before), (0, 0)]
     extent = jnp.array([x.shape[2], x.shape[1]])
-    start = lax.stop_gradient(0.5 * (place.astype(accumulator(place.dtype)) + 1) * extent).astype(int)
+    place = lax.stop_gradient(place.astype(accumulator(place.dtype))).clip(-1, 1)
+    start = (0.5 * (place + 1) * extent).astype(int)
 
     def crop(image: Float[Array, "h w c"], corner: Array) -> Float[Array, "p p c"]:
         return lax.dynamic_slice(image, (corner[1], corner[0], 0), (size, size, image.shape[-1]))
@@ -35,10 +39,20 @@ def patch(x: Image, place: Place, size: int) -> Float[Array, "n p p c"]:
     return jax.vmap(crop)(jnp.pad(x, pads), start)
 
 
+def patch_sizes(g: int, k: int, s: float) -> list[int]:
+    """How many pixels a side each of the ``k`` patches has."""
+    sizes = []
+    for _ in range(k):
+        sizes.append(g)
+        g = int(s * g)
+    return sizes
+
+
 class Retina(Module):
     """Patches of x around a place, ``k`` of them, each ``s`` times as large, shrunk to ``g`` x ``g`` and laid in a row.
 
-    Returns (n, k * c * g * g), channel by channel as PyTorch flattens. Raises ValueError for g, k or s below 1.
+    Returns (n, k * c * g * g), channel by channel as PyTorch flattens. Raises ValueError for g, k or s below 1, and
+    where a patch of ``size`` pixels a side is not g wide after a pooling by ``size // g``.
     """
 
     g: int
@@ -49,14 +63,14 @@ class Retina(Module):
         super().__post_init__()
         got = (self.g, self.k, self.s)
         require(min(got) >= 1, f"Retina: expected g, k, s >= 1, got {got}")
+        sizes = patch_sizes(*got)
+        fit = all(size // (size // self.g) == self.g for size in sizes)
+        require(fit, f"Retina: expected sizes that a pooling by size // g shrinks to g={self.g}, got {sizes}")
 
     def __call__(self, x: Image, l: Place, train: bool = False) -> Float[Array, "n d"]:  # noqa: E741
         require(l.shape == (x.shape[0], 2), f"Retina: expected places of shape {(x.shape[0], 2)}, got {l.shape}")
-        x, size, glimpses = self.cast(x), self.g, []
-        for _ in range(self.k):
-            glimpses.append(avg_pool(patch(x, l, size), size // self.g)[:, : self.g, : self.g])
-            size = int(self.s * size)
-        return flatten(jnp.concatenate(glimpses, -1))
+        x, sizes = self.cast(x), patch_sizes(self.g, self.k, self.s)
+        return flatten(jnp.concatenate([avg_pool(patch(x, l, size), size // self.g) for size in sizes], -1))
 
 
 class GlimpseNetwork(Module):
@@ -110,7 +124,7 @@ class ActionNetwork(Module):
 
 
 def log_density(x: Place, mean: Place, std: float) -> Float[Array, " n"]:
-    """Of x under N(mean, std), the axes together."""
+    """The logarithm of the density of N(mean, std) at x, the axes together."""
     return (-0.5 * jnp.square((x - mean) / std) - math.log(std * math.sqrt(2 * math.pi))).sum(-1)
 
 
@@ -123,9 +137,16 @@ class _Locator(Module):
         super().__post_init__()
         require(self.std > 0, f"{type(self).__name__}: expected std > 0, got {self.std}")
 
+    def mean(self, y: Array) -> Place:
+        """tanh of y, in float32 at least: the density takes differences of places."""
+        return jnp.tanh(y.astype(accumulator(y.dtype)))
+
     def sample(self, mean: Place, noise: Place | None) -> Place:
         """The mean plus ``std`` times ``noise``; no gradient."""
-        noise = jax.random.normal(self.make_rng("sample"), mean.shape, mean.dtype) if noise is None else noise
+        if noise is None:
+            noise = jax.random.normal(self.make_rng("sample"), mean.shape, mean.dtype)
+        expected = f"{type(self).__name__}: expected noise of shape {mean.shape}"
+        require(noise.shape == mean.shape, f"{expected}, got {noise.shape}")
         return lax.stop_gradient(mean + self.std * noise.astype(mean.dtype))
 
 
@@ -140,9 +161,10 @@ class LocationNetwork(_Locator):
         self.fc_lt = Linear(self.input_size // 2, self.output_size)
 
     def __call__(self, h_t: State, noise: Place | None = None, train: bool = False) -> tuple[Float[Array, " n"], Place]:
-        mean = jnp.tanh(self.fc_lt(relu(self.fc(lax.stop_gradient(h_t)))))
+        y = self.fc_lt(relu(self.fc(lax.stop_gradient(h_t))))
+        mean = self.mean(y)
         place = self.sample(mean, noise)
-        return log_density(place, mean, self.std), jnp.clip(place, -1, 1)
+        return log_density(place, mean, self.std).astype(y.dtype), jnp.clip(place, -1, 1).astype(y.dtype)
 
 
 class OldLocationNetwork(_Locator):
@@ -152,9 +174,10 @@ class OldLocationNetwork(_Locator):
         self.fc = Linear(self.input_size, self.output_size)
 
     def __call__(self, h_t: State, noise: Place | None = None, train: bool = False) -> tuple[Float[Array, " n"], Place]:
-        mean = jnp.tanh(self.fc(lax.stop_gradient(h_t)))
+        y = self.fc(lax.stop_gradient(h_t))
+        mean = self.mean(y)
         place = jnp.tanh(self.sample(mean, noise))
-        return log_density(place, mean, self.std), place
+        return log_density(place, mean, self.std).astype(y.dtype), place.astype(y.dtype)
 
 
 class BaselineNetwork(Module):
@@ -183,10 +206,18 @@ def reinforce_loss(
     """Mean squared error of the learned baseline, plus ``weight`` times what REINFORCE descends: -log_pi (R - b).
 
     The advantage R - b passes no gradient; the sum over steps is averaged over the batch. The caller adds the loss of
-    the classifier.
+    the classifier, and what weight an entropy is to have. Raises ValueError unless the three have one shape (n, t).
     """
+    shapes = [a.shape for a in (log_pi, reward, baseline)]
+    fit = len(set(shapes)) == 1 and log_pi.ndim == 2
+    require(fit, f"reinforce_loss: expected log_pi, reward and baseline of one shape (n, t), got {shapes}")
     advantage = lax.stop_gradient(reward - baseline)
     return jnp.square(baseline - reward).mean() - weight * (log_pi * advantage).sum(1).mean()
+
+
+def pick(weights: Float[Array, "n s"], x: Image) -> Float[Array, "n c"]:
+    """The sum of the weighted pixels of x; not by a matmul, which TPUs and GPUs round: one pixel comes out as it is."""
+    return (weights[..., None].astype(x.dtype) * x.reshape(x.shape[0], -1, x.shape[-1])).sum(1)
 
 
 class _HardAttention(Module):
@@ -229,9 +260,8 @@ class HardAttention(_HardAttention):
         logits, noisy = self.scores(x, noise, train)
         choice = jax.nn.one_hot(noisy.argmax(-1), logits.shape[-1], dtype=logits.dtype)
         log_p = log_softmax(logits)
-        glimpse = einsum("ns,nsc->nc", choice.astype(x.dtype), x.reshape(x.shape[0], -1, x.shape[-1]))
         entropy = -(jnp.exp(log_p) * log_p).sum(-1)
-        return glimpse, (choice * log_p).sum(-1).astype(x.dtype), entropy.astype(x.dtype)
+        return pick(choice, x), (choice * log_p).sum(-1).astype(x.dtype), entropy.astype(x.dtype)
 
 
 class GumbelHardAttention(_HardAttention):
@@ -254,5 +284,5 @@ class GumbelHardAttention(_HardAttention):
         _, noisy = self.scores(x, noise, train)
         soft = softmax(noisy / self.temperature)
         hard = jax.nn.one_hot(noisy.argmax(-1), noisy.shape[-1], dtype=soft.dtype)
-        weights = (hard + soft - lax.stop_gradient(soft)).astype(x.dtype)
-        return einsum("ns,nsc->nc", weights, x.reshape(x.shape[0], -1, x.shape[-1])), weights
+        weights = (hard + (soft - lax.stop_gradient(soft))).astype(x.dtype)
+        return pick(weights, x), weights

@@ -2,7 +2,8 @@
 
 Status: facebookresearch/detr, but tokens are (n, l, c) where upstream has (l, n, c). Position embeddings are added to
 queries and keys of every layer. Before August 2020 upstream's decoder returned (l, n, c) without a leading axis where
-``return_intermediate`` is off. ``MHAttentionMap`` takes its softmax over heads and pixels together, as published.
+``return_intermediate`` is off. Upstream's layers start with the same linear biases, being copies; here each draws its
+own. ``MHAttentionMap`` takes its softmax over heads and pixels together, as published.
 """
 
 import dataclasses
@@ -186,6 +187,10 @@ class TransformerDecoder(Module):
     norm: LayerNorm | None = None
     return_intermediate: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_layers >= 1, f"TransformerDecoder: expected num_layers >= 1, got {self.num_layers}")
+
     def setup(self) -> None:
         self.layers = ModuleList([self.decoder_layer.clone() for _ in range(self.num_layers)])
 
@@ -251,6 +256,8 @@ class Transformer(Module):
         n, h, w, c = src.shape
         require(c == self.d_model, f"Transformer: expected an image of {self.d_model} channels, got shape {src.shape}")
         require(mask.shape == (n, h, w), f"Transformer: expected a mask of shape {(n, h, w)}, got {mask.shape}")
+        got = pos_embed.shape
+        require(got == src.shape, f"Transformer: expected pos_embed of shape {src.shape}, got {got}")
         tokens, pos, mask = src.reshape(n, h * w, c), pos_embed.reshape(n, h * w, c), mask.reshape(n, h * w)
         query_pos = jnp.broadcast_to(query_embed, (n, *query_embed.shape))
         memory = self.encoder(tokens, src_key_padding_mask=mask, pos=pos, train=train)

@@ -9,9 +9,17 @@ from torch.nn.functional import avg_pool2d, log_softmax, one_hot, pad, relu
 def patch(x: Tensor, place: Tensor, size: int) -> Tensor:
     before = size // 2
     padded = pad(x, (before, size - before) * 2)
-    extent = torch.tensor([x.shape[3], x.shape[2]])
-    start = (0.5 * (place + 1) * extent).long()
+    extent = torch.tensor([x.shape[3], x.shape[2]], device=place.device)
+    start = (0.5 * (place.clamp(-1, 1) + 1) * extent).long()
     return torch.stack([image[:, v : v + size, u : u + size] for image, (u, v) in zip(padded, start, strict=True)])
+
+
+def patch_sizes(g, k, s) -> list[int]:
+    sizes = []
+    for _ in range(k):
+        sizes.append(g)
+        g = int(s * g)
+    return sizes
 
 
 class Retina(nn.Module):
@@ -22,11 +30,8 @@ class Retina(nn.Module):
         self.s = s
 
     def forward(self, x: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-        size, glimpses = self.g, []
-        for _ in range(self.k):
-            glimpses.append(avg_pool2d(patch(x, l, size), size // self.g)[:, :, : self.g, : self.g])
-            size = int(self.s * size)
-        return torch.cat(glimpses, 1).flatten(1)
+        sizes = patch_sizes(self.g, self.k, self.s)
+        return torch.cat([avg_pool2d(patch(x, l, size), size // self.g) for size in sizes], 1).flatten(1)
 
 
 class GlimpseNetwork(nn.Module):
@@ -113,6 +118,10 @@ def reinforce_loss(log_pi: Tensor, reward: Tensor, baseline: Tensor, weight=0.01
     return nn.functional.mse_loss(baseline, reward) + weight * (-log_pi * advantage).sum(1).mean()
 
 
+def pick(weights: Tensor, x: Tensor) -> Tensor:
+    return (weights[:, None] * x.flatten(2)).sum(-1)
+
+
 class _HardAttention(nn.Module):
     def __init__(self, dim, hidden_dim):
         super().__init__()
@@ -134,9 +143,8 @@ class HardAttention(_HardAttention):
         logits, noisy = self.scores(x, noise)
         choice = one_hot(noisy.argmax(-1), logits.shape[-1]).to(x.dtype)
         log_p = log_softmax(logits, -1)
-        glimpse = torch.einsum("ns,ncs->nc", choice, x.flatten(2))
         entropy = -(log_p.exp() * log_p).sum(-1)
-        return glimpse, (choice * log_p).sum(-1), entropy
+        return pick(choice, x), (choice * log_p).sum(-1), entropy
 
 
 class GumbelHardAttention(_HardAttention):
@@ -148,5 +156,5 @@ class GumbelHardAttention(_HardAttention):
         _, noisy = self.scores(x, noise)
         soft = torch.softmax(noisy / self.temperature, -1)
         hard = one_hot(noisy.argmax(-1), noisy.shape[-1]).to(x.dtype)
-        weights = hard + soft - soft.detach()
-        return torch.einsum("ns,ncs->nc", weights, x.flatten(2)), weights
+        weights = hard + (soft - soft.detach())
+        return pick(weights, x), weights

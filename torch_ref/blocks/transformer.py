@@ -40,7 +40,7 @@ class TransformerEncoderLayer(_Layer):
     def forward(self, src: Tensor, src_mask=None, src_key_padding_mask=None, pos=None) -> Tensor:
         def attend(x):
             q = with_pos_embed(x, pos)
-            y = self.self_attn(q, q, x, src_key_padding_mask, False, src_mask)[0]
+            y = self.self_attn(q, q, x, src_key_padding_mask, attn_mask=src_mask)[0]
             return self.dropout1(y)
 
         def feed(x):
@@ -84,12 +84,12 @@ class TransformerDecoderLayer(_Layer):
     ) -> Tensor:
         def attend(x):
             q = with_pos_embed(x, query_pos)
-            y = self.self_attn(q, q, x, tgt_key_padding_mask, False, tgt_mask)[0]
+            y = self.self_attn(q, q, x, tgt_key_padding_mask, attn_mask=tgt_mask)[0]
             return self.dropout1(y)
 
         def look(x):
             tokens = with_pos_embed(x, query_pos), with_pos_embed(memory, pos), memory
-            return self.dropout2(self.multihead_attn(*tokens, memory_key_padding_mask, False, memory_mask)[0])
+            return self.dropout2(self.multihead_attn(*tokens, memory_key_padding_mask, attn_mask=memory_mask)[0])
 
         def feed(x):
             return self.dropout3(self.feedforward(x))
