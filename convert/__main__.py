@@ -107,10 +107,16 @@ def signature(cls: type[Module]) -> str:
 
 
 def build(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
-    """The chosen module, and how it maps onto PyTorch's keys."""
-    entry, module = catalog.build(options.model, **dict(options.arg))
-    args, kwargs = entry.arguments(entry.structs(module))
-    return entry, module, plan(module, *args, **kwargs)
+    """The chosen module, an entry whose example inputs suit its arguments, and how it maps onto PyTorch's keys."""
+    module = catalog.build(options.model, **dict(options.arg))
+    refusals = []
+    for entry in catalog.find(options.model):
+        args, kwargs = entry.arguments(entry.structs(module))
+        try:
+            return entry, module, plan(module, *args, **kwargs)
+        except (TypeError, ValueError) as refusal:
+            refusals.append(refusal)
+    raise ValueError(str(refusals[0]).partition("\n")[0])
 
 
 def convert(options: argparse.Namespace, terminal: Terminal) -> int:

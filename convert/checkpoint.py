@@ -280,7 +280,7 @@ def module_of(path: str | os.PathLike) -> nn.Module:
         arguments = json.loads(metadata["arguments"])
         precision = {name: arguments.pop(name) for name in ("dtype", "param_dtype") if name in arguments}
         try:
-            return build(metadata["module"], **arguments)[1].clone(**precision)
+            return build(metadata["module"], **arguments).clone(**precision)
         except ValueError as error:
             raise RefusedError(str(error)) from error
 

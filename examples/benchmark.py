@@ -6,6 +6,9 @@ the float64 outputs, the float64 gradient that is furthest off (inputs and every
 """
 
 import argparse
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of the time
 
 import jax
 import numpy as np

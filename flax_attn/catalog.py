@@ -110,19 +110,20 @@ class Input:
     """An example input: its Flax shape, and whether its last axis is the one that PyTorch has second.
 
     Args:
-        shape: a dimension given as a string is the module's argument of that name, as a function that of the module.
+        shape: may be a function of the module, and so may a dimension; as a string it is the argument of that name.
         kind: what tests draw: "normal", "uniform" (in [-1, 1]), "bool" (mostly False) or "padding" (True at the ends).
         name: the keyword to pass it by; positional when empty.
     """
 
-    shape: tuple[Dim, ...]
+    shape: tuple[Dim, ...] | Callable[[Any], tuple[int, ...]]
     layout: str = IMAGE
     kind: str = "normal"
     name: str = ""
 
     def struct(self, module: Module, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
         """Shape and dtype for ``module``; ``dtype`` is that of floating point inputs."""
-        shape = [getattr(module, d) if isinstance(d, str) else d(module) if callable(d) else d for d in self.shape]
+        given = self.shape(module) if callable(self.shape) else self.shape
+        shape = [getattr(module, d) if isinstance(d, str) else d(module) if callable(d) else d for d in given]
         return jax.ShapeDtypeStruct(shape, jnp.bool_ if self.kind in ("bool", "padding") else dtype)
 
     def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> np.ndarray:
@@ -160,6 +161,11 @@ def signal(c: Dim, l: int = 7, n: int = 2) -> Input:  # noqa: E741
 def volume(c: Dim, d: int = 3, h: int = 7, w: int = 5, n: int = 2) -> Input:
     """(n, d, h, w, c)"""
     return Input((n, d, h, w, c))
+
+
+def sized(size: str) -> Input:
+    """(n, h, w, in_channels) of the height and width that the module is told as its argument ``size``."""
+    return Input(lambda module: (2, *getattr(module, size), module.in_channels))
 
 
 def plain(*shape: Dim, kind: str = "normal", name: str = "") -> Input:
@@ -224,16 +230,15 @@ class Entry:
 
 
 def _non_local(cls: type[Module], dimension: int, sub_sample: bool, bn_layer: bool) -> Entry:
-    inputs = {1: signal("in_channels"), 2: image("in_channels"), 3: volume("in_channels")}[dimension]
+    inputs = Input(lambda module: (2, *(3, 7, 5)[-module.dimension :], module.in_channels))
     kwargs = dict(in_channels=6, dimension=dimension, sub_sample=sub_sample, bn_layer=bn_layer)
     tag = f"{dimension}d" + "-sub" * sub_sample + "-bn" * bn_layer
     return Entry(cls, (inputs,), kwargs, tag, dict(return_nl_map=True), (IMAGE, PLAIN))
 
 
 def _stage(cls: type[Module], *sizes: tuple[int, int]) -> Entry:
-    inputs = image("in_channels", *sizes[0])
     names = [field.name for field in dataclasses.fields(cls) if field.name.startswith("size")]
-    return Entry(cls, (inputs,), dict(in_channels=8, out_channels=8, **dict(zip(names, sizes, strict=True))))
+    return Entry(cls, (sized(names[0]),), dict(in_channels=8, out_channels=8, **dict(zip(names, sizes, strict=True))))
 
 
 def _grid(cls: type[Module], *shapes: tuple[Dim, ...], aux_loss: bool = False) -> Entry:
@@ -368,12 +373,12 @@ CATALOG = [
     _grid(Depth3DGridGen_with_mask, ("height", "width", 1), (1,), (1,), (1,)),
     Entry(
         SpatialTransformer,
-        (image("in_channels", 13, 11),),
+        (sized("size"),),
         dict(in_channels=3, size=(13, 11), channels=(4, 5), kernel_sizes=(3, 2), hidden=6),
     ),
     Entry(
         SpatialTransformer,
-        (image("in_channels", 9, 11),),
+        (sized("size"),),
         dict(in_channels=2, size=(9, 11), channels=(5,), kernel_sizes=(2,), pools=(3,), hidden=6, align_corners=True),
         "align-corners",
     ),
@@ -605,12 +610,12 @@ CATALOG = [
 ]
 
 
-def find(name: str) -> Entry:
-    """The first entry of the class called ``name``; ValueError when there is none."""
-    for entry in CATALOG:
-        if entry.cls.__name__ == name:
-            return entry
-    raise ValueError(f"no model is called {name!r}; `flax-attn-convert models` lists them")
+def find(name: str) -> list[Entry]:
+    """The entries of the class called ``name``; ValueError when there is none."""
+    entries = [entry for entry in CATALOG if entry.cls.__name__ == name]
+    if not entries:
+        raise ValueError(f"no model is called {name!r}; `flax-attn-convert models` lists them")
+    return entries
 
 
 def arguments(cls: type[Module]) -> dict[str, dataclasses.Field]:
@@ -618,11 +623,10 @@ def arguments(cls: type[Module]) -> dict[str, dataclasses.Field]:
     return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in FLAX_ONLY}
 
 
-def build(name: str, **given: Any) -> tuple[Entry, Module]:
+def build(name: str, **given: Any) -> Module:
     """The class called ``name``, with its defaults but the arguments ``given``; ValueError where one does not fit."""
-    entry = find(name)
-    known = arguments(entry.cls)
-    hints = get_type_hints(entry.cls)
+    cls = find(name)[0].cls
+    known, hints = arguments(cls), get_type_hints(cls)
     for key, value in given.items():
         if key not in known:
             raise ValueError(f"{name} has no argument {key!r}; it takes {', '.join(known) or 'none'}")
@@ -631,7 +635,7 @@ def build(name: str, **given: Any) -> tuple[Entry, Module]:
     missing = [k for k, f in known.items() if f.default is dataclasses.MISSING and k not in given]
     if missing:
         raise ValueError(f"{name} needs a value for {', '.join(missing)}")
-    return entry, entry.cls(**given)
+    return cls(**given)
 
 
 def _fits(value: Any, hint: Any) -> bool:

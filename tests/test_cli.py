@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from convert import demo, from_torch, load, module_of, restore, save
-from convert.__main__ import main
+from convert.__main__ import build, main, parser
 from flax_attn import CATALOG, DigitsNet, SELayer
+from tests.walk import entry_plan
 
 DIGITS = str(demo.FOLDER / "digits.pth")
 
@@ -70,6 +71,18 @@ def test_convert_writes_what_from_torch_gives(capsys, tmp_path):
     assert module_of(out) == DigitsNet()
     np.testing.assert_array_equal(got["params"]["fc"]["1"]["kernel"], expected["params"]["fc"]["1"]["kernel"])
     assert DigitsNet().apply(got, x).shape == (1, 10)
+
+
+LITERAL = [e for e in CATALOG if all(isinstance(v, int | float | str | tuple | None) for v in e.kwargs.values())]
+
+
+@pytest.mark.parametrize("entry", LITERAL, ids=lambda entry: entry.name)
+def test_every_entry_can_be_built_from_the_command_line(entry):
+    arguments = [f"--arg={key}={value!r}" for key, value in entry.kwargs.items()]
+    options = parser().parse_args(["verify", "file", "--model", entry.cls.__name__, *arguments])
+    _, module, mapping = build(options)
+    assert module == entry.module()
+    assert mapping.rows == entry_plan(entry).rows
 
 
 def test_quiet_says_nothing(capsys, tmp_path):

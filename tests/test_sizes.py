@@ -26,8 +26,9 @@ SIZES = {"one sample": lambda shape: (1, *shape[1:]), "one pixel": lambda s: (s[
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("entry", IMAGES, ids=lambda entry: entry.name)
 def test_small_inputs_give_what_the_twin_gives(entry, size):
-    inputs = tuple(dataclasses.replace(i, shape=SIZES[size](i.shape)) for i in entry.inputs)
     parity = Parity(entry, "float64")
+    shapes = [SIZES[size](struct.shape) for struct in parity.structs]
+    inputs = tuple(dataclasses.replace(i, shape=shape) for i, shape in zip(entry.inputs, shapes, strict=True))
     arrays = dataclasses.replace(entry, inputs=inputs).draw(parity.module, np.random.default_rng(0), "float64")
     args, call = entry.arguments([torch.tensor(channels_first(x, IMAGE)) for x in arrays])
     try:
