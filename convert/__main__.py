@@ -111,8 +111,8 @@ def build(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
     module = catalog.build(options.model, **dict(options.arg))
     refusals = []
     for entry in catalog.find(options.model):
-        args, kwargs = entry.arguments(entry.structs(module))
         try:
+            args, kwargs = entry.arguments(entry.structs(module))
             return entry, module, plan(module, *args, **kwargs)
         except (TypeError, ValueError) as refusal:
             refusals.append(refusal)

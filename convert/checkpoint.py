@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
@@ -278,9 +279,9 @@ def module_of(path: str | os.PathLike) -> nn.Module:
         if "module" not in metadata:
             raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
         arguments = json.loads(metadata["arguments"])
-        precision = {name: arguments.pop(name) for name in ("dtype", "param_dtype") if name in arguments}
+        dtypes = {name: getattr(jnp, arguments.pop(name)) for name in ("dtype", "param_dtype") if name in arguments}
         try:
-            return build(metadata["module"], **arguments).clone(**precision)
+            return build(metadata["module"], **arguments).clone(**dtypes)
         except ValueError as error:
             raise RefusedError(str(error)) from error
 

@@ -85,10 +85,11 @@ class Parity:
         self.plan = entry_plan(entry)
         self.variables = self.plan.from_torch(state_dict)
         self.inputs = self.draw_inputs()
-        share_dropout_torch(self.twin, self.dropout_shapes())
+        self.outputs, dropout_shapes = self.trace()
+        share_dropout_torch(self.twin, dropout_shapes)
 
-    def dropout_shapes(self) -> dict[str, set]:
-        """The shapes of what each Dropout of the Flax module is given, by path."""
+    def trace(self) -> tuple[list[jax.ShapeDtypeStruct], dict[str, set]]:
+        """What the Flax module gives, and the shapes of what each of its Dropouts is given, by path."""
         shapes: dict[str, set] = {}
 
         def record(call, args, kwargs, context):
@@ -97,16 +98,15 @@ class Parity:
             return call(*args, **kwargs)
 
         with nn.intercept_methods(record):
-            jax.eval_shape(self.apply, self.variables, self.inputs)
-        return shapes
+            outputs = jax.eval_shape(self.apply, self.variables, self.inputs)
+        return jax.tree.leaves(outputs), shapes
 
     def draw_inputs(self) -> list[np.ndarray]:
         return self.entry.draw(self.module, self.rng, self.dtype)
 
     def cotangents(self) -> list[np.ndarray]:
-        shapes = jax.eval_shape(self.apply, self.variables, self.inputs)
         rng = np.random.default_rng(1)
-        return [rng.normal(size=s.shape).astype(s.dtype) for s in jax.tree.leaves(shapes)]
+        return [rng.normal(size=s.shape).astype(s.dtype) for s in self.outputs]
 
     def apply(self, variables, inputs, **kwargs):
         return self.entry.apply(self.module, variables, inputs, **kwargs)

@@ -98,6 +98,8 @@ def test_arguments_reach_the_model_and_the_file(capsys, tmp_path):
     arguments = ["--model", "SELayer", "--arg", "channel=9", "--arg", "reduction=3"]
     assert run(capsys, "convert", source, *arguments, "--out", out)[0] == 0
     assert module_of(out) == SELayer(9, 3)
+    save(out, restore(out), SELayer(9, 3, dtype=jnp.bfloat16))
+    assert module_of(out) == SELayer(9, 3, dtype=jnp.bfloat16)
 
 
 def test_verify_compares_with_the_twin(capsys, monkeypatch):

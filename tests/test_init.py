@@ -1,5 +1,7 @@
 """A fresh Flax module has the distribution of a fresh twin in every leaf: training from scratch starts alike."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,19 +13,20 @@ torch = pytest.importorskip("torch")
 from tests.parity import build_twin
 from tests.walk import entry_plan, walk
 
-DRAWS, P = 20, 1e-5
+ENOUGH, P = 20_000, 1e-5
 
 
 @walk
 def test_fresh_parameters_are_distributed_as_pytorchs(entry):
     module = entry.module()
     mapping = entry_plan(entry)
+    count = min(20, 2 + ENOUGH // max(1, sum(math.prod(row.shape) for row in mapping.rows)))
     args, kwargs = entry.arguments([jnp.zeros(s.shape, s.dtype) for s in entry.structs(module)])
     init = jax.jit(jax.vmap(lambda key: module.init(key, *args, **kwargs)))
-    drawn = init(jax.random.split(jax.random.key(0), DRAWS))
-    ours = [mapping.to_torch(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), drawn)) for i in range(DRAWS)]
+    drawn = init(jax.random.split(jax.random.key(0), count))
+    ours = [mapping.to_torch(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), drawn)) for i in range(count)]
     torch.manual_seed(0)
-    theirs = [build_twin(entry).state_dict() for _ in range(DRAWS)]
+    theirs = [build_twin(entry).state_dict() for _ in range(count)]
     for key in ours[0]:
         a, b = (np.concatenate([np.ravel(state[key]) for state in side]) for side in (ours, theirs))
         if b.size and b.min() == b.max():

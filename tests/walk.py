@@ -5,20 +5,23 @@ import zlib
 import numpy as np
 import pytest
 
-from convert import plan
+from convert import Plan, plan
 from flax_attn import layers
 from flax_attn.catalog import CATALOG, Entry
 
 KEEP = 0.7
+PLANS: dict[str, Plan] = {}
 
 walk = pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
 
 
-def entry_plan(entry: Entry, **arguments):
-    """The conversion plan of the entry's module."""
-    module = entry.module(**arguments)
-    args, kwargs = entry.arguments(entry.structs(module))
-    return plan(module, *args, **kwargs)
+def entry_plan(entry: Entry) -> Plan:
+    """The conversion plan of the entry's module, traced once a process."""
+    if entry.name not in PLANS:
+        module = entry.module()
+        args, kwargs = entry.arguments(entry.structs(module))
+        PLANS[entry.name] = plan(module, *args, **kwargs)
+    return PLANS[entry.name]
 
 
 def dropout_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
