@@ -34,7 +34,7 @@ def test_eval_mode(entry, dtype):
 
 
 @walk
-@precision
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_two_training_steps(entry, dtype):
     parity = Parity(entry, dtype)
     variables, grads = compare(parity, True, parity.variables, parity.inputs)
