@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.metadata import version
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,10 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def signature(cls: type[Module]) -> str:
+def signature(cls: Callable[..., Module]) -> str:
     """The arguments of ``cls``, with their defaults."""
-    fields = catalog.arguments(cls).values()
-    return ", ".join(f.name if f.default is f.default_factory else f"{f.name}={f.default!r}" for f in fields)
+    shown = [(p.name, p.default) for p in catalog.arguments(cls).values()]
+    return ", ".join(name if default is Parameter.empty else f"{name}={default!r}" for name, default in shown)
 
 
 def build(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:

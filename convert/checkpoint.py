@@ -22,6 +22,7 @@ from flax import traverse_util
 from convert.pickles import DTYPES, Opaque, RefusedError, Tensor, shown
 from convert.torch_file import MAGIC, TorchFile, map_file, read_legacy, read_zip
 from flax_attn.catalog import build
+from flax_attn.layers import Module
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network", "module"),
@@ -326,9 +327,11 @@ def _version(package: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The JSON form of an argument: a dtype is its name, a frozen dict a dict."""
+    """The JSON form of an argument: a dtype or class of module is its name, a frozen dict a dict."""
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, type) and issubclass(value, Module):
+        return value.__name__
     if isinstance(value, type | np.dtype) and np.dtype(value).kind != "O":
         return np.dtype(value).name
     raise TypeError(f"a {type(value).__name__} has no JSON form")

@@ -1,8 +1,8 @@
 """PyTorch state dicts <-> Flax variables, both read off one plan that follows from the module's structure alone."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
@@ -43,16 +43,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every leaf of a module with its torch key, sorted by path; both directions are read off it."""
+    """Every leaf of a module with its torch key, sorted by path; both directions are read off it.
+
+    Args:
+        aliases: {second key: row}, for leaves that PyTorch's state dict has twice.
+    """
 
     module: str
     rows: tuple[Row, ...]
+    aliases: Mapping[str, Row] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every key of the state dict."""
+        shapes = {r.key: r.torch_shape for r in self.rows}
+        return shapes | {key: r.torch_shape for key, r in self.aliases.items()}
 
     def from_torch(self, state_dict: Mapping[str, Any]) -> Variables:
         """See ``convert.from_torch``."""
         found = {k: v for k, v in state_dict.items() if not dropped(k)}
-        problems = compare({r.key: r.torch_shape for r in self.rows}, {k: tuple(v.shape) for k, v in found.items()})
-        refuse(problems, f"the state dict does not fit {self.module}")
+        summary = f"the state dict does not fit {self.module}"
+        refuse(compare(self.shapes, {k: tuple(v.shape) for k, v in found.items()}), summary)
+        refuse(
+            [f"! {k}: differs from {r.key}" for k, r in self.aliases.items() if differ(found[k], found[r.key])], summary
+        )
         flat = {r.path: np.asarray(as_numpy(found[r.key]).transpose(r.axes), order="C") for r in self.rows}
         return traverse_util.unflatten_dict(flat)
 
@@ -62,7 +76,8 @@ class Plan:
         shapes = {"/".join(path): tuple(np.shape(leaf)) for path, leaf in found.items()}
         problems = compare({"/".join(r.path): r.shape for r in self.rows}, shapes)
         refuse(problems, f"the variables do not fit {self.module}")
-        return {r.key: np.asarray(as_numpy(found[r.path]).transpose(np.argsort(r.axes)), order="C") for r in self.rows}
+        state = {r.key: np.asarray(as_numpy(found[r.path]).transpose(np.argsort(r.axes)), order="C") for r in self.rows}
+        return state | {key: state[r.key] for key, r in self.aliases.items()}
 
 
 def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
@@ -91,7 +106,15 @@ def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
     counts = Counter(r.key for r in rows)
     who = type(module).__name__
     refuse([f"* {key}: {n} leaves have this key" for key, n in counts.items() if n > 1], f"{who} cannot be mapped")
-    return Plan(who, rows)
+    aliases = {key: r for path, cls in owners.items() for key, r in second_names(path, cls, rows)}
+    return Plan(who, rows, aliases)
+
+
+def second_names(path: Path, cls: type, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
+    """The second keys of rows below the module of class ``cls`` at ``path``, by its ``aliases``."""
+    for second, first in getattr(cls, "aliases", ()):
+        old, new = (".".join([*path, name]) for name in (first, second))
+        yield from ((new + r.key.removeprefix(old), r) for r in rows if r.key.startswith(f"{old}."))
 
 
 def row(path: Path, shape: tuple[int, ...], owners: Mapping[Path, type]) -> Row:
@@ -134,6 +157,11 @@ def to_torch(
 def dropped(key: str) -> bool:
     """Whether a torch key is one that no Flax leaf holds."""
     return key.rpartition(".")[2] in DROPPED
+
+
+def differ(a: Any, b: Any) -> bool:
+    """Whether two arrays of one shape differ in a bit."""
+    return as_numpy(a).tobytes() != as_numpy(b).tobytes()
 
 
 def compare(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> list[str]:

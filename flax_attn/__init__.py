@@ -55,7 +55,14 @@ from flax_attn.blocks.residual_attention import (
     AttentionModule_stage3_cifar,
     ResidualBlock,
 )
-from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, OptionA, PreActBasicBlock
+from flax_attn.blocks.resnet import (
+    BasicBlock,
+    Bottleneck,
+    CifarBasicBlock,
+    CifarOptionABlock,
+    OptionA,
+    PreActBasicBlock,
+)
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
 from flax_attn.blocks.sge import SpatialGroupEnhance
@@ -81,7 +88,8 @@ from flax_attn.blocks.transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
-from flax_attn.catalog import CATALOG
+from flax_attn.catalog import CATALOG, PUBLISHED
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet

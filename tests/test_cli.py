@@ -11,7 +11,8 @@ import pytest
 
 from convert import demo, from_torch, load, module_of, restore, save
 from convert.__main__ import build, main, parser
-from flax_attn import CATALOG, DigitsNet, SELayer
+from flax_attn import CATALOG, Bottleneck, DigitsNet, ResNet, SELayer
+from flax_attn.layers import FrozenBatchNorm2d
 from tests.walk import entry_plan
 
 DIGITS = str(demo.FOLDER / "digits.pth")
@@ -100,6 +101,12 @@ def test_arguments_reach_the_model_and_the_file(capsys, tmp_path):
     assert module_of(out) == SELayer(9, 3)
     save(out, restore(out), SELayer(9, 3, dtype=jnp.bfloat16))
     assert module_of(out) == SELayer(9, 3, dtype=jnp.bfloat16)
+
+
+def test_a_class_as_an_argument_is_kept_by_its_name(tmp_path):
+    net = ResNet(Bottleneck, (1, 2), norm_layer=FrozenBatchNorm2d)
+    save(tmp_path / "net.safetensors", {"params": {"x": np.zeros(3)}}, net)
+    assert module_of(tmp_path / "net.safetensors") == net
 
 
 def test_verify_compares_with_the_twin(capsys, monkeypatch):

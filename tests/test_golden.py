@@ -13,6 +13,7 @@ from flax_attn import (
     BAM,
     CBAM,
     ESA,
+    PUBLISHED,
     SAM,
     AttentionModule_stage0,
     AttentionModule_stage1,
@@ -54,6 +55,7 @@ from flax_attn import (
 )
 from flax_attn.blocks.resnet import downsample
 from flax_attn.catalog import Entry, Make
+from tests.walk import entry_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = {
@@ -165,12 +167,16 @@ for form, d, sub_sample, bn_layer in itertools.product(FORMS, (1, 2, 3), (False,
     CASES[f"NL_{form}_{d}d_ss{sub_sample:d}_bn{bn_layer:d}"] = (FORMS[form], kwargs, (1, *[4] * d, 8))
 
 
+NETWORKS = [entry for entry in PUBLISHED if entry.keys]
+networks = pytest.mark.parametrize("entry", NETWORKS, ids=lambda entry: entry.name)
+
+
 def golden(name):
     return {key: tuple(shape) for key, shape in json.loads((GOLDEN / f"{name}.json").read_text()).items()}
 
 
 def test_every_pinned_list_is_held_against_a_class():
-    assert {path.stem for path in GOLDEN.glob("*.json")} == CASES.keys()
+    assert {path.stem for path in GOLDEN.glob("*.json")} == CASES.keys() | {entry.keys for entry in NETWORKS}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -188,3 +194,19 @@ def test_twin_has_the_published_keys(name):
     cls, kwargs, *_ = CASES[name]
     twin = build_twin(Entry(cls, (), kwargs))
     assert {k: tuple(v.shape) for k, v in twin.state_dict().items()} == golden(name)
+
+
+@networks
+def test_published_network_maps_onto_its_keys(entry):
+    rows = entry_plan(entry).rows
+    assert {row.key: row.torch_shape for row in rows} == {k: v for k, v in golden(entry.keys).items() if not dropped(k)}
+
+
+@networks
+def test_published_twin_has_its_keys(entry):
+    torch = pytest.importorskip("torch")
+    from tests.parity import build_twin
+
+    with torch.device("meta"):
+        twin = build_twin(entry)
+    assert {k: tuple(v.shape) for k, v in twin.state_dict().items()} == golden(entry.keys)

@@ -11,12 +11,12 @@ from scipy import stats
 torch = pytest.importorskip("torch")
 
 from tests.parity import build_twin
-from tests.walk import entry_plan, walk
+from tests.walk import entry_plan, walk_networks_slowly
 
 ENOUGH, P = 20_000, 1e-5
 
 
-@walk
+@walk_networks_slowly
 def test_fresh_parameters_are_distributed_as_pytorchs(entry):
     module = entry.module()
     mapping = entry_plan(entry)

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from tests.parity import Parity
 from tests.tolerances import assert_close
-from tests.walk import walk
+from tests.walk import walk, walk_networks_slowly
 
 precision = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
@@ -26,7 +26,7 @@ def compare(parity, train, variables, inputs):
     return variables, grads
 
 
-@walk
+@walk_networks_slowly
 @precision
 def test_eval_mode(entry, dtype):
     parity = Parity(entry, dtype)

@@ -123,6 +123,38 @@ def test_two_leaves_with_one_key_are_refused():
         plan(Dotted(), x)
 
 
+class Twice(layers.Module):
+    aliases = (("heads.1", "last"), ("heads.0", "first"))
+
+    def setup(self):
+        self.first, self.last = layers.Linear(3, 3), layers.Linear(3, 3)
+
+    def __call__(self, x, train=False):
+        return self.last(self.first(x))
+
+
+def test_second_names_are_asked_for_and_given_back():
+    x = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    net = layers.Sequential([layers.relu, Twice()])
+    state = state_dict(net, x)
+    twice = {
+        **state,
+        **{
+            f"1.heads.{i}.{leaf}": state[f"1.{name}.{leaf}"]
+            for i, name in enumerate(("first", "last"))
+            for leaf in ("weight", "bias")
+        },
+    }
+    variables = from_torch(net, twice, x)
+    back = to_torch(net, variables, x)
+    assert back.keys() == twice.keys()
+    assert all(np.array_equal(back[key], twice[key]) for key in twice)
+    with pytest.raises(MismatchError, match=r"- 1.heads.1.weight: expected shape"):
+        from_torch(net, state, x)
+    with pytest.raises(MismatchError, match=r"! 1.heads.0.bias: differs from 1.first.bias"):
+        from_torch(net, {**twice, "1.heads.0.bias": twice["1.heads.0.bias"] + 1}, x)
+
+
 def test_num_batches_tracked_is_the_only_thing_dropped():
     x = jax.ShapeDtypeStruct((2, 7, 5, 6), jnp.float32)
     norm = layers.BatchNorm2d(6)

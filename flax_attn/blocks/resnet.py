@@ -3,7 +3,7 @@
 Status: ``BasicBlock`` and ``Bottleneck`` are torchvision's: they are given their shortcut, and a bottleneck strides in
 its 3x3 convolution. ``CifarBasicBlock`` and ``PreActBasicBlock`` (https://arxiv.org/abs/1603.05027) are
 moskomule/senet.pytorch's: they make their own, and only where the width changes; a stride without that fails upstream
-when called and is refused here. ``OptionA`` is akamaster/pytorch_resnet_cifar10's, to be given to ``BasicBlock``.
+when called and is refused here. ``OptionA`` and ``CifarOptionABlock`` are akamaster/pytorch_resnet_cifar10's.
 """
 
 from collections.abc import Callable
@@ -130,8 +130,10 @@ class CifarBasicBlock(Module):
         self.bn1 = BatchNorm2d(self.planes)
         self.conv2 = Conv2d(self.planes, self.planes, 3, padding=1, bias=False)
         self.bn2 = BatchNorm2d(self.planes)
-        same = self.inplanes == self.planes
-        self.downsample = Sequential([]) if same else downsample(self.inplanes, self.planes, self.stride)
+        self.downsample = Sequential([]) if self.inplanes == self.planes else self.shortcut()
+
+    def shortcut(self) -> Module:
+        return downsample(self.inplanes, self.planes, self.stride)
 
     def __call__(self, x: Image, train: bool = False) -> Strided:
         x = self.cast(x)
@@ -156,3 +158,10 @@ class PreActBasicBlock(CifarBasicBlock):
         y = self.conv1(relu(self.bn1(x, train)))
         y = self.conv2(relu(self.bn2(y, train)))
         return y + self.downsample(x, train)
+
+
+class CifarOptionABlock(CifarBasicBlock):
+    """The same with zeros for the channels that x lacks, and every second pixel of it: nothing is projected."""
+
+    def shortcut(self) -> Module:
+        return OptionA(self.planes)

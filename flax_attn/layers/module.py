@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 Initializer = Callable[..., Array]
+
+Rules = Sequence[tuple[type, str, Initializer]]
+"""How a network starts the leaves of its layers: (class of layer, leaf, initialiser)."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -39,7 +42,14 @@ class Module(_Dataclass):
 
     Every ``__call__`` below takes ``train: bool = False``: whether BatchNorm uses and updates batch statistics and
     dropout drops.
+
+    ``initializers`` of a network say how the leaves of layers anywhere inside start, whatever the layers say, as
+    PyTorch's networks do in a loop over their modules: (class of layer, leaf, initialiser). The outermost one wins.
+    ``aliases`` of a network are second names that its twin's state dict has for some children: (second, first).
     """
+
+    initializers: ClassVar[Rules] = ()
+    aliases: ClassVar[Sequence[tuple[str, str]]] = ()
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
@@ -58,7 +68,16 @@ class Module(_Dataclass):
 
     def parameter(self, name: str, init: Initializer, shape: Sequence[int]) -> Array:
         """A trainable array in ``param_dtype``; the counterpart of ``torch.nn.Parameter``."""
+        network = self.parent
+        while isinstance(network, Module):
+            init = network.initializer(self, name) or init
+            network = network.parent
         return jnp.asarray(self.param(name, init, tuple(shape), self.param_dtype or jnp.float32))
+
+    @nn.nowrap
+    def initializer(self, layer: nn.Module, name: str) -> Initializer | None:
+        """What this network starts leaf ``name`` of ``layer`` with; None leaves it to the layer."""
+        return next((rule for cls, leaf, rule in self.initializers if leaf == name and isinstance(layer, cls)), None)
 
     def buffer(self, name: str, value: float, shape: Sequence[int]) -> nn.Variable:
         """A running statistic in ``param_dtype``, filled with ``value``; the counterpart of ``register_buffer``."""

@@ -83,7 +83,10 @@ class CifarBasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.downsample = nn.Sequential() if inplanes == planes else downsample(inplanes, planes, stride)
+        self.downsample = nn.Sequential() if inplanes == planes else self.shortcut(inplanes, planes, stride)
+
+    def shortcut(self, inplanes, planes, stride):
+        return downsample(inplanes, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = relu(self.bn1(self.conv1(x)))
@@ -102,3 +105,8 @@ class PreActBasicBlock(CifarBasicBlock):
         y = self.conv1(relu(self.bn1(x)))
         y = self.conv2(relu(self.bn2(y)))
         return y + self.downsample(x)
+
+
+class CifarOptionABlock(CifarBasicBlock):
+    def shortcut(self, inplanes, planes, stride):
+        return OptionA(planes)

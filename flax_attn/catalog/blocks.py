@@ -1,13 +1,6 @@
-"""The one list of every public class. Tests, benchmark, command line and the README's table walk it."""
+"""Entries of the blocks, with small odd shapes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.typing import DTypeLike
 
 from flax_attn.blocks.attention import (
     MultiheadAttention,
@@ -58,7 +51,15 @@ from flax_attn.blocks.residual_attention import (
     AttentionModule_stage3_cifar,
     ResidualBlock,
 )
-from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, OptionA, PreActBasicBlock, downsample
+from flax_attn.blocks.resnet import (
+    BasicBlock,
+    Bottleneck,
+    CifarBasicBlock,
+    CifarOptionABlock,
+    OptionA,
+    PreActBasicBlock,
+    downsample,
+)
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
 from flax_attn.blocks.sge import SpatialGroupEnhance
@@ -84,149 +85,8 @@ from flax_attn.blocks.transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from flax_attn.catalog.entry import IMAGE, PLAIN, Dim, Entry, Input, Make, image, plain, signal, sized, volume
 from flax_attn.layers import FrozenBatchNorm2d, LayerNorm, Module
-from flax_attn.models.digits_net import DigitsNet
-from flax_attn.models.non_local_net import NonLocalNet
-from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
-
-IMAGE, PLAIN = "image", "plain"
-
-Dim = int | str | Callable[[Any], int]
-
-
-FLAX_ONLY = {"parent", "name", "dtype", "param_dtype", "mesh_axis", "scale_init", "kernel_init"}
-"""Arguments that a twin does not have: where and in which precision a module runs, and initialisers handed down."""
-
-
-def padding(shape: Sequence[int]) -> np.ndarray:
-    """A mask (n, *space) as of images of several sizes: True in the last i rows, columns, ... of sample i."""
-    n, *space = shape
-    ends = [np.reshape(np.subtract(space, i), (-1, *[1] * len(space))) for i in range(n)]
-    return np.stack([(np.indices(space) >= end).any(0) for end in ends])
-
-
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """An example input: its Flax shape, and whether its last axis is the one that PyTorch has second.
-
-    Args:
-        shape: may be a function of the module, and so may a dimension; as a string it is the argument of that name.
-        kind: what tests draw: "normal", "uniform" (in [-1, 1]), "bool" (mostly False) or "padding" (True at the ends).
-        name: the keyword to pass it by; positional when empty.
-    """
-
-    shape: tuple[Dim, ...] | Callable[[Any], tuple[int, ...]]
-    layout: str = IMAGE
-    kind: str = "normal"
-    name: str = ""
-
-    def struct(self, module: Module, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
-        """Shape and dtype for ``module``; ``dtype`` is that of floating point inputs."""
-        given = self.shape(module) if callable(self.shape) else self.shape
-        shape = [getattr(module, d) if isinstance(d, str) else d(module) if callable(d) else d for d in given]
-        return jax.ShapeDtypeStruct(shape, jnp.bool_ if self.kind in ("bool", "padding") else dtype)
-
-    def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> np.ndarray:
-        """Random numbers of that shape and dtype; the same numbers for every ``dtype``."""
-        struct = self.struct(module, dtype)
-        kinds: dict[str, Callable[..., Any]] = {
-            "normal": lambda shape: rng.normal(size=shape),
-            "uniform": lambda shape: rng.uniform(-1, 1, shape),
-            "bool": lambda shape: rng.random(shape) < 0.2,
-            "padding": padding,
-        }
-        return np.asarray(kinds[self.kind](struct.shape), struct.dtype)
-
-
-def channels_first(x: np.ndarray, layout: str) -> np.ndarray:
-    """From Flax's layout to PyTorch's."""
-    return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if layout == IMAGE else x
-
-
-def channels_last(x: np.ndarray, layout: str) -> np.ndarray:
-    """From PyTorch's layout to Flax's."""
-    return np.moveaxis(x, 1, -1) if layout == IMAGE else x
-
-
-def image(c: Dim, h: int = 7, w: int = 5, n: int = 2) -> Input:
-    """(n, h, w, c)"""
-    return Input((n, h, w, c))
-
-
-def signal(c: Dim, l: int = 7, n: int = 2) -> Input:  # noqa: E741
-    """(n, l, c)"""
-    return Input((n, l, c))
-
-
-def volume(c: Dim, d: int = 3, h: int = 7, w: int = 5, n: int = 2) -> Input:
-    """(n, d, h, w, c)"""
-    return Input((n, d, h, w, c))
-
-
-def sized(size: str) -> Input:
-    """(n, h, w, in_channels) of the height and width that the module is told as its argument ``size``."""
-    return Input(lambda module: (2, *getattr(module, size), module.in_channels))
-
-
-def plain(*shape: Dim, kind: str = "normal", name: str = "") -> Input:
-    """An array of the same shape on both sides: tokens, coordinates, masks."""
-    return Input(shape, PLAIN, kind, name)
-
-
-@dataclasses.dataclass(frozen=True)
-class Make:
-    """A module argument that is a module itself: ``function(*args)``, on the PyTorch side its twin's.
-
-    A class given as an argument, such as a ``norm_layer``, is its twin there too.
-    """
-
-    function: Callable[..., Module]
-    args: tuple[Any, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One class with one set of arguments.
-
-    Args:
-        tag: tells apart the entries of one class.
-        call: further keyword arguments of the call, the same on both sides.
-        outputs: the layout of each output, in the order of the flattened result.
-    """
-
-    cls: type[Module]
-    inputs: tuple[Input, ...]
-    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    tag: str = ""
-    call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    outputs: tuple[str, ...] = (IMAGE,)
-
-    @property
-    def name(self) -> str:
-        return f"{self.cls.__name__}-{self.tag}" if self.tag else self.cls.__name__
-
-    def module(self, **arguments: Any) -> Module:
-        """The Flax module, with ``arguments`` over those of the entry."""
-        kwargs = {k: v.function(*v.args) if isinstance(v, Make) else v for k, v in self.kwargs.items()}
-        return self.cls(**{**kwargs, **arguments})
-
-    def arguments(self, arrays: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments of the call, with one array for each input."""
-        pairs = list(zip(self.inputs, arrays, strict=True))
-        return [a for i, a in pairs if not i.name], {**self.call, **{i.name: a for i, a in pairs if i.name}}
-
-    def apply(self, module: Module, variables: Any, arrays: Sequence[Any], **kwargs: Any) -> Any:
-        """``module.apply`` on one array for each input."""
-        args, call = self.arguments(arrays)
-        return module.apply(variables, *args, **call, **kwargs)
-
-    def structs(self, module: Module, dtype: DTypeLike = jnp.float32) -> list[jax.ShapeDtypeStruct]:
-        """Example inputs for ``module``, by shape and dtype."""
-        return [i.struct(module, dtype) for i in self.inputs]
-
-    def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> list[np.ndarray]:
-        """Random example inputs for ``module``."""
-        return [i.draw(module, rng, dtype) for i in self.inputs]
 
 
 def _non_local(cls: type[Module], dimension: int, sub_sample: bool, bn_layer: bool) -> Entry:
@@ -246,7 +106,7 @@ def _grid(cls: type[Module], *shapes: tuple[Dim, ...], aux_loss: bool = False) -
     return Entry(cls, tuple(plain(2, *s) for s in shapes), kwargs, outputs=(PLAIN,) * (1 + aux_loss))
 
 
-CATALOG = [
+BLOCKS = [
     Entry(BasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, norm_layer=FrozenBatchNorm2d), "frozen"),
     Entry(
         BasicBlock,
@@ -273,6 +133,7 @@ CATALOG = [
     Entry(OptionA, (image(lambda module: module.planes // 2),), dict(planes=12)),
     Entry(CifarBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6)),
     Entry(CifarBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2), "downsample"),
+    Entry(CifarOptionABlock, (image("inplanes"),), dict(inplanes=6, planes=12, stride=2)),
     Entry(PreActBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6)),
     Entry(PreActBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2), "downsample"),
     Entry(SELayer, (image("channel"),), dict(channel=19, reduction=4)),
@@ -590,63 +451,4 @@ CATALOG = [
         dict(dim=6, hidden_dim=4, temperature=0.7),
         outputs=(PLAIN, PLAIN),
     ),
-    *[
-        Entry(
-            cls,
-            (
-                image("c", 9, 9),
-                plain(2, 2, kind="uniform"),
-                plain(2, "hidden_size"),
-                plain(2, 2, name="noise"),
-            ),
-            dict(g=4, k=2, s=2.0, c=3, h_g=5, h_l=4, std=0.17, hidden_size=6, num_classes=3),
-            call=dict(last=True),
-            outputs=(PLAIN,) * 5,
-        )
-        for cls in (RecurrentAttention, OldRecurrentAttention)
-    ],
-    Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
-    Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
 ]
-
-
-def find(name: str) -> list[Entry]:
-    """The entries of the class called ``name``; ValueError when there is none."""
-    entries = [entry for entry in CATALOG if entry.cls.__name__ == name]
-    if not entries:
-        raise ValueError(f"no model is called {name!r}; `flax-attn-convert models` lists them")
-    return entries
-
-
-def arguments(cls: type[Module]) -> dict[str, dataclasses.Field]:
-    """The constructor arguments of ``cls`` that say which network it is: all but precision and linen's own."""
-    return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in FLAX_ONLY}
-
-
-def build(name: str, **given: Any) -> Module:
-    """The class called ``name``, with its defaults but the arguments ``given``; ValueError where one does not fit."""
-    cls = find(name)[0].cls
-    known, hints = arguments(cls), get_type_hints(cls)
-    for key, value in given.items():
-        if key not in known:
-            raise ValueError(f"{name} has no argument {key!r}; it takes {', '.join(known) or 'none'}")
-        if not _fits(value, hints[key]):
-            raise ValueError(f"{name}: expected {_spelled(hints[key])} for {key}, got {value!r}")
-    missing = [k for k, f in known.items() if f.default is dataclasses.MISSING and k not in given]
-    if missing:
-        raise ValueError(f"{name} needs a value for {', '.join(missing)}")
-    return cls(**given)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether ``value`` is of the annotated type; an annotation that ``isinstance`` cannot take accepts anything."""
-    if hint is float:
-        hint = int | float
-    try:
-        return isinstance(value, hint) and not (isinstance(value, bool) and hint is int)
-    except TypeError:
-        return True
-
-
-def _spelled(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint))

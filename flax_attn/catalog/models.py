@@ -1,0 +1,50 @@
+"""Entries of the networks, as small as their structure allows."""
+
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck
+from flax_attn.catalog.entry import PLAIN, Entry, image, plain
+from flax_attn.layers import FrozenBatchNorm2d
+from flax_attn.models.digits_net import DigitsNet
+from flax_attn.models.non_local_net import NonLocalNet
+from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+
+MODELS = [
+    # resnet
+    Entry(ResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 2), num_classes=5), outputs=(PLAIN,)),
+    Entry(
+        ResNet,
+        (image(3, 33, 41),),
+        dict(
+            block=Bottleneck,
+            layers=(1, 2),
+            num_classes=0,
+            replace_stride_with_dilation=(True, False, False),
+            norm_layer=FrozenBatchNorm2d,
+            stem_width=9,
+            multi_grid=(2, 3),
+        ),
+        "dilated",
+        outputs=(PLAIN,),
+    ),
+    *[
+        Entry(cls, (image(3, 13, 11),), dict(n_size=1, num_classes=5), outputs=(PLAIN,))
+        for cls in (CifarResNet, CifarPreActResNet, CifarOptionAResNet)
+    ],
+    *[
+        Entry(
+            cls,
+            (
+                image("c", 9, 9),
+                plain(2, 2, kind="uniform"),
+                plain(2, "hidden_size"),
+                plain(2, 2, name="noise"),
+            ),
+            dict(g=4, k=2, s=2.0, c=3, h_g=5, h_l=4, std=0.17, hidden_size=6, num_classes=3),
+            call=dict(last=True),
+            outputs=(PLAIN,) * 5,
+        )
+        for cls in (RecurrentAttention, OldRecurrentAttention)
+    ],
+    Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
+    Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
+]

@@ -1,0 +1,259 @@
+"""Deep Residual Learning for Image Recognition - He, Zhang, Ren, Sun 2016, https://arxiv.org/abs/1512.03385
+
+Status: ``ResNet`` is torchvision's, with the stem of three convolutions and the multi-grid of the dilated form of
+zhanghang1989/PyTorch-Encoding. The CIFAR networks are moskomule/senet.pytorch's (option B, and pre-activation,
+https://arxiv.org/abs/1603.05027); ``CifarOptionAResNet`` is akamaster/pytorch_resnet_cifar10's.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from jaxtyping import Array, Float
+
+from flax_attn.blocks.resnet import (
+    BasicBlock,
+    Bottleneck,
+    CifarBasicBlock,
+    CifarOptionABlock,
+    Norm,
+    PreActBasicBlock,
+    downsample,
+)
+from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Rules, Sequential, init, max_pool, relu, require
+
+Image = Float[Array, "n h w c"]
+Strided = Float[Array, "n h2 w2 c2"]
+Scores = Float[Array, "n k"]
+
+Block = Any  # type[Module], called as BasicBlock is, with an ``expansion``
+
+
+def deep_stem(width: int, norm: Norm) -> Sequential:
+    """Three 3x3 convolutions, the first with stride 2, the last to twice ``width`` channels."""
+    first, second = Conv2d(3, width, 3, 2, 1, bias=False), Conv2d(width, width, 3, padding=1, bias=False)
+    third = Conv2d(width, 2 * width, 3, padding=1, bias=False)
+    return Sequential([first, norm(width), relu, second, norm(width), relu, third])
+
+
+class ResNet(Module):
+    """Class scores (n, num_classes) of images x (n, h, w, 3); ``features`` gives the maps of all stages.
+
+    Args:
+        block: the class of the blocks. layers: how many there are in each stage, of 64, 128, ... planes.
+        num_classes: 0 for no classifier, and the spatial mean of the last map as the result.
+        replace_stride_with_dilation: for each stage but the first.
+        norm_layer: the class of the normalisations, BatchNorm2d when None.
+        stem_width: of a stem of three 3x3 convolutions; None for one 7x7 convolution.
+        multi_grid: the dilation of each block of the last stage.
+    """
+
+    block: Block
+    layers: Sequence[int]
+    num_classes: int = 1000
+    groups: int = 1
+    width_per_group: int = 64
+    replace_stride_with_dilation: Sequence[bool] = (False, False, False)
+    norm_layer: Norm | None = None
+    stem_width: int | None = None
+    multi_grid: Sequence[int] | None = None
+
+    initializers: ClassVar[Rules] = ((Conv2d, "kernel", init.kaiming_normal("fan_out")),)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        who, stages = type(self).__name__, len(self.layers)
+        few = 1 <= stages <= 1 + len(self.replace_stride_with_dilation)
+        require(few and min(self.layers) >= 1, f"{who}: expected one to four stages of blocks, got {self.layers}")
+        grid = self.multi_grid or (1,) * self.layers[-1]
+        expected = f"{who}: expected a dilation for each of the last stage's {self.layers[-1]} blocks"
+        require(len(grid) == self.layers[-1], f"{expected}, got {self.multi_grid}")
+
+    def norm(self, planes: int) -> Module:
+        return (self.norm_layer or BatchNorm2d)(planes)
+
+    def setup(self) -> None:
+        width = 64 if self.stem_width is None else 2 * self.stem_width
+        stem = Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.conv1 = stem if self.stem_width is None else deep_stem(self.stem_width, self.norm)
+        self.bn1 = self.norm(width)
+        inplanes = width
+        for i, (stride, dilations) in enumerate(self.geometry()):
+            setattr(self, f"layer{i + 1}", self.stage(inplanes, 64 * 2**i, stride, dilations))
+            inplanes = 64 * 2**i * self.block.expansion
+        if self.num_classes:
+            self.fc = Linear(inplanes, self.num_classes)
+
+    def geometry(self) -> list[tuple[int, list[int]]]:
+        """(stride of the first block, dilation of each block) of every stage."""
+        stages, dilation = [(1, [1] * self.layers[0])], 1
+        for blocks, dilated in zip(self.layers[1:], self.replace_stride_with_dilation, strict=False):
+            first, dilation = dilation, dilation * (2 if dilated else 1)
+            stages.append((1 if dilated else 2, [first] + [dilation] * (blocks - 1)))
+        if self.multi_grid is not None:
+            stages[-1] = (stages[-1][0], list(self.multi_grid))
+        return stages
+
+    def stage(self, inplanes: int, planes: int, stride: int, dilations: Sequence[int]) -> Sequential:
+        blocks = []
+        for dilation in dilations:
+            shortcut = None
+            if stride != 1 or inplanes != planes * self.block.expansion:
+                shortcut = downsample(inplanes, planes * self.block.expansion, stride, self.norm)
+            sizes = (self.groups, self.width_per_group, dilation)
+            blocks.append(self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer))
+            inplanes, stride = planes * self.block.expansion, 1
+        return Sequential(blocks)
+
+    def features(self, x: Image, train: bool = False) -> list[Strided]:
+        """The map of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of x where nothing is dilated."""
+        x = relu(self.bn1(self.conv1(self.cast(x), train), train))
+        x = max_pool(x, 3, 2, 1)
+        maps = []
+        for i in range(len(self.layers)):
+            x = getattr(self, f"layer{i + 1}")(x, train)
+            maps.append(x)
+        return maps
+
+    def __call__(self, x: Image, train: bool = False) -> Scores:
+        x = self.features(x, train)[-1].mean((1, 2))
+        return self.fc(x) if self.num_classes else x
+
+
+class CifarResNet(Module):
+    """Class scores (n, num_classes) of small images x (n, h, w, 3), in three stages of ``n_size`` blocks."""
+
+    n_size: int
+    num_classes: int = 10
+
+    block: ClassVar[Any] = CifarBasicBlock
+    normalised: ClassVar[int] = 16
+    initializers: ClassVar[Rules] = ((Conv2d, "kernel", init.kaiming_normal()),)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.n_size >= 1, f"{type(self).__name__}: expected n_size >= 1, got {self.n_size}")
+
+    def setup(self) -> None:
+        self.conv1 = Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(self.normalised)
+        self.layer1 = self.stage(16, 16, 1)
+        self.layer2 = self.stage(16, 32, 2)
+        self.layer3 = self.stage(32, 64, 2)
+        self.fc = Linear(64, self.num_classes)
+
+    def stage(self, inplanes: int, planes: int, stride: int) -> Sequential:
+        widths = pairwise([inplanes] + [planes] * self.n_size)
+        return Sequential([self.make(a, b, stride if i == 0 else 1) for i, (a, b) in enumerate(widths)])
+
+    def make(self, inplanes: int, planes: int, stride: int) -> Module:
+        return self.block(inplanes, planes, stride)
+
+    def __call__(self, x: Image, train: bool = False) -> Scores:
+        x = relu(self.bn1(self.conv1(self.cast(x)), train))
+        x = self.layer3(self.layer2(self.layer1(x, train), train), train)
+        return self.fc(x.mean((1, 2)))
+
+
+class CifarPreActResNet(CifarResNet):
+    """The same of pre-activation blocks: BatchNorm and ReLU follow the last stage, not the first convolution."""
+
+    block = PreActBasicBlock
+    normalised = 64
+
+    def __call__(self, x: Image, train: bool = False) -> Scores:
+        x = self.conv1(self.cast(x))
+        x = self.layer3(self.layer2(self.layer1(x, train), train), train)
+        return self.fc(relu(self.bn1(x, train)).mean((1, 2)))
+
+
+class CifarOptionAResNet(CifarResNet):
+    """The same with shortcuts without parameters; in published files ``fc`` is called ``linear``."""
+
+    block = CifarOptionABlock
+    initializers = ((Conv2d, "kernel", init.kaiming_normal()), (Linear, "kernel", init.kaiming_normal()))
+
+
+def resnet18(num_classes: int = 1000) -> ResNet:
+    """torchvision's and timm's ``resnet18``."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+
+
+def resnet34(num_classes: int = 1000) -> ResNet:
+    """torchvision's and timm's ``resnet34``."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes)
+
+
+def resnet50(num_classes: int = 1000) -> ResNet:
+    """torchvision's and timm's ``resnet50``."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+
+
+def resnet101(num_classes: int = 1000) -> ResNet:
+    """torchvision's and timm's ``resnet101``."""
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes)
+
+
+def resnet152(num_classes: int = 1000) -> ResNet:
+    """torchvision's and timm's ``resnet152``."""
+    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)
+
+
+def cifar_resnet20(num_classes: int = 10) -> CifarResNet:
+    """20 layers, option B."""
+    return CifarResNet(3, num_classes)
+
+
+def cifar_resnet32(num_classes: int = 10) -> CifarResNet:
+    """32 layers, option B."""
+    return CifarResNet(5, num_classes)
+
+
+def cifar_resnet44(num_classes: int = 10) -> CifarResNet:
+    """44 layers, option B."""
+    return CifarResNet(7, num_classes)
+
+
+def cifar_resnet56(num_classes: int = 10) -> CifarResNet:
+    """56 layers, option B."""
+    return CifarResNet(9, num_classes)
+
+
+def cifar_resnet110(num_classes: int = 10) -> CifarResNet:
+    """110 layers, option B."""
+    return CifarResNet(18, num_classes)
+
+
+def cifar_preact_resnet20(num_classes: int = 10) -> CifarPreActResNet:
+    """20 layers, pre-activation."""
+    return CifarPreActResNet(3, num_classes)
+
+
+def cifar_preact_resnet110(num_classes: int = 10) -> CifarPreActResNet:
+    """110 layers, pre-activation."""
+    return CifarPreActResNet(18, num_classes)
+
+
+def cifar_resnet20_option_a(num_classes: int = 10) -> CifarOptionAResNet:
+    """20 layers, option A."""
+    return CifarOptionAResNet(3, num_classes)
+
+
+def cifar_resnet32_option_a(num_classes: int = 10) -> CifarOptionAResNet:
+    """32 layers, option A."""
+    return CifarOptionAResNet(5, num_classes)
+
+
+def cifar_resnet44_option_a(num_classes: int = 10) -> CifarOptionAResNet:
+    """44 layers, option A."""
+    return CifarOptionAResNet(7, num_classes)
+
+
+def cifar_resnet56_option_a(num_classes: int = 10) -> CifarOptionAResNet:
+    """56 layers, option A."""
+    return CifarOptionAResNet(9, num_classes)
+
+
+def cifar_resnet110_option_a(num_classes: int = 10) -> CifarOptionAResNet:
+    """110 layers, option A."""
+    return CifarOptionAResNet(18, num_classes)

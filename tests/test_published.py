@@ -1,0 +1,63 @@
+"""The published networks at full size: their constructors, and their numbers on a small image."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from flax_attn.catalog import CATALOG, PUBLISHED, arguments, channels_first, channels_last
+from tests.walk import entry_plan, walk_published
+
+NORM_RELATIVE = 1e-9
+
+
+@walk_published
+def test_a_constructor_needs_nothing_and_makes_a_class_of_the_catalog(entry):
+    assert all(p.default is not p.empty for p in arguments(entry.cls).values())
+    assert type(entry.module()) in {e.cls for e in CATALOG}
+
+
+@walk_published
+def test_a_constructor_has_a_twin_of_the_same_arguments(entry):
+    pytest.importorskip("torch")
+    from torch_ref.twins import twin
+
+    ours, theirs = arguments(entry.cls), arguments(twin(entry.cls))
+    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
+
+
+@walk_published
+def test_what_a_checkpoint_tells_is_what_the_constructor_made(entry):
+    shapes = {row.key: row.torch_shape for row in entry_plan(entry).rows}
+    for name, (key, less) in entry.lengths.items():
+        assert shapes[key][0] - less == entry.kwargs.get(name, arguments(entry.cls)[name].default)
+
+
+def test_every_network_has_one_entry():
+    names = [entry.name for entry in PUBLISHED]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+@walk_published
+def test_full_size_network_gives_the_twins_numbers(entry):
+    torch = pytest.importorskip("torch")
+    from tests.parity import build_twin, randomise
+
+    twin, module = build_twin(entry), entry.module()
+    rng = np.random.default_rng(0)
+    randomise(twin, rng)
+    twin.double().eval()
+    variables = entry_plan(entry).from_torch(twin.state_dict())
+    arrays = entry.draw(module, rng, "float64")
+    ours = jax.tree.leaves(jax.jit(functools.partial(entry.apply, module))(variables, arrays))
+    args, call = entry.arguments(
+        [torch.tensor(channels_first(x, i.layout)) for x, i in zip(arrays, entry.inputs, strict=True)]
+    )
+    with torch.no_grad():
+        theirs = jax.tree.leaves(twin(*args, **call))
+    for got, expected, layout in zip(ours, theirs, entry.outputs, strict=True):
+        expected = channels_last(expected.numpy(), layout)
+        assert got.shape == expected.shape
+        assert np.linalg.norm(got - expected) <= NORM_RELATIVE * np.linalg.norm(expected)

@@ -1,0 +1,200 @@
+"""Deep Residual Learning for Image Recognition - He, Zhang, Ren, Sun 2016, https://arxiv.org/abs/1512.03385"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+from torch_ref.blocks.resnet import (
+    BasicBlock,
+    Bottleneck,
+    CifarBasicBlock,
+    CifarOptionABlock,
+    PreActBasicBlock,
+    downsample,
+)
+
+
+def deep_stem(width, norm) -> nn.Sequential:
+    first, second = nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.Conv2d(width, width, 3, padding=1, bias=False)
+    third = nn.Conv2d(width, 2 * width, 3, padding=1, bias=False)
+    return nn.Sequential(first, norm(width), nn.ReLU(), second, norm(width), nn.ReLU(), third)
+
+
+class ResNet(nn.Module):
+    def __init__(
+        self,
+        block,
+        layers,
+        num_classes=1000,
+        groups=1,
+        width_per_group=64,
+        replace_stride_with_dilation=(False, False, False),
+        norm_layer=None,
+        stem_width=None,
+        multi_grid=None,
+    ):
+        super().__init__()
+        self.block, self.layers, self.num_classes = block, layers, num_classes
+        self.groups, self.width_per_group, self.norm_layer = groups, width_per_group, norm_layer
+        self.norm = norm_layer or nn.BatchNorm2d
+        width = 64 if stem_width is None else 2 * stem_width
+        stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.conv1 = stem if stem_width is None else deep_stem(stem_width, self.norm)
+        self.bn1 = self.norm(width)
+        inplanes = width
+        for i, (stride, dilations) in enumerate(self.geometry(replace_stride_with_dilation, multi_grid)):
+            setattr(self, f"layer{i + 1}", self.stage(inplanes, 64 * 2**i, stride, dilations))
+            inplanes = 64 * 2**i * block.expansion
+        if num_classes:
+            self.fc = nn.Linear(inplanes, num_classes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    def geometry(self, replace_stride_with_dilation, multi_grid):
+        stages, dilation = [(1, [1] * self.layers[0])], 1
+        for blocks, dilated in zip(self.layers[1:], replace_stride_with_dilation, strict=False):
+            first, dilation = dilation, dilation * (2 if dilated else 1)
+            stages.append((1 if dilated else 2, [first] + [dilation] * (blocks - 1)))
+        if multi_grid is not None:
+            stages[-1] = (stages[-1][0], list(multi_grid))
+        return stages
+
+    def stage(self, inplanes, planes, stride, dilations) -> nn.Sequential:
+        blocks = []
+        for dilation in dilations:
+            shortcut = None
+            if stride != 1 or inplanes != planes * self.block.expansion:
+                shortcut = downsample(inplanes, planes * self.block.expansion, stride, self.norm)
+            sizes = (self.groups, self.width_per_group, dilation)
+            blocks.append(self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer))
+            inplanes, stride = planes * self.block.expansion, 1
+        return nn.Sequential(*blocks)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        x = relu(self.bn1(self.conv1(x)))
+        x = max_pool2d(x, 3, 2, 1)
+        maps = []
+        for i in range(len(self.layers)):
+            x = getattr(self, f"layer{i + 1}")(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)[-1].mean((2, 3))
+        return self.fc(x) if self.num_classes else x
+
+
+class CifarResNet(nn.Module):
+    block = CifarBasicBlock
+    normalised = 16
+    initialised = (nn.Conv2d,)
+
+    def __init__(self, n_size, num_classes=10):
+        super().__init__()
+        self.n_size = n_size
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(self.normalised)
+        self.layer1 = self.stage(16, 16, 1)
+        self.layer2 = self.stage(16, 32, 2)
+        self.layer3 = self.stage(32, 64, 2)
+        self.fc = nn.Linear(64, num_classes)
+        for m in self.modules():
+            if isinstance(m, self.initialised):
+                nn.init.kaiming_normal_(m.weight)
+
+    def stage(self, inplanes, planes, stride) -> nn.Sequential:
+        widths = pairwise([inplanes] + [planes] * self.n_size)
+        return nn.Sequential(*[self.make(a, b, stride if i == 0 else 1) for i, (a, b) in enumerate(widths)])
+
+    def make(self, inplanes, planes, stride) -> nn.Module:
+        return self.block(inplanes, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+class CifarPreActResNet(CifarResNet):
+    block = PreActBasicBlock
+    normalised = 64
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(relu(self.bn1(x)).mean((2, 3)))
+
+
+class CifarOptionAResNet(CifarResNet):
+    block = CifarOptionABlock
+    initialised = (nn.Conv2d, nn.Linear)
+
+
+def resnet18(num_classes=1000) -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+
+
+def resnet34(num_classes=1000) -> ResNet:
+    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes)
+
+
+def resnet50(num_classes=1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+
+
+def resnet101(num_classes=1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes)
+
+
+def resnet152(num_classes=1000) -> ResNet:
+    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)
+
+
+def cifar_resnet20(num_classes=10) -> CifarResNet:
+    return CifarResNet(3, num_classes)
+
+
+def cifar_resnet32(num_classes=10) -> CifarResNet:
+    return CifarResNet(5, num_classes)
+
+
+def cifar_resnet44(num_classes=10) -> CifarResNet:
+    return CifarResNet(7, num_classes)
+
+
+def cifar_resnet56(num_classes=10) -> CifarResNet:
+    return CifarResNet(9, num_classes)
+
+
+def cifar_resnet110(num_classes=10) -> CifarResNet:
+    return CifarResNet(18, num_classes)
+
+
+def cifar_preact_resnet20(num_classes=10) -> CifarPreActResNet:
+    return CifarPreActResNet(3, num_classes)
+
+
+def cifar_preact_resnet110(num_classes=10) -> CifarPreActResNet:
+    return CifarPreActResNet(18, num_classes)
+
+
+def cifar_resnet20_option_a(num_classes=10) -> CifarOptionAResNet:
+    return CifarOptionAResNet(3, num_classes)
+
+
+def cifar_resnet32_option_a(num_classes=10) -> CifarOptionAResNet:
+    return CifarOptionAResNet(5, num_classes)
+
+
+def cifar_resnet44_option_a(num_classes=10) -> CifarOptionAResNet:
+    return CifarOptionAResNet(7, num_classes)
+
+
+def cifar_resnet56_option_a(num_classes=10) -> CifarOptionAResNet:
+    return CifarOptionAResNet(9, num_classes)
+
+
+def cifar_resnet110_option_a(num_classes=10) -> CifarOptionAResNet:
+    return CifarOptionAResNet(18, num_classes)
