@@ -130,6 +130,26 @@ def test_one_and_three_axes(mode, shape, size):
         )
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    "target", [{"size": (3, 4)}, {"size": (15, 9)}, {"size": 1}, {"scale_factor": (0.45, 1.3)}, {"scale_factor": 0.7}]
+)
+def test_antialias(mode, align_corners, target):
+    kwargs = dict(**target, mode=mode, align_corners=align_corners, antialias=True)
+    check_function(
+        lambda x: layers.interpolate(x, **kwargs), lambda t: functional.interpolate(t, **kwargs), normal(2, 7, 10, 3)
+    )
+
+
+def test_antialias_is_for_two_modes():
+    check_refusal(
+        lambda: layers.interpolate(jnp.zeros((2, 7, 10, 3)), 3, antialias=True),
+        "antialias=False or a mode of bilinear, bicubic, got 'nearest'",
+        lambda: functional.interpolate(torch.zeros(2, 3, 7, 10), 3, antialias=True),
+    )
+
+
 @every_mode
 def test_vmap_and_bfloat16(mode, align_corners):
     resized = lambda x: layers.interpolate(x, (13, 6), None, mode, align_corners)  # noqa: E731

@@ -43,7 +43,7 @@ from flax_attn.layers.pool import (
     avg_pool,
     max_pool,
 )
-from flax_attn.layers.resize import Upsample, UpsamplingBilinear2d, interpolate
+from flax_attn.layers.resize import Upsample, UpsamplingBilinear2d, antialias_weights, interpolate
 from flax_attn.layers.sample import affine_grid, grid_sample
 from flax_attn.layers.sequential import ModuleList, Sequential
 from flax_attn.layers.shape import flatten

@@ -27,21 +27,28 @@ def interpolate(
     scale_factor: Floats | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
+    antialias: bool = False,
 ) -> Array:
-    """Resize the axes of space of (n, *space, c), without antialiasing.
+    """Resize the axes of space of (n, *space, c).
 
     Args:
         size: output length of every axis of space, or of each. Either this or ``scale_factor``.
         scale_factor: gives floor(n * scale_factor) pixels, 1/scale_factor apart in the input.
         mode: "nearest", "nearest-exact", "linear" (rank 3), "bilinear", "bicubic" (rank 4) or "trilinear" (rank 5).
         align_corners: whether the centres of the corner pixels coincide, or (by default) their outer corners.
+        antialias: average over all that an output pixel covers, as PIL does; for "bilinear" and "bicubic".
     """
     _check("interpolate", size, scale_factor, mode, align_corners)
+    smooth = not antialias or mode in FILTERS
+    require(smooth, f"interpolate: expected antialias=False or a mode of {', '.join(FILTERS)}, got {mode!r}")
     ranks = _MODES[mode].ranks
     expected = f"interpolate: expected a channels-last input of rank {' or '.join(map(str, ranks))} for mode {mode!r}"
     require(x.ndim in ranks, f"{expected}, got shape {x.shape}")
     wide = x if mode.startswith("nearest") else x.astype(accumulator(x.dtype))
     for axis, out, ratio in _lengths(x, size, scale_factor):
+        if antialias:
+            wide = _mix(wide, axis, antialias_weights(x.shape[axis], out, mode, align_corners or False, ratio))
+            continue
         position = _positions(x.shape[axis], out, ratio, mode, align_corners or False, wide.dtype)
         wide = _resample(wide, axis, *_MODES[mode].taps(position, x.shape[axis]))
     return wide.astype(x.dtype)
@@ -97,6 +104,22 @@ def _cubic(position: np.ndarray, n: int) -> Taps:
     return taps, np.stack([_keys(1 + t), _keys(t), _keys(1 - t), _keys(2 - t)])
 
 
+def antialias_weights(
+    n: int, out: int, mode: str, align_corners: bool = False, ratio: int | float | None = None
+) -> np.ndarray:
+    """(out, n): how much of each of ``n`` pixels goes into each of ``out``, for "bilinear" and "bicubic"."""
+    scale = (n - 1) * (out > 1) / max(out - 1, 1) if align_corners else 1 / ratio if ratio else n / out
+    centre = scale * (np.arange(out)[:, None] + 0.5)
+    weights = FILTERS[mode](np.abs(np.arange(n) + 0.5 - centre) / max(scale, 1))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _mix(x: Array, axis: int, weights: np.ndarray) -> Array:
+    """Every output pixel of ``axis`` as its own mixture of all."""
+    mixed = jnp.tensordot(jnp.asarray(weights, x.dtype), x, (1, axis), precision="highest")
+    return jnp.moveaxis(mixed, 0, axis)
+
+
 def _keys(d: np.ndarray, a: float = -0.75) -> np.ndarray:
     """Keys' cubic kernel at distance 0 <= d <= 2."""
     return np.where(d <= 1, ((a + 2) * d - (a + 3)) * d * d + 1, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
@@ -104,6 +127,13 @@ def _keys(d: np.ndarray, a: float = -0.75) -> np.ndarray:
 
 def _floor(position: np.ndarray, n: int) -> np.ndarray:
     return np.minimum(np.floor(position).astype(int), n - 1)
+
+
+FILTERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "bilinear": lambda d: np.maximum(1 - d, 0),
+    "bicubic": lambda d: np.where(d < 2, _keys(d, -0.5), 0),
+}
+"""The kernels of antialiased resizing, by distance; the cubic one is PIL's, not that of the mode without antialias."""
 
 
 class _Mode(NamedTuple):
