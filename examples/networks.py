@@ -1,0 +1,127 @@
+"""Measure the published networks at full size: ``python -m examples.networks [WORD] [--json FILE]``.
+
+For every published network, or those whose name contains WORD, with random parameters and statistics: the number of
+parameters; the float64 difference from the PyTorch twin on a small image, relative in norm, over all outputs; the time
+of ``flax-attn-convert convert`` on a file of torch.save, a whole process; its peak memory over that of a process which
+only lists the models, against the size of the file; and the time to compile the forward pass for that image.
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from flax_attn.catalog import PUBLISHED, Published, channels_first, channels_last
+from tests.parity import build_twin, randomise
+from tests.walk import entry_plan
+
+MEASURE = (
+    "import resource, sys; from convert.__main__ import main; status = main(sys.argv[1:]);"
+    "print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+)
+"""A command in a process of its own, which prints its status and its peak memory in KiB."""
+
+
+def command(*arguments: str) -> tuple[float, int]:
+    """Seconds and peak bytes of ``flax-attn-convert`` with ``arguments``."""
+    begin = time.perf_counter()
+    process = [sys.executable, "-c", MEASURE, *arguments]
+    done = subprocess.run(process, capture_output=True, text=True, check=True)
+    status, peak = done.stdout.split()[-2:]
+    if status != "0":
+        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr}")
+    return time.perf_counter() - begin, int(peak) * 1024
+
+
+def conversion(entry: Published, twin: torch.nn.Module, idle: int) -> dict[str, float]:
+    """Seconds of the command, and its memory over ``idle`` bytes as a multiple of the file's size."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.pth"
+        torch.save(twin.float().state_dict(), file)
+        arguments = [f"--arg={name}={value!r}" for name, value in entry.kwargs.items()]
+        out = str(Path(folder) / "net.safetensors")
+        seconds, peak = command("convert", str(file), "--model", entry.name, *arguments, "--out", out, "--quiet")
+        return {"convert": seconds, "memory": max(0, peak - idle) / file.stat().st_size}
+
+
+def parity(entry: Published, twin: torch.nn.Module, rng: np.random.Generator) -> float:
+    """The largest norm-relative difference of an output in float64."""
+    module = entry.module()
+    variables = entry_plan(entry).from_torch(twin.state_dict())
+    arrays = entry.draw(module, rng, "float64")
+    ours = jax.tree.leaves(jax.jit(functools.partial(entry.apply, module))(variables, arrays))
+    pairs = zip(arrays, entry.inputs, strict=True)
+    args, call = entry.arguments([torch.tensor(channels_first(x, i.layout)) for x, i in pairs])
+    with torch.no_grad():
+        theirs = jax.tree.leaves(twin(*args, **call))
+    theirs = [channels_last(t.numpy(), layout) for t, layout in zip(theirs, entry.outputs, strict=True)]
+    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(ours, theirs, strict=True))
+
+
+def compilation(entry: Published) -> float:
+    """Seconds to compile the float32 forward pass, tracing apart."""
+    module = entry.module()
+    structs = entry.structs(module)
+    args, kwargs = entry.arguments(structs)
+    shapes = jax.eval_shape(lambda *a: module.init(jax.random.key(0), *a, **kwargs), *args)
+    lowered = jax.jit(functools.partial(entry.apply, module)).lower(shapes, structs)
+    begin = time.perf_counter()
+    lowered.compile()
+    return time.perf_counter() - begin
+
+
+def measure(entry: Published, idle: int) -> dict[str, Any]:
+    """All figures of one network."""
+    twin, rng = build_twin(entry), np.random.default_rng(0)
+    randomise(twin, rng)
+    figures = {"name": entry.name, "parameters": sum(p.numel() for p in twin.parameters())}
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        figures["float64"] = parity(entry, twin.double().eval(), rng)
+    return figures | {"compile": compilation(entry)} | conversion(entry, twin, idle)
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """The table, and the worst of each column below it."""
+    table = Table("network", "parameters", "float64", "convert s", "memory / file", "compile s", box=None)
+    for row in rows:
+        cells = (f"{row[k]:.1f}" for k in ("convert", "memory", "compile"))
+        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['float64']:.1e}", *cells)
+    worst = {key: max(row[key] for row in rows) for key in ("float64", "convert", "memory", "compile")}
+    table.add_row("worst", "", *(f"{v:.1e}" if k == "float64" else f"{v:.1f}" for k, v in worst.items()))
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Measure, print, and write the figures with commit and machine."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("word", nargs="?", default="", help="only networks whose name contains it")
+    options.add_argument("--json", type=Path, help="a file to write the figures to")
+    given = options.parse_args()
+    _, idle = command("models", "--quiet")
+    chosen = [entry for entry in PUBLISHED if given.word in entry.name]
+    bar = Console(stderr=True)
+    rows = [measure(entry, idle) for entry in track(chosen, "measuring", console=bar, transient=True)]
+    show(rows)
+    if given.json:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        given.json.write_text(json.dumps({"commit": commit, "machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
