@@ -12,27 +12,29 @@ from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, Cifar
 
 MODELS = [
     # ccnet
-    Entry(CCNet, (image(3, 23, 33),), dict(num_classes=5, layers=(1, 1, 2)), outputs=(IMAGE, IMAGE)),
+    Entry(CCNet, (image(3, 23, 33),), dict(num_classes=5, layers=(1, 1)), outputs=(IMAGE, IMAGE)),
     Entry(
         CCNet,
         (image(3, 23, 33),),
-        dict(num_classes=5, layers=(1, 2), recurrence=1, inplace_abn=False),
+        dict(num_classes=5, layers=(1, 1, 2), recurrence=1, inplace_abn=False),
         "abn",
         outputs=(IMAGE, IMAGE),
+        slow=True,
     ),
     # danet
     Entry(
         DANet,
         (image(3, 23, 33),),
-        dict(num_classes=5, layers=(1, 1, 2), deep_stem=False, multi_grid=None),
+        dict(num_classes=5, layers=(1, 1), multi_grid=(2,)),
         outputs=(IMAGE,) * 3,
     ),
     Entry(
         DANet,
         (image(3, 23, 33),),
-        dict(num_classes=5, layers=(1, 2), multi_grid=(2, 3)),
-        "multi-grid",
+        dict(num_classes=5, layers=(1, 1, 2), deep_stem=False, multi_grid=None),
+        "plain-stem",
         outputs=(IMAGE,) * 3,
+        slow=True,
     ),
     # resnet
     Entry(ResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 2), num_classes=5), outputs=(PLAIN,)),

@@ -18,6 +18,8 @@ GEOMETRY = ((1, 1), (2, 1), (1, 2), (1, 4))
 class CCNet(nn.Module):
     def __init__(self, num_classes, layers=(3, 4, 23, 3), recurrence=2, inplace_abn=True):
         super().__init__()
+        if recurrence < 0:
+            raise ValueError(f"CCNet: recurrence {recurrence}")
         self.layers, self.recurrence = layers, recurrence
         abn = InPlaceABN if inplace_abn else ABN
         norm = partial(abn, activation="identity")
