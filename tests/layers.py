@@ -1,5 +1,6 @@
 """One layer or function on both sides: channels last for Flax, channels first for torch."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +111,17 @@ def trace(layer, *shape, dtype="float32", **kwargs):
     """Initialise and call ``layer`` on an input of this shape, abstractly."""
     x = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
     return jax.eval_shape(lambda x: layer.init_with_output(jax.random.key(0), x, **kwargs), x)
+
+
+def layers_of(module, *inputs):
+    """Every module that ``module`` calls on ``inputs``, by path."""
+    found = {}
+
+    def record(call, args, kwargs, context):
+        if context.method_name == "__call__":
+            found[".".join(context.module.path)] = context.module
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return found

@@ -207,7 +207,7 @@ class RCCAModule(Module):
     def __call__(self, x: Image, recurrence: int = 1, train: bool = False) -> Float[Array, "n h w k"]:
         x = self.cast(x)
         y: Any = self.conva(x, train)
-        for _ in range(recurrence):
+        for _ in range(max(recurrence, self.is_initializing())):
             y = self.cca(y)
         y = self.convb(y, train)
         return self.bottleneck(jnp.concatenate([x, y], -1), train)

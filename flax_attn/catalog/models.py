@@ -1,14 +1,41 @@
 """Entries of the networks, as small as their structure allows."""
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
-from flax_attn.catalog.entry import PLAIN, Entry, image, plain
+from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, image, plain
 from flax_attn.layers import FrozenBatchNorm2d
+from flax_attn.models.ccnet import CCNet
+from flax_attn.models.danet import DANet
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
 
 MODELS = [
+    # ccnet
+    Entry(CCNet, (image(3, 23, 33),), dict(num_classes=5, layers=(1, 1)), outputs=(IMAGE, IMAGE)),
+    Entry(
+        CCNet,
+        (image(3, 23, 33),),
+        dict(num_classes=5, layers=(1, 1, 2), recurrence=1, inplace_abn=False),
+        "abn",
+        outputs=(IMAGE, IMAGE),
+        slow=True,
+    ),
+    # danet
+    Entry(
+        DANet,
+        (image(3, 23, 33),),
+        dict(num_classes=5, layers=(1, 1), multi_grid=(2,)),
+        outputs=(IMAGE,) * 3,
+    ),
+    Entry(
+        DANet,
+        (image(3, 23, 33),),
+        dict(num_classes=5, layers=(1, 1, 2), deep_stem=False, multi_grid=None),
+        "plain-stem",
+        outputs=(IMAGE,) * 3,
+        slow=True,
+    ),
     # resnet
     Entry(ResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 2), num_classes=5), outputs=(PLAIN,)),
     Entry(

@@ -1,12 +1,36 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
-from flax_attn.catalog.entry import PLAIN, Published, image
-from flax_attn.models import resnet
+from flax_attn.catalog.entry import IMAGE, PLAIN, Published, image
+from flax_attn.models import ccnet, danet, resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
 
 PUBLISHED = [
+    # ccnet
+    Published(
+        ccnet.ccnet_resnet101,
+        (image(3, 65, 97, n=1),),
+        outputs=(IMAGE, IMAGE),
+        keys="ccnet_r101",
+        files=("CS_scenes_60000.pth",),
+        lengths={"num_classes": ("head.bottleneck.3.weight", 0)},
+    ),
+    # danet
+    *[
+        Published(
+            make,
+            (image(3, 65, 97, n=1),),
+            outputs=(IMAGE,) * 3,
+            keys=keys,
+            files=files,
+            lengths={"num_classes": ("head.conv8.1.weight", 0)},
+        )
+        for make, keys, files in (
+            (danet.danet_resnet50, "danet_r50_deepstem", ()),
+            (danet.danet_resnet101, "danet_r101_citys", ("DANet101.pth.tar",)),
+        )
+    ],
     # resnet
     *[
         Published(make, (image(3, 65, 97, n=1),), kwargs, outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)

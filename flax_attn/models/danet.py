@@ -1,0 +1,72 @@
+"""Dual Attention Network for Scene Segmentation - Fu, Liu, Tian et al. 2019, https://arxiv.org/abs/1809.02983
+
+Status: junfu1115/DANet on the dilated ResNet of zhanghang1989/PyTorch-Encoding, whose synchronised BatchNorm is plain
+BatchNorm here. Other numbers of stages and blocks are ours. The released DANet101.pth.tar has one 7x7 convolution as
+its stem and the multi-grid.
+"""
+
+from collections.abc import Sequence
+
+from jaxtyping import Array, Float
+
+from flax_attn.blocks.danet import DANetHead
+from flax_attn.blocks.resnet import Bottleneck
+from flax_attn.layers import Module, interpolate, require
+from flax_attn.models.resnet import ResNet
+
+Scores = Float[Array, "n h w k"]
+
+
+class DANet(Module):
+    """Class scores of each pixel of images x (n, h, w, 3), three times: see ``DANetHead``; the first is the result.
+
+    Args:
+        layers: how many blocks there are in each stage; the third and the fourth dilate instead of striding.
+        deep_stem: three 3x3 convolutions for a stem instead of one 7x7 convolution.
+        multi_grid: the dilation of each block of the last stage; 2, 4, 4, ... when None.
+    """
+
+    num_classes: int
+    layers: Sequence[int] = (3, 4, 23, 3)
+    deep_stem: bool = True
+    multi_grid: Sequence[int] | None = (4, 8, 16)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stages, got = 1 <= len(self.layers) <= 4 and min(self.layers) >= 1, self.layers
+        require(stages, f"DANet: expected one to four stages of blocks, got {got}")
+        blocks, grid = self.layers[-1], self.multi_grid
+        expected = f"DANet: expected a dilation for each of the last stage's {blocks} blocks"
+        require(grid is None or len(grid) == blocks, f"{expected}, got {grid}")
+
+    def setup(self) -> None:
+        stem, dilated = 64 if self.deep_stem else None, (False, True, True)
+        self.pretrained = ResNet(
+            Bottleneck,
+            self.layers,
+            num_classes=0,
+            replace_stride_with_dilation=dilated,
+            stem_width=stem,
+            multi_grid=self.multi_grid,
+        )
+        width = 32 * 2 ** len(self.layers) * Bottleneck.expansion
+        self.head = DANetHead(width, self.num_classes)
+
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> tuple[Scores, Scores, Scores]:
+        both, position, channel = self.head(self.pretrained.features(x, train)[-1], train)
+        return upsample(both, x), upsample(position, x), upsample(channel, x)
+
+
+def upsample(scores: Float[Array, "n a b k"], x: Float[Array, "n h w c"]) -> Scores:
+    """The scores at the height and width of x, corners on corners."""
+    return interpolate(scores, x.shape[1:3], mode="bilinear", align_corners=True)
+
+
+def danet_resnet50(num_classes: int = 19, deep_stem: bool = True, multi_grid: bool = True) -> DANet:
+    """DANet on ResNet-50, with upstream's default stem."""
+    return DANet(num_classes, (3, 4, 6, 3), deep_stem, (4, 8, 16) if multi_grid else None)
+
+
+def danet_resnet101(num_classes: int = 19, deep_stem: bool = False, multi_grid: bool = True) -> DANet:
+    """DANet on ResNet-101, with the stem of the released DANet101.pth.tar."""
+    return DANet(num_classes, (3, 4, 23, 3), deep_stem, (4, 8, 16) if multi_grid else None)

@@ -1,0 +1,42 @@
+"""Dual Attention Network for Scene Segmentation - Fu, Liu, Tian et al. 2019, https://arxiv.org/abs/1809.02983"""
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from torch_ref.blocks.danet import DANetHead
+from torch_ref.blocks.resnet import Bottleneck
+from torch_ref.models.resnet import ResNet
+
+
+class DANet(nn.Module):
+    def __init__(self, num_classes, layers=(3, 4, 23, 3), deep_stem=True, multi_grid=(4, 8, 16)):
+        super().__init__()
+        if multi_grid is not None and len(multi_grid) != layers[-1]:
+            raise ValueError(f"DANet: multi_grid {multi_grid} for {layers[-1]} blocks")
+        stem, dilated = 64 if deep_stem else None, (False, True, True)
+        self.pretrained = ResNet(
+            Bottleneck,
+            layers,
+            num_classes=0,
+            replace_stride_with_dilation=dilated,
+            stem_width=stem,
+            multi_grid=multi_grid,
+        )
+        width = 32 * 2 ** len(layers) * Bottleneck.expansion
+        self.head = DANetHead(width, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        both, position, channel = self.head(self.pretrained.features(x)[-1])
+        return upsample(both, x), upsample(position, x), upsample(channel, x)
+
+
+def upsample(scores: Tensor, x: Tensor) -> Tensor:
+    return interpolate(scores, x.shape[2:], mode="bilinear", align_corners=True)
+
+
+def danet_resnet50(num_classes=19, deep_stem=True, multi_grid=True) -> DANet:
+    return DANet(num_classes, (3, 4, 6, 3), deep_stem, (4, 8, 16) if multi_grid else None)
+
+
+def danet_resnet101(num_classes=19, deep_stem=False, multi_grid=True) -> DANet:
+    return DANet(num_classes, (3, 4, 23, 3), deep_stem, (4, 8, 16) if multi_grid else None)
