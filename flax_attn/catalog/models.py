@@ -7,6 +7,7 @@ from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.sge_resnet import BAMResNet
 
 MODELS = [
     # resnet
@@ -30,6 +31,8 @@ MODELS = [
         Entry(cls, (image(3, 13, 11),), dict(n_size=1, num_classes=5), outputs=(PLAIN,))
         for cls in (CifarResNet, CifarPreActResNet, CifarOptionAResNet)
     ],
+    # sge_resnet
+    Entry(BAMResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 1), num_classes=5), outputs=(PLAIN,)),
     *[
         Entry(
             cls,

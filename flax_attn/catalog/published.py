@@ -1,7 +1,7 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
 from flax_attn.catalog.entry import PLAIN, Published, image
-from flax_attn.models import resnet
+from flax_attn.models import resnet, sge_resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
@@ -33,6 +33,26 @@ PUBLISHED = [
             (resnet.cifar_resnet44_option_a, ""),
             (resnet.cifar_resnet56_option_a, ""),
             (resnet.cifar_resnet110_option_a, ""),
+        )
+    ],
+    # sge_resnet
+    *[
+        Published(make, (image(3, 65, 97, n=1),), outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
+        for make, keys, files in (
+            (sge_resnet.sge_resnet18, "insight_sge_resnet18", ()),
+            (sge_resnet.sge_resnet50, "insight_sge_resnet50", ("sge_resnet50.pth.tar",)),
+            (sge_resnet.sge_resnet101, "insight_sge_resnet101", ("sge_resnet101.pth.tar",)),
+            (sge_resnet.insight_se_resnet18, "", ()),
+            (sge_resnet.insight_se_resnet50, "insight_se_resnet50", ()),
+            (sge_resnet.insight_se_resnet101, "", ()),
+            (sge_resnet.sk_resnet50, "insight_sk_resnet50", ()),
+            (sge_resnet.sk_resnet101, "", ()),
+            (sge_resnet.cbam_resnet18, "", ()),
+            (sge_resnet.cbam_resnet50, "insight_cbam_resnet50", ()),
+            (sge_resnet.cbam_resnet101, "", ()),
+            (sge_resnet.bam_resnet18, "", ()),
+            (sge_resnet.bam_resnet50, "insight_bam_resnet50", ()),
+            (sge_resnet.bam_resnet101, "", ()),
         )
     ],
 ]
