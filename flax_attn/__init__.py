@@ -99,5 +99,10 @@ from flax_attn.catalog import CATALOG, PUBLISHED
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.residual_attention import (
+    CifarResidualAttentionModel,
+    OldCifarResidualAttentionModel,
+    ResidualAttentionModel,
+)
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
 from flax_attn.models.sge_resnet import BAMResNet

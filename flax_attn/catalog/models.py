@@ -1,15 +1,34 @@
 """Entries of the networks, as small as their structure allows."""
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
-from flax_attn.catalog.entry import PLAIN, Entry, image, plain
+from flax_attn.catalog.entry import PLAIN, Entry, Input, image, plain
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.residual_attention import (
+    CifarResidualAttentionModel,
+    OldCifarResidualAttentionModel,
+    ResidualAttentionModel,
+)
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
 from flax_attn.models.sge_resnet import BAMResNet
 
 MODELS = [
+    # residual_attention
+    *[
+        Entry(
+            cls,
+            (Input(lambda module: (2, *module.size, 3)),),
+            dict(attention=attention, num_classes=5, size=size, width=1),
+            outputs=(PLAIN,),
+        )
+        for cls, attention, size in (
+            (ResidualAttentionModel, (2,), (17, 13)),
+            (CifarResidualAttentionModel, (1,), (7, 5)),
+            (OldCifarResidualAttentionModel, (1,), (9, 7)),
+        )
+    ],
     # resnet
     Entry(ResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 2), num_classes=5), outputs=(PLAIN,)),
     Entry(

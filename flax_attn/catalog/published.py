@@ -1,12 +1,31 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
-from flax_attn.catalog.entry import PLAIN, Published, image
-from flax_attn.models import resnet, sge_resnet
+from flax_attn.catalog.entry import PLAIN, Input, Published, image
+from flax_attn.models import residual_attention, resnet, sge_resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
 
 PUBLISHED = [
+    # residual_attention
+    *[
+        Published(
+            make,
+            (Input(lambda module: (1, *module.size, 3)),),
+            dict(size=size),
+            outputs=(PLAIN,),
+            keys=f"ResidualAttentionModel_{make.__name__.removeprefix('residual_attention_')}",
+            files=files,
+            lengths=CLASSES,
+        )
+        for make, size, files in (
+            (residual_attention.residual_attention_56, (65, 97), ()),
+            (residual_attention.residual_attention_92, (65, 97), ()),
+            (residual_attention.residual_attention_448input, (65, 97), ()),
+            (residual_attention.residual_attention_92_32input, (29, 22), ()),
+            (residual_attention.residual_attention_92_32input_update, (13, 18), ("model_92_sgd.pkl",)),
+        )
+    ],
     # resnet
     *[
         Published(make, (image(3, 65, 97, n=1),), kwargs, outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
