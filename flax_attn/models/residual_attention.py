@@ -72,7 +72,8 @@ class ResidualAttentionModel(Module):
         who, most = type(self).__name__, len(self.stages)
         some = 1 <= len(self.attention) <= most and min(self.attention) >= 1
         require(some, f"{who}: expected a number of modules for each of one to {most} stages, got {self.attention}")
-        require(self.width >= 1, f"{who}: expected width >= 1, got {self.width}")
+        least = 2 if len(self.attention) == 4 else 1
+        require(self.width >= least, f"{who}: expected width >= {least}, got {self.width}")
         require(min(self.sizes()[0]) >= 1, f"{who}: no pixel is left of images of {self.size}")
 
     def sizes(self) -> list[Size]:
