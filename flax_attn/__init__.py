@@ -6,7 +6,7 @@ from flax_attn.blocks.attention import (
     SimplifiedScaledDotProductAttention,
 )
 from flax_attn.blocks.bam import BAM
-from flax_attn.blocks.cbam import CBAM, ChannelGate, SpatialGate
+from flax_attn.blocks.cbam import CBAM, CBAMBasicBlock, CBAMBottleneck, ChannelGate, SpatialGate
 from flax_attn.blocks.criss_cross import (
     CrissCrossAttention,
     CrissCrossAttention3D,
@@ -64,8 +64,15 @@ from flax_attn.blocks.resnet import (
     PreActBasicBlock,
 )
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
-from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
-from flax_attn.blocks.sge import SpatialGroupEnhance
+from flax_attn.blocks.se import (
+    CifarSEBasicBlock,
+    InsightSEBasicBlock,
+    InsightSEBottleneck,
+    SEBasicBlock,
+    SEBottleneck,
+    SELayer,
+)
+from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck, SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.blocks.stn import (
     STN,
@@ -94,4 +101,10 @@ from flax_attn.models.danet import DANet
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.residual_attention import (
+    CifarResidualAttentionModel,
+    OldCifarResidualAttentionModel,
+    ResidualAttentionModel,
+)
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.sge_resnet import BAMResNet

@@ -1,4 +1,4 @@
-"""The stages are what their specification spells out; what they refuse."""
+"""The stages and networks are what their specification spells out; what they refuse."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from flax_attn.blocks import residual_attention
+from flax_attn.models import residual_attention as models
 from tests.layers import check_refusal, trace
 from tests.parity import randomise
 from torch_ref.blocks import residual_attention as torch_residual_attention
+from torch_ref.models import residual_attention as torch_models
 
 
 def pool(x):
@@ -118,3 +120,66 @@ def test_the_third_cifar_stage_takes_any_size():
     ours, theirs = both("AttentionModule_stage3_cifar", 8, 8)
     assert trace(ours, 2, 3, 2, 8)[0].shape == (2, 3, 2, 8)
     assert theirs(torch.zeros(2, 8, 3, 2)).shape == (2, 8, 3, 2)
+
+
+BODY_56 = "residual_block1 attention_module1 residual_block2 attention_module2 residual_block3 attention_module3"
+BODY_92 = (
+    "residual_block1 attention_module1 residual_block2 attention_module2 attention_module2_2 "
+    "residual_block3 attention_module3 attention_module3_2 attention_module3_3"
+)
+BODY_448 = f"residual_block0 attention_module0 {BODY_92}"
+LARGE = [((56, 56), (28, 28), (14, 14)), ((28, 28), (14, 14)), ((14, 14),)]
+NETWORKS = [
+    ("residual_attention_56", BODY_56, LARGE, 7),
+    ("residual_attention_92", BODY_92, LARGE, 7),
+    ("residual_attention_448input", BODY_448, [((112, 112), (56, 56), (28, 28), (14, 14)), *LARGE], 7),
+    ("residual_attention_92_32input", BODY_92, [((16, 16), (8, 8)), ((8, 8),), ((4, 4),)], 4),
+    ("residual_attention_92_32input_update", BODY_92, [((32, 32), (16, 16)), ((16, 16),), ((8, 8),)], 8),
+]
+POOLS = {"32input": lambda x: torch.nn.functional.max_pool2d(x, 2), "update": lambda x: x}
+
+
+@pytest.mark.parametrize(("name", "body", "sizes", "last"), NETWORKS)
+def test_networks_are_the_spelled_out_forward_at_the_published_size(name, body, sizes, last):
+    published = getattr(models, name)()
+    twin = getattr(torch_models, type(published).__name__)(published.attention, 10, published.size, 2).double().eval()
+    assert getattr(torch_models, name).__defaults__ == (10, published.size)
+    randomise(twin, np.random.default_rng(0))
+    images = torch.randn(1, 3, *published.size, dtype=torch.float64)
+    x = POOLS.get(name.rpartition("_")[2], pool)(twin.conv1(images))
+    for block in [*body.split(), "residual_block4", "residual_block5", "residual_block6"]:
+        x = getattr(twin, block)(x)
+    x = torch.nn.functional.avg_pool2d(twin.mpool2(x), last)
+    torch.testing.assert_close(twin(images), twin.fc(x.flatten(1)), rtol=1e-11, atol=1e-11)
+    stages = (m for m in twin.children() if isinstance(m, torch_residual_attention._AttentionModule))
+    assert list(dict.fromkeys(m.sizes for m in stages)) == sizes
+
+
+def test_every_stage_has_modules_and_every_network_stages():
+    for attention in [(), (1, 0), (1, 1, 1, 1)]:
+        check_refusal(
+            lambda attention=attention: models.CifarResidualAttentionModel(attention),
+            "CifarResidualAttentionModel: expected a number of modules for each of one to 3 stages, got",
+        )
+
+
+def test_a_network_takes_images_of_its_size():
+    ours, theirs = (m.ResidualAttentionModel((1,), size=(17, 13), width=1) for m in (models, torch_models))
+    refuses = "ResidualAttentionModel: expected images of .17, 13., got shape .2, 33, 13, 3."
+    check_refusal(lambda: trace(ours, 2, 33, 13, 3), refuses, lambda: theirs(torch.zeros(2, 3, 33, 13)))
+
+
+def test_a_network_keeps_pixels_and_channels():
+    model = models.OldCifarResidualAttentionModel
+    check_refusal(lambda: model((1,), size=(9, 1)), "Old.*: no pixel is left of images of .9, 1.")
+    check_refusal(lambda: model((1,), width=0), "OldCifarResidualAttentionModel: expected width >= 1, got 0")
+    refuses = "ResidualAttentionModel: expected width >= 2, got 1"
+    check_refusal(lambda: models.ResidualAttentionModel((1, 1, 1, 1), width=1), refuses)
+
+
+def test_cifar_images_are_scaled_only():
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
+    ours = models.cifar_images(images)
+    theirs = torch_models.cifar_images(torch.tensor(np.moveaxis(images, -1, 1)))
+    assert ours.dtype == "float32"
+    np.testing.assert_array_equal(np.moveaxis(ours, -1, 1), theirs.numpy())

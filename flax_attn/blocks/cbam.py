@@ -7,6 +7,7 @@ gate's BatchNorm has momentum 0.01.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.layers import (
     BatchNorm2d,
     Conv2d,
@@ -89,3 +90,25 @@ class CBAM(Module):
     def __call__(self, x: Image, train: bool = False) -> Image:
         x = self.ChannelGate(x, train)
         return x if self.no_spatial else self.SpatialGate(x, train)
+
+
+class CBAMBasicBlock(BasicBlock):
+    """A BasicBlock with a CBAM at the end of its residual branch."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.cbam = CBAM(self.planes * self.expansion)
+
+    def residual(self, x: Image, train: bool) -> Float[Array, "n h2 w2 c2"]:
+        return self.cbam(super().residual(x, train), train)
+
+
+class CBAMBottleneck(Bottleneck):
+    """A Bottleneck with a CBAM at the end of its residual branch."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.cbam = CBAM(self.planes * self.expansion)
+
+    def residual(self, x: Image, train: bool) -> Float[Array, "n h2 w2 c2"]:
+        return self.cbam(super().residual(x, train), train)

@@ -57,6 +57,12 @@ class _Residual(Module):
     def norm(self, planes: int) -> Module:
         return (self.norm_layer or BatchNorm2d)(planes)
 
+    def residual(self, x: Image, train: bool) -> Strided:
+        raise NotImplementedError
+
+    def __call__(self, x: Image, train: bool = False) -> Strided:
+        return relu(add_shortcut(self, self.residual(x, train), x, train))
+
 
 class BasicBlock(_Residual):
     """Two 3x3 convolutions on a residual branch; ``downsample`` is the shortcut's module.
@@ -80,10 +86,9 @@ class BasicBlock(_Residual):
         self.conv2 = Conv2d(self.planes, self.planes, 3, padding=1, bias=False)
         self.bn2 = self.norm(self.planes)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def residual(self, x: Image, train: bool) -> Strided:
         y = relu(self.bn1(self.conv1(x), train))
-        y = self.bn2(self.conv2(y), train)
-        return relu(add_shortcut(self, y, x, train))
+        return self.bn2(self.conv2(y), train)
 
 
 class Bottleneck(_Residual):
@@ -105,11 +110,10 @@ class Bottleneck(_Residual):
         self.conv3 = Conv2d(width, planes, 1, bias=False)
         self.bn3 = self.norm(planes)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def residual(self, x: Image, train: bool) -> Strided:
         y = relu(self.bn1(self.conv1(x), train))
         y = relu(self.bn2(self.conv2(y), train))
-        y = self.bn3(self.conv3(y), train)
-        return relu(add_shortcut(self, y, x, train))
+        return self.bn3(self.conv3(y), train)
 
 
 class CifarBasicBlock(Module):

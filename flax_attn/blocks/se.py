@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from flax_attn.blocks.resnet import CifarBasicBlock, add_shortcut
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, add_shortcut
 from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, relu, require, sigmoid
 
 
@@ -95,6 +95,28 @@ class SEBottleneck(_SEBlock):
         y = relu(self.bn2(self.conv2(y), train))
         y = self.se(self.bn3(self.conv3(y), train))
         return relu(add_shortcut(self, y, x, train))
+
+
+class InsightSEBasicBlock(BasicBlock):
+    """PytorchInsight's: a BasicBlock with an SELayer that has biases at the end of its residual branch."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.se = SELayer(self.planes * self.expansion, bias=True)
+
+    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+        return self.se(super().residual(x, train))
+
+
+class InsightSEBottleneck(Bottleneck):
+    """PytorchInsight's: a Bottleneck with an SELayer that has biases at the end of its residual branch."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.se = SELayer(self.planes * self.expansion, bias=True)
+
+    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+        return self.se(super().residual(x, train))
 
 
 class CifarSEBasicBlock(CifarBasicBlock):

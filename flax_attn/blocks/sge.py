@@ -1,12 +1,13 @@
 """Spatial Group-wise Enhance - Li, Hu, Yang 2019, https://arxiv.org/abs/1905.09646
 
-Status: implus/PytorchInsight. Its bias starts at 1; External-Attention's copy starts it at 0 (``init_bias=0``).
-The deviation is the unbiased one and eps is added to it, so this is not a GroupNorm. On a 1x1 map the deviation of one
-element is NaN, and so is the output, as in PyTorch.
+Status: implus/PytorchInsight, also for the blocks, which have 64 groups at every width. The gate's bias starts at 1;
+External-Attention's copy starts it at 0 (``init_bias=0``). The deviation is the unbiased one and eps is added to it, so
+this is not a GroupNorm. On a 1x1 map the deviation of one element is NaN, and so is the output, as in PyTorch.
 """
 
 from jaxtyping import Array, Float
 
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.layers import Module, accumulator, init, require, sigmoid, std
 
 
@@ -35,3 +36,25 @@ class SpatialGroupEnhance(Module):
         t = (t - t.mean((1, 2), keepdims=True)) / (std(t, (1, 2)) + 1e-5)
         gate = sigmoid(t * weight.reshape(-1) + bias.reshape(-1)).astype(x.dtype)
         return (x * gate[..., None]).reshape(n, h, w, c)
+
+
+class SGEBasicBlock(BasicBlock):
+    """A BasicBlock with a SpatialGroupEnhance at the end of its residual branch; 64 divides ``planes``."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.sge = SpatialGroupEnhance(64)
+
+    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+        return self.sge(super().residual(x, train))
+
+
+class SGEBottleneck(Bottleneck):
+    """A Bottleneck with a SpatialGroupEnhance at the end of its residual branch; 64 divides ``4 * planes``."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.sge = SpatialGroupEnhance(64)
+
+    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+        return self.sge(super().residual(x, train))

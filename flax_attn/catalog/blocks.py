@@ -8,7 +8,7 @@ from flax_attn.blocks.attention import (
     SimplifiedScaledDotProductAttention,
 )
 from flax_attn.blocks.bam import BAM
-from flax_attn.blocks.cbam import CBAM, ChannelGate, SpatialGate
+from flax_attn.blocks.cbam import CBAM, CBAMBasicBlock, CBAMBottleneck, ChannelGate, SpatialGate
 from flax_attn.blocks.criss_cross import CrissCrossAttention, CrissCrossAttention3D, RCCAModule
 from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
 from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
@@ -61,8 +61,15 @@ from flax_attn.blocks.resnet import (
     downsample,
 )
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
-from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
-from flax_attn.blocks.sge import SpatialGroupEnhance
+from flax_attn.blocks.se import (
+    CifarSEBasicBlock,
+    InsightSEBasicBlock,
+    InsightSEBottleneck,
+    SEBasicBlock,
+    SEBottleneck,
+    SELayer,
+)
+from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck, SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.blocks.stn import (
     STN,
@@ -153,22 +160,40 @@ BLOCKS = [
         dict(inplanes=6, planes=4, stride=2, downsample=Make(downsample, (6, 16, 2)), reduction=4),
         "downsample",
     ),
+    Entry(InsightSEBasicBlock, (image("inplanes"),), dict(inplanes=32, planes=32)),
+    Entry(
+        InsightSEBottleneck,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=8, stride=2, downsample=Make(downsample, (6, 32, 2))),
+    ),
     Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, reduction=2)),
     Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2, reduction=4), "downsample"),
     Entry(SpatialGroupEnhance, (image(lambda module: 4 * module.groups),), dict(groups=3)),
     Entry(SpatialGroupEnhance, (image(lambda module: 2 * module.groups),), dict(groups=4, init_bias=0.0), "init-bias"),
+    Entry(SGEBasicBlock, (image("inplanes"),), dict(inplanes=64, planes=64)),
+    Entry(
+        SGEBottleneck,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=16, stride=2, downsample=Make(downsample, (6, 64, 2))),
+    ),
     # five images: one of its BatchNorms has a value an image and channel, and over two float32 is too coarse
     Entry(SKBottleneck, (image("inplanes", 7, 3, n=5),), dict(inplanes=128, planes=32)),
     Entry(
         SKBottleneck,
         (image("inplanes", 7, 3, n=5),),
-        dict(inplanes=6, planes=32, stride=2, downsample=Make(downsample, (6, 128, 2))),
-        "downsample",
+        dict(inplanes=6, planes=32, stride=2, downsample=Make(downsample, (6, 128, 2)), dilation=2),
+        "dilated",
     ),
     Entry(ChannelGate, (image("gate_channels"),), dict(gate_channels=9, reduction_ratio=2)),
     Entry(SpatialGate, (image(6),)),
     Entry(CBAM, (image("gate_channels"),), dict(gate_channels=19)),
     Entry(CBAM, (image("gate_channels"),), dict(gate_channels=9, no_spatial=True), "empty-hidden"),
+    Entry(CBAMBasicBlock, (image("inplanes"),), dict(inplanes=32, planes=32)),
+    Entry(
+        CBAMBottleneck,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=8, stride=2, downsample=Make(downsample, (6, 32, 2))),
+    ),
     Entry(BAM, (image("gate_channel"),), dict(gate_channel=35)),
     Entry(BAM, (image("gate_channel"),), dict(gate_channel=9, reduction_ratio=3, dilation_val=2), "dilation-val"),
     Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=8, output_channels=8)),

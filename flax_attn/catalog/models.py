@@ -1,14 +1,20 @@
 """Entries of the networks, as small as their structure allows."""
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
-from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, image, plain
+from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, image, plain
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.ccnet import CCNet
 from flax_attn.models.danet import DANet
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.residual_attention import (
+    CifarResidualAttentionModel,
+    OldCifarResidualAttentionModel,
+    ResidualAttentionModel,
+)
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.sge_resnet import BAMResNet
 
 MODELS = [
     # ccnet
@@ -36,6 +42,20 @@ MODELS = [
         outputs=(IMAGE,) * 3,
         slow=True,
     ),
+    # residual_attention
+    *[
+        Entry(
+            cls,
+            (Input(lambda module: (2, *module.size, 3)),),
+            dict(attention=attention, num_classes=5, size=size, width=1),
+            outputs=(PLAIN,),
+        )
+        for cls, attention, size in (
+            (ResidualAttentionModel, (2,), (17, 13)),
+            (CifarResidualAttentionModel, (1,), (7, 5)),
+            (OldCifarResidualAttentionModel, (1,), (9, 7)),
+        )
+    ],
     # resnet
     Entry(ResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 2), num_classes=5), outputs=(PLAIN,)),
     Entry(
@@ -57,6 +77,8 @@ MODELS = [
         Entry(cls, (image(3, 13, 11),), dict(n_size=1, num_classes=5), outputs=(PLAIN,))
         for cls in (CifarResNet, CifarPreActResNet, CifarOptionAResNet)
     ],
+    # sge_resnet
+    Entry(BAMResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 1), num_classes=5), outputs=(PLAIN,)),
     *[
         Entry(
             cls,

@@ -1,9 +1,10 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
-from flax_attn.catalog.entry import IMAGE, PLAIN, Published, image
-from flax_attn.models import ccnet, danet, resnet
+from flax_attn.catalog.entry import IMAGE, PLAIN, Input, Published, image
+from flax_attn.models import ccnet, danet, residual_attention, resnet, sge_resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
+
 """Where most classifiers' state dicts tell how many classes there are."""
 
 PUBLISHED = [
@@ -29,6 +30,25 @@ PUBLISHED = [
         for make, keys, files in (
             (danet.danet_resnet50, "danet_r50_deepstem", ()),
             (danet.danet_resnet101, "danet_r101_citys", ("DANet101.pth.tar",)),
+        )
+    ],
+    # residual_attention
+    *[
+        Published(
+            make,
+            (Input(lambda module: (1, *module.size, 3)),),
+            dict(size=size),
+            outputs=(PLAIN,),
+            keys=f"ResidualAttentionModel_{make.__name__.removeprefix('residual_attention_')}",
+            files=files,
+            lengths=CLASSES,
+        )
+        for make, size, files in (
+            (residual_attention.residual_attention_56, (65, 97), ()),
+            (residual_attention.residual_attention_92, (65, 97), ()),
+            (residual_attention.residual_attention_448input, (65, 97), ()),
+            (residual_attention.residual_attention_92_32input, (29, 22), ()),
+            (residual_attention.residual_attention_92_32input_update, (13, 18), ("model_92_sgd.pkl",)),
         )
     ],
     # resnet
@@ -57,6 +77,26 @@ PUBLISHED = [
             (resnet.cifar_resnet44_option_a, ""),
             (resnet.cifar_resnet56_option_a, ""),
             (resnet.cifar_resnet110_option_a, ""),
+        )
+    ],
+    # sge_resnet
+    *[
+        Published(make, (image(3, 65, 97, n=1),), outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
+        for make, keys, files in (
+            (sge_resnet.sge_resnet18, "insight_sge_resnet18", ()),
+            (sge_resnet.sge_resnet50, "insight_sge_resnet50", ("sge_resnet50.pth.tar",)),
+            (sge_resnet.sge_resnet101, "insight_sge_resnet101", ("sge_resnet101.pth.tar",)),
+            (sge_resnet.insight_se_resnet18, "", ()),
+            (sge_resnet.insight_se_resnet50, "insight_se_resnet50", ()),
+            (sge_resnet.insight_se_resnet101, "", ()),
+            (sge_resnet.sk_resnet50, "insight_sk_resnet50", ()),
+            (sge_resnet.sk_resnet101, "", ()),
+            (sge_resnet.cbam_resnet18, "", ()),
+            (sge_resnet.cbam_resnet50, "insight_cbam_resnet50", ()),
+            (sge_resnet.cbam_resnet101, "", ()),
+            (sge_resnet.bam_resnet18, "", ()),
+            (sge_resnet.bam_resnet50, "insight_bam_resnet50", ()),
+            (sge_resnet.bam_resnet101, "", ()),
         )
     ],
 ]

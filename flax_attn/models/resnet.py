@@ -111,9 +111,12 @@ class ResNet(Module):
         x = max_pool(x, 3, 2, 1)
         maps = []
         for i in range(len(self.layers)):
-            x = getattr(self, f"layer{i + 1}")(x, train)
+            x = self.pass_stage(i + 1, x, train)
             maps.append(x)
         return maps
+
+    def pass_stage(self, number: int, x: Image, train: bool) -> Strided:
+        return getattr(self, f"layer{number}")(x, train)
 
     def __call__(self, x: Image, train: bool = False) -> Scores:
         x = self.features(x, train)[-1].mean((1, 2))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.blocks.resnet import BasicBlock, Bottleneck
+
 
 class ChannelGate(nn.Module):
     def __init__(self, gate_channels, reduction_ratio=16):
@@ -49,3 +51,25 @@ class CBAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.ChannelGate(x)
         return x if self.no_spatial else self.SpatialGate(x)
+
+
+class CBAMBasicBlock(BasicBlock):
+    def __init__(
+        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
+    ):
+        super().__init__(inplanes, planes, stride, downsample, groups, base_width, dilation, norm_layer)
+        self.cbam = CBAM(planes * self.expansion)
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.cbam(super().residual(x))
+
+
+class CBAMBottleneck(Bottleneck):
+    def __init__(
+        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
+    ):
+        super().__init__(inplanes, planes, stride, downsample, groups, base_width, dilation, norm_layer)
+        self.cbam = CBAM(planes * self.expansion)
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.cbam(super().residual(x))

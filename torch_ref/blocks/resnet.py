@@ -28,6 +28,12 @@ class _Residual(nn.Module):
         self.downsample = downsample
         self.norm = norm_layer or nn.BatchNorm2d
 
+    def residual(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(add_shortcut(self, self.residual(x), x))
+
 
 class BasicBlock(_Residual):
     expansion = 1
@@ -44,10 +50,9 @@ class BasicBlock(_Residual):
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = self.norm(planes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor) -> Tensor:
         y = relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return relu(add_shortcut(self, y, x))
+        return self.bn2(self.conv2(y))
 
 
 class Bottleneck(_Residual):
@@ -66,11 +71,10 @@ class Bottleneck(_Residual):
         self.conv3 = nn.Conv2d(width, planes, 1, bias=False)
         self.bn3 = self.norm(planes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def residual(self, x: Tensor) -> Tensor:
         y = relu(self.bn1(self.conv1(x)))
         y = relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return relu(add_shortcut(self, y, x))
+        return self.bn3(self.conv3(y))
 
 
 class CifarBasicBlock(nn.Module):

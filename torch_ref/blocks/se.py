@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from torch_ref.blocks.resnet import CifarBasicBlock, add_shortcut
+from torch_ref.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, add_shortcut
 
 
 class SELayer(nn.Module):
@@ -86,6 +86,28 @@ class SEBottleneck(_SEBlock):
         y = relu(self.bn2(self.conv2(y)))
         y = self.se(self.bn3(self.conv3(y)))
         return relu(add_shortcut(self, y, x))
+
+
+class InsightSEBasicBlock(BasicBlock):
+    def __init__(
+        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
+    ):
+        super().__init__(inplanes, planes, stride, downsample, groups, base_width, dilation, norm_layer)
+        self.se = SELayer(planes * self.expansion, bias=True)
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.se(super().residual(x))
+
+
+class InsightSEBottleneck(Bottleneck):
+    def __init__(
+        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
+    ):
+        super().__init__(inplanes, planes, stride, downsample, groups, base_width, dilation, norm_layer)
+        self.se = SELayer(planes * self.expansion, bias=True)
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.se(super().residual(x))
 
 
 class CifarSEBasicBlock(CifarBasicBlock):

@@ -77,9 +77,12 @@ class ResNet(nn.Module):
         x = max_pool2d(x, 3, 2, 1)
         maps = []
         for i in range(len(self.layers)):
-            x = getattr(self, f"layer{i + 1}")(x)
+            x = self.pass_stage(i + 1, x)
             maps.append(x)
         return maps
+
+    def pass_stage(self, number, x: Tensor) -> Tensor:
+        return getattr(self, f"layer{number}")(x)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)[-1].mean((2, 3))

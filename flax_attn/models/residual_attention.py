@@ -1,0 +1,160 @@
+"""Residual Attention Network for Image Classification - Wang, Jiang, Qian et al. 2017, https://arxiv.org/abs/1704.06904
+
+Status: tengshaofeng/ResidualAttentionNetwork-pytorch, which spells each network below out as a class; its attention
+modules deviate from the paper as ``blocks.residual_attention`` says. Upstream's images have one size, and its classes
+are ten: here both are arguments. It ends in an average pooling of 7x7 pixels, for small images 4x4 or 8x8; here that is
+the mean over all pixels: the same number at the published sizes.
+
+Upstream publishes one trained file, ``model_92_sgd.pkl``, of CIFAR-10 and ``residual_attention_92_32input_update``;
+``cifar_images`` is its input pipeline.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from flax_attn.blocks.residual_attention import (
+    AttentionModule_stage0,
+    AttentionModule_stage1,
+    AttentionModule_stage1_cifar,
+    AttentionModule_stage2,
+    AttentionModule_stage2_cifar,
+    AttentionModule_stage3,
+    AttentionModule_stage3_cifar,
+    ResidualBlock,
+    Size,
+)
+from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, max_pool, relu, require
+
+Image = Float[Array, "n h w c"]
+Scores = Float[Array, "n k"]
+
+
+def cifar_images(images: UInt8[np.ndarray, "*n h w c"]) -> Float[np.ndarray, "*n h w c"]:
+    """Images in [0, 1], as the networks for CIFAR are given them; nothing is subtracted."""
+    return images / np.float32(255)
+
+
+def windows(size: Size, kernel_size: int, stride: int, padding: int) -> Size:
+    """How many windows a convolution or pooling has on an image of ``size``."""
+    h, w = ((n + 2 * padding - kernel_size) // stride + 1 for n in size)
+    return h, w
+
+
+class ResidualAttentionModel(Module):
+    """Class scores (n, num_classes) of images x (n, h, w, 3) of one size.
+
+    Args:
+        attention: how many attention modules each stage has; the first of all stages may be left out.
+        size: (height, width) of the images.
+        width: channels of the first convolution; the last stage has sixteen times as many.
+    """
+
+    attention: Sequence[int]
+    num_classes: int = 10
+    size: Size = (224, 224)
+    width: int = 64
+
+    stages: ClassVar[Sequence[Any]] = (
+        AttentionModule_stage0,
+        AttentionModule_stage1,
+        AttentionModule_stage2,
+        AttentionModule_stage3,
+    )
+    stem: ClassVar[tuple[int, int, int]] = (7, 2, 3)
+    pool: ClassVar[tuple[int, int, int]] = (3, 2, 1)
+    last_stride: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        who, most = type(self).__name__, len(self.stages)
+        some = 1 <= len(self.attention) <= most and min(self.attention) >= 1
+        require(some, f"{who}: expected a number of modules for each of one to {most} stages, got {self.attention}")
+        least = 2 if len(self.attention) == 4 else 1
+        require(self.width >= least, f"{who}: expected width >= {least}, got {self.width}")
+        require(min(self.sizes()[0]) >= 1, f"{who}: no pixel is left of images of {self.size}")
+
+    def sizes(self) -> list[Size]:
+        """Of the first stage's images and of their half, quarter, ..., down to those inside the last stage."""
+        sizes = [windows(windows(self.size, *self.stem), *self.pool)]
+        for _ in range(len(self.attention) + 4):
+            sizes.append(windows(sizes[-1], 3, 2, 1))
+        return sizes
+
+    def body(self) -> list[tuple[str, Module]]:
+        """The residual blocks and attention modules, with their names, in the order that images pass them in."""
+        pairs: list[tuple[str, Module]] = []
+        channels, stride, sizes = self.width, 1, self.sizes()
+        for i, n in enumerate(self.attention):
+            number = 4 - len(self.attention) + i
+            inplanes, channels = channels, 2 ** (number + 1) * self.width
+            pairs.append((f"residual_block{number}", ResidualBlock(inplanes, channels, stride)))
+            stage, stride = self.stages[number - 4], 2
+            for suffix in ["", *(f"_{j}" for j in range(2, n + 1))]:
+                module = stage(channels, channels, *sizes[i : i + len(stage.blocks) // 2])
+                pairs.append((f"attention_module{number}{suffix}", module))
+        pairs.append(("residual_block4", ResidualBlock(channels, 2 * channels, self.last_stride)))
+        return pairs + [(f"residual_block{i}", ResidualBlock(2 * channels, 2 * channels)) for i in (5, 6)]
+
+    def setup(self) -> None:
+        self.conv1 = Sequential([Conv2d(3, self.width, *self.stem, bias=False), BatchNorm2d(self.width), relu])
+        pairs = self.body()
+        for name, module in pairs:
+            setattr(self, name, module)
+        self.names = [name for name, _ in pairs]
+        self.mpool2 = Sequential([BatchNorm2d(32 * self.width), relu])
+        self.fc = Linear(32 * self.width, self.num_classes)
+
+    def __call__(self, x: Image, train: bool = False) -> Scores:
+        expected = f"{type(self).__name__}: expected images of {tuple(self.size)}"
+        require(x.shape[1:3] == tuple(self.size), f"{expected}, got shape {x.shape}")
+        x = max_pool(self.conv1(self.cast(x), train), *self.pool)
+        for name in self.names:
+            x = getattr(self, name)(x, train)
+        return self.fc(self.mpool2(x, train).mean((1, 2)))
+
+
+class CifarResidualAttentionModel(ResidualAttentionModel):
+    """The same for small images, of which a convolution of stride 1 is the first and no pooling the second layer."""
+
+    size: Size = (32, 32)
+    width: int = 32
+
+    stages = (AttentionModule_stage1_cifar, AttentionModule_stage2_cifar, AttentionModule_stage3_cifar)
+    stem = (3, 1, 1)
+    pool = (1, 1, 0)
+    last_stride = 1
+
+
+class OldCifarResidualAttentionModel(CifarResidualAttentionModel):
+    """The same with a 5x5 convolution and a pooling of 2x2 pixels in front."""
+
+    stem = (5, 1, 2)
+    pool = (2, 2, 0)
+
+
+def residual_attention_56(num_classes: int = 10, size: Size = (224, 224)) -> ResidualAttentionModel:
+    """Attention-56."""
+    return ResidualAttentionModel((1, 1, 1), num_classes, size)
+
+
+def residual_attention_92(num_classes: int = 10, size: Size = (224, 224)) -> ResidualAttentionModel:
+    """Attention-92."""
+    return ResidualAttentionModel((1, 2, 3), num_classes, size)
+
+
+def residual_attention_448input(num_classes: int = 10, size: Size = (448, 448)) -> ResidualAttentionModel:
+    """Attention-92 and one stage more in front of it, for larger images."""
+    return ResidualAttentionModel((1, 1, 2, 3), num_classes, size)
+
+
+def residual_attention_92_32input(num_classes: int = 10, size: Size = (32, 32)) -> OldCifarResidualAttentionModel:
+    """Attention-92 for small images, whose first stage is at half their size."""
+    return OldCifarResidualAttentionModel((1, 2, 3), num_classes, size)
+
+
+def residual_attention_92_32input_update(num_classes: int = 10, size: Size = (32, 32)) -> CifarResidualAttentionModel:
+    """Attention-92 for small images, whose first stage is at their size: the trained one."""
+    return CifarResidualAttentionModel((1, 2, 3), num_classes, size)

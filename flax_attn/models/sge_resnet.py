@@ -1,0 +1,100 @@
+"""Spatial Group-wise Enhance - Li, Hu, Yang 2019, https://arxiv.org/abs/1905.09646
+
+Status: implus/PytorchInsight: torchvision's ResNet with a gate at the end of each residual branch (SGE, its siblings
+SE and CBAM), with selective kernels in it, or with a BAM between its stages. The siblings of other than 50 layers are
+made by analogy with SGE's: no key list of theirs is pinned. Upstream's BAM network ends in a 7x7 pooling and is for
+images of 224 only; here, as in the others, it is the mean over all pixels: the same number at 224.
+
+Upstream's input pipeline is ``preprocess.imagenet``: shorter side 256, the middle 224x224, normalised.
+"""
+
+from flax_attn.blocks.bam import BAM
+from flax_attn.blocks.cbam import CBAMBasicBlock, CBAMBottleneck
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck
+from flax_attn.blocks.se import InsightSEBasicBlock, InsightSEBottleneck
+from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck
+from flax_attn.blocks.sk import SKBottleneck
+from flax_attn.models.resnet import Image, ResNet, Strided
+
+
+class BAMResNet(ResNet):
+    """A ResNet with a BAM behind each stage but the last; ``features`` gives the maps behind them."""
+
+    def setup(self) -> None:
+        super().setup()
+        for i in range(len(self.layers) - 1):
+            setattr(self, f"bam{i + 1}", BAM(64 * 2**i * self.block.expansion))
+
+    def pass_stage(self, number: int, x: Image, train: bool) -> Strided:
+        x = super().pass_stage(number, x, train)
+        return x if number == len(self.layers) else getattr(self, f"bam{number}")(x, train)
+
+
+def sge_resnet18(num_classes: int = 1000) -> ResNet:
+    """18 layers, with a SpatialGroupEnhance in each block."""
+    return ResNet(SGEBasicBlock, (2, 2, 2, 2), num_classes)
+
+
+def sge_resnet50(num_classes: int = 1000) -> ResNet:
+    """50 layers, with a SpatialGroupEnhance in each block."""
+    return ResNet(SGEBottleneck, (3, 4, 6, 3), num_classes)
+
+
+def sge_resnet101(num_classes: int = 1000) -> ResNet:
+    """101 layers, with a SpatialGroupEnhance in each block."""
+    return ResNet(SGEBottleneck, (3, 4, 23, 3), num_classes)
+
+
+def insight_se_resnet18(num_classes: int = 1000) -> ResNet:
+    """18 layers, with an SELayer in each block, upstream's ``se_resnet18``."""
+    return ResNet(InsightSEBasicBlock, (2, 2, 2, 2), num_classes)
+
+
+def insight_se_resnet50(num_classes: int = 1000) -> ResNet:
+    """50 layers, with an SELayer in each block, upstream's ``se_resnet50``."""
+    return ResNet(InsightSEBottleneck, (3, 4, 6, 3), num_classes)
+
+
+def insight_se_resnet101(num_classes: int = 1000) -> ResNet:
+    """101 layers, with an SELayer in each block, upstream's ``se_resnet101``."""
+    return ResNet(InsightSEBottleneck, (3, 4, 23, 3), num_classes)
+
+
+def sk_resnet50(num_classes: int = 1000) -> ResNet:
+    """50 layers, of SKBottlenecks."""
+    return ResNet(SKBottleneck, (3, 4, 6, 3), num_classes)
+
+
+def sk_resnet101(num_classes: int = 1000) -> ResNet:
+    """101 layers, of SKBottlenecks."""
+    return ResNet(SKBottleneck, (3, 4, 23, 3), num_classes)
+
+
+def cbam_resnet18(num_classes: int = 1000) -> ResNet:
+    """18 layers, with a CBAM in each block."""
+    return ResNet(CBAMBasicBlock, (2, 2, 2, 2), num_classes)
+
+
+def cbam_resnet50(num_classes: int = 1000) -> ResNet:
+    """50 layers, with a CBAM in each block."""
+    return ResNet(CBAMBottleneck, (3, 4, 6, 3), num_classes)
+
+
+def cbam_resnet101(num_classes: int = 1000) -> ResNet:
+    """101 layers, with a CBAM in each block."""
+    return ResNet(CBAMBottleneck, (3, 4, 23, 3), num_classes)
+
+
+def bam_resnet18(num_classes: int = 1000) -> BAMResNet:
+    """18 layers, with a BAM between stages."""
+    return BAMResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+
+
+def bam_resnet50(num_classes: int = 1000) -> BAMResNet:
+    """50 layers, with a BAM between stages."""
+    return BAMResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+
+
+def bam_resnet101(num_classes: int = 1000) -> BAMResNet:
+    """101 layers, with a BAM between stages."""
+    return BAMResNet(Bottleneck, (3, 4, 23, 3), num_classes)
