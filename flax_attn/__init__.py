@@ -90,6 +90,8 @@ from flax_attn.blocks.transformer import (
 )
 from flax_attn.catalog import CATALOG, PUBLISHED
 from flax_attn.models.digits_net import DigitsNet
+from flax_attn.models.ldnet import DecoderBlock, HeadUpdator, LDNet, LDNetResNet34
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.res2net import Bottle2neck, Res2Net
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet

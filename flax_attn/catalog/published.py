@@ -1,12 +1,25 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
-from flax_attn.catalog.entry import PLAIN, Published, image
-from flax_attn.models import resnet
+from flax_attn.catalog.entry import IMAGE, PLAIN, Published, image
+from flax_attn.models import ldnet, res2net, resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
 
 PUBLISHED = [
+    # ldnet
+    *[
+        Published(make, (image(3, 96, 64, n=1),), outputs=(IMAGE,) * 5, keys=keys)
+        for make, keys in ((ldnet.ldnet, "LDNet"), (ldnet.ldnet_resnet34, "LDNet_ResNet34"))
+    ],
+    # res2net
+    Published(
+        res2net.res2net50_v1b_26w_4s,
+        (image(3, 65, 97, n=1),),
+        outputs=(PLAIN,),
+        keys="res2net50_v1b_26w_4s",
+        lengths=CLASSES,
+    ),
     # resnet
     *[
         Published(make, (image(3, 65, 97, n=1),), kwargs, outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
