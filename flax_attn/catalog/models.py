@@ -20,7 +20,7 @@ MODELS = [
         outputs=(PLAIN,),
     ),
     *[
-        Entry(cls, (image(3, 32, 64),), dict(unified_channels=9, layers=(1, 1, 1, 1)), outputs=(IMAGE,) * 5)
+        Entry(cls, (image(3, 32, 64),), dict(unified_channels=9, layers=(1, 1, 1, 1)), outputs=(IMAGE,) * 5, slow=True)
         for cls in (LDNet, LDNetResNet34)
     ],
     # res2net
