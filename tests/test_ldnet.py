@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from convert.__main__ import main
+from convert.__main__ import REFUSED, main
 from flax_attn.models import ldnet
 from tests.layers import array, channels_last, check_refusal, check_values, normal, trace
 from tests.parity import randomise
@@ -89,8 +89,8 @@ def test_input_is_bytes_over_255():
     ours, theirs = ldnet.ldnet_input(jnp.asarray(images)), torch_ldnet.ldnet_input(torch.tensor(images))
     assert ours.dtype == "float32"
     assert theirs.dtype == torch.float32
-    np.testing.assert_array_equal(ours, channels_last(theirs))
-    np.testing.assert_array_equal(ours.max(), np.float32(images.max()) / np.float32(255))
+    assert_close(ours, channels_last(theirs), "float32")
+    assert_close(ours, images / 255, "float32")
 
 
 @pytest.mark.parametrize("size", [(13, 5), (3, 11)])
@@ -109,16 +109,16 @@ def test_a_map_made_larger_keeps_its_outer_corners_in_place():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["ldnet", "ldnet_resnet34"])
-def test_convert_reads_a_whole_file_with_second_names(model, capsys, tmp_path):
+def test_convert_reads_a_whole_file_with_second_names(capsys, tmp_path):
     source, out = tmp_path / "net.pth", tmp_path / "net.safetensors"
-    twin = getattr(torch_ldnet, model)()
-    torch.save(twin.state_dict(), source)
-    assert main(["convert", str(source), "--model", model, "--out", str(out)]) == 0
-    assert "mapped" in capsys.readouterr().out
-    assert main(["verify", str(source), "--model", model]) == 0
-    state = twin.state_dict()
+    state = torch_ldnet.ldnet().state_dict()
+    torch.save(state, source)
+    assert main(["convert", str(source), "--model", "ldnet", "--out", str(out)]) == 0
+    assert "mapped 669 arrays" in capsys.readouterr().out
+    assert main(["verify", str(source), "--model", "ldnet"]) == 0
     state["lcaList.0.ff.norm.bias"] = state["lcaList.0.ff.norm.bias"] + 1
     torch.save(state, source)
-    assert main(["convert", str(source), "--model", model, "--out", str(out)]) != 0
-    assert "lcaList.0.ff.norm.bias: differs from lca4.ff.norm.bias" in capsys.readouterr().err
+    assert main(["convert", str(source), "--model", "ldnet", "--out", str(out)]) == REFUSED
+    assert "! lcaList.0.ff.norm.bias: differs from lca4.ff.norm.bias" in capsys.readouterr().err
+    source.unlink()
+    out.unlink()

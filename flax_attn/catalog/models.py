@@ -35,7 +35,7 @@ MODELS = [
     Entry(
         Res2Net,
         (image(3, 41, 27),),
-        dict(layers=(1, 2), base_width=15, scale=3, num_classes=0),
+        dict(layers=(1, 1), base_width=15, scale=3, num_classes=0),
         "features",
         outputs=(PLAIN,),
     ),

@@ -218,7 +218,7 @@ def ldnet_input(images: UInt8[Array, "n h w c"]) -> Image:
     return images / jnp.float32(255)
 
 
-def resize_prediction(prediction: Image, size: Sequence[int]) -> Image:
+def resize_prediction(prediction: Image, size: Sequence[int]) -> Float[Array, "n h2 w2 c"]:
     """A map of LDNet (the first is the finest) at the height and width ``size`` of the original image.
 
     Bilinear, with the outer corners in place (``align_corners=False``): the inverse of the usual resizing of images.
