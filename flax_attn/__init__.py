@@ -99,8 +99,10 @@ from flax_attn.catalog import CATALOG, PUBLISHED
 from flax_attn.models.ccnet import CCNet
 from flax_attn.models.danet import DANet
 from flax_attn.models.digits_net import DigitsNet
+from flax_attn.models.ldnet import DecoderBlock, HeadUpdator, LDNet, LDNetResNet34
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.res2net import Bottle2neck, Res2Net
 from flax_attn.models.residual_attention import (
     CifarResidualAttentionModel,
     OldCifarResidualAttentionModel,

@@ -165,5 +165,7 @@ class Parity:
         with torch.no_grad():
             for p in self.twin.parameters():
                 p -= 0 if p.grad is None else rate * p.grad
+        first = {second: row.key for second, row in self.plan.aliases.items()}
+        step = {k: rate * grads.get(first.get(k, k), 0) for k in self.plan.shapes}
         state = self.plan.to_torch(variables)
-        return self.plan.from_torch({k: (v - rate * grads.get(k, 0)).astype(self.dtype) for k, v in state.items()})
+        return self.plan.from_torch({k: (v - step[k]).astype(self.dtype) for k, v in state.items()})

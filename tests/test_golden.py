@@ -198,8 +198,7 @@ def test_twin_has_the_published_keys(name):
 
 @networks
 def test_published_network_maps_onto_its_keys(entry):
-    rows = entry_plan(entry).rows
-    assert {row.key: row.torch_shape for row in rows} == {k: v for k, v in golden(entry.keys).items() if not dropped(k)}
+    assert entry_plan(entry).shapes == {k: v for k, v in golden(entry.keys).items() if not dropped(k)}
 
 
 @networks

@@ -29,6 +29,7 @@ def test_round_trip_is_bit_exact_in_every_dtype(entry):
     rng = np.random.default_rng(0)
     for dtype in DTYPES:
         state = {row.key: np.asarray(rng.normal(size=row.torch_shape)).astype(dtype) for row in mapping.rows}
+        state |= {key: state[row.key] for key, row in mapping.aliases.items()}
         back = mapping.to_torch(mapping.from_torch(state))
         assert list(back) == list(state)
         for key, value in state.items():

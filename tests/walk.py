@@ -8,24 +8,22 @@ import pytest
 from convert import Plan, plan
 from flax_attn import layers
 from flax_attn.catalog import CATALOG, PUBLISHED, Entry
-from flax_attn.catalog.blocks import BLOCKS
 from flax_attn.catalog.models import MODELS
 
 KEEP = 0.7
 PLANS: dict[str, Plan] = {}
 
-walk = pytest.mark.parametrize(
-    "entry",
-    [pytest.param(entry, marks=pytest.mark.slow) if entry.slow else entry for entry in CATALOG],
-    ids=lambda entry: entry.name,
-)
-"""Every entry, in the plain run unless it is ``slow``."""
 
-walk_networks_slowly = pytest.mark.parametrize(
-    "entry",
-    [*BLOCKS, *(pytest.param(entry, marks=pytest.mark.slow) for entry in MODELS)],
-    ids=lambda entry: entry.name,
-)
+def entries(slow):
+    """Parametrise by every entry; those of which ``slow`` holds are for the slow run."""
+    marked = [pytest.param(entry, marks=pytest.mark.slow) if slow(entry) else entry for entry in CATALOG]
+    return pytest.mark.parametrize("entry", marked, ids=lambda entry: entry.name)
+
+
+walk = entries(lambda entry: entry.slow)
+"""Every entry, in the plain run but where it says that it is slow."""
+
+walk_networks_slowly = entries(lambda entry: entry.slow or entry in MODELS)
 """Every entry, the networks in the slow run: their blocks have been through it."""
 
 walk_published = pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)

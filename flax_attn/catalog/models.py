@@ -1,13 +1,15 @@
 """Entries of the networks, as small as their structure allows."""
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
-from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, image, plain
+from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, Make, image, plain
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.ccnet import CCNet
 from flax_attn.models.danet import DANet
 from flax_attn.models.digits_net import DigitsNet
+from flax_attn.models.ldnet import DecoderBlock, HeadUpdator, LDNet, LDNetResNet34
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
+from flax_attn.models.res2net import Bottle2neck, Res2Net, pooled_downsample
 from flax_attn.models.residual_attention import (
     CifarResidualAttentionModel,
     OldCifarResidualAttentionModel,
@@ -41,6 +43,34 @@ MODELS = [
         "plain-stem",
         outputs=(IMAGE,) * 3,
         slow=True,
+    ),
+    # ldnet
+    Entry(DecoderBlock, (image("in_channels"),), dict(in_channels=9, out_channels=6)),
+    Entry(
+        HeadUpdator,
+        (image("channels", 10, 6), plain(2, 4, "channels"), image(4, 5, 3)),
+        dict(channels=8),
+        outputs=(PLAIN,),
+    ),
+    *[
+        Entry(cls, (image(3, 32, 64),), dict(unified_channels=9, layers=(1, 1, 1, 1)), outputs=(IMAGE,) * 5, slow=True)
+        for cls in (LDNet, LDNetResNet34)
+    ],
+    # res2net
+    Entry(Bottle2neck, (image("inplanes"),), dict(inplanes=40, planes=10, base_width=24, scale=3)),
+    Entry(
+        Bottle2neck,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=10, stride=2, downsample=Make(pooled_downsample, (6, 40, 2)), first=True),
+        "first",
+    ),
+    Entry(Res2Net, (image(3, 33, 41),), dict(layers=(2, 1), num_classes=5), outputs=(PLAIN,)),
+    Entry(
+        Res2Net,
+        (image(3, 41, 27),),
+        dict(layers=(1, 1), base_width=15, scale=3, num_classes=0),
+        "features",
+        outputs=(PLAIN,),
     ),
     # residual_attention
     *[

@@ -1,7 +1,7 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
 from flax_attn.catalog.entry import IMAGE, PLAIN, Input, Published, image
-from flax_attn.models import ccnet, danet, residual_attention, resnet, sge_resnet
+from flax_attn.models import ccnet, danet, ldnet, res2net, residual_attention, resnet, sge_resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 
@@ -32,6 +32,19 @@ PUBLISHED = [
             (danet.danet_resnet101, "danet_r101_citys", ("DANet101.pth.tar",)),
         )
     ],
+    # ldnet
+    *[
+        Published(make, (image(3, 96, 64, n=1),), outputs=(IMAGE,) * 5, keys=keys)
+        for make, keys in ((ldnet.ldnet, "LDNet"), (ldnet.ldnet_resnet34, "LDNet_ResNet34"))
+    ],
+    # res2net
+    Published(
+        res2net.res2net50_v1b_26w_4s,
+        (image(3, 65, 97, n=1),),
+        outputs=(PLAIN,),
+        keys="res2net50_v1b_26w_4s",
+        lengths=CLASSES,
+    ),
     # residual_attention
     *[
         Published(

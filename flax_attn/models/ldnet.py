@@ -1,0 +1,236 @@
+"""Lesion-aware Dynamic Kernel for Polyp Segmentation - Zhang et al. 2022, https://arxiv.org/abs/2301.04904
+
+Status: ReaFly/LDNet; ``LDNetResNet34`` is ``LDNet_ResNet34`` there. Kernels are 1x1 and of one class, as in both its
+networks: upstream's ``conv_kernel_size`` is left out, and ``num_classes`` other than 1, which upstream takes and then
+fails when ``LCA`` is given its mask, is refused, as is an image that does not halve five times. Upstream's ``layers``
+are always (3, 4, 6, 3), and it gives maps at the size of its input only: ``resize_prediction`` is ours.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from flax_attn.blocks.esa import ESABlock, LCABlock
+from flax_attn.blocks.resnet import BasicBlock, downsample
+from flax_attn.layers import (
+    AdaptiveAvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    GroupNorm,
+    Initializer,
+    LayerNorm,
+    Linear,
+    Module,
+    ModuleList,
+    Sequential,
+    einsum,
+    init,
+    interpolate,
+    max_pool,
+    relu,
+    require,
+    sigmoid,
+)
+from flax_attn.models import res2net
+from flax_attn.models.resnet import deep_stem
+
+Image = Float[Array, "n h w c"]
+Doubled = Float[Array, "n h2 w2 c2"]
+Heads = Float[Array, "n k c"]
+Maps = Float[Array, "n h w k"]
+
+
+def dynamic_conv(x: Image, head: Heads) -> Maps:
+    """The 1x1 convolution of each sample of x with its own k kernels ``head``."""
+    return einsum("nhwc,nkc->nhwk", x, head)
+
+
+class _ConvBlock(Module):
+    in_channels: int
+    out_channels: int
+
+    def setup(self) -> None:
+        self.conv = Conv2d(self.in_channels, self.out_channels, 3, padding=1)
+        self.bn = BatchNorm2d(self.out_channels)
+
+    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n h w c2"]:
+        return relu(self.bn(self.conv(x), train))
+
+
+class DecoderBlock(Module):
+    """Two 3x3 convolutions of x, over ``in_channels // 4`` channels, and twice the size, corner pixels in place."""
+
+    in_channels: int
+    out_channels: int
+
+    def setup(self) -> None:
+        self.conv1 = _ConvBlock(self.in_channels, self.in_channels // 4)
+        self.conv2 = _ConvBlock(self.in_channels // 4, self.out_channels)
+
+    def __call__(self, x: Image, train: bool = False) -> Doubled:
+        y = self.conv2(self.conv1(x, train), train)
+        return interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)
+
+
+class HeadUpdator(Module):
+    """New kernels (n, k, channels) of ``head``, by what of x lies under the k maps ``pred`` that ``head`` made.
+
+    ``pred`` (n, h/2, w/2, k) are log-odds, enlarged with the outer corners in place, unlike the decoder's maps.
+    Raises ValueError for another size.
+    """
+
+    channels: int = 64
+
+    def setup(self) -> None:
+        c = self.channels
+        self.pred_transform_layer, self.head_transform_layer = Linear(c, 2 * c), Linear(c, 2 * c)
+        self.pred_gate, self.head_gate = Linear(c, c), Linear(c, c)
+        self.pred_norm_in, self.head_norm_in = LayerNorm(c), LayerNorm(c)
+        self.pred_norm_out, self.head_norm_out = LayerNorm(c), LayerNorm(c)
+        self.fc_layer, self.fc_norm = Linear(c, c), LayerNorm(c)
+
+    def __call__(self, x: Image, head: Heads, pred: Float[Array, "n h2 w2 k"], train: bool = False) -> Heads:
+        x, head, pred = self.cast(x), self.cast(head), self.cast(pred)
+        weight = sigmoid(interpolate(pred, scale_factor=2, mode="bilinear"))
+        fits, got = weight.shape[:3] == x.shape[:3], f"{pred.shape} for {x.shape}"
+        require(fits, f"HeadUpdator: expected a pred of half the size of x, got shape {got}")
+        seen = self.pred_transform_layer(einsum("nhwk,nhwc->nkc", weight, x))
+        pred_in, pred_out = jnp.split(seen, 2, -1)
+        head_in, head_out = jnp.split(self.head_transform_layer(head), 2, -1)
+        both = head_in * pred_in
+        head_gate = sigmoid(self.head_norm_in(self.head_gate(both)))
+        pred_gate = sigmoid(self.pred_norm_in(self.pred_gate(both)))
+        new = pred_gate * self.pred_norm_out(pred_out) + head_gate * self.head_norm_out(head_out)
+        return relu(self.fc_norm(self.fc_layer(new)))
+
+
+class LDNet(Module):
+    """Five maps (n, h, w, 1) in [0, 1] of where a lesion is in x (n, h, w, 3): at the size of x, 1/2, 1/4, 1/8, 1/16.
+
+    Height and width of x must be divisible by 32; ValueError otherwise. The encoder is a Res2Net.
+
+    Args:
+        num_classes: refused other than 1.
+        unified_channels: the width of the kernels and of what they are convolved with.
+        layers: how many blocks there are in each of the encoder's four stages.
+    """
+
+    num_classes: int = 1
+    unified_channels: int = 64
+    layers: Sequence[int] = (3, 4, 6, 3)
+
+    reduced: ClassVar[bool] = True
+    aliases: ClassVar[Sequence[tuple[str, str]]] = tuple(
+        (f"{part}List.{i}", f"{part}{4 - i}") for part in ("decoder", "unify", "esa", "lca") for i in range(4)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        who = type(self).__name__
+        require(self.num_classes == 1, f"{who}: expected num_classes=1, got {self.num_classes}")
+        some = len(self.layers) == 4 and min(self.layers) >= 1
+        require(some, f"{who}: expected four stages of at least one block, got {self.layers}")
+
+    def setup(self) -> None:
+        c, widths = self.unified_channels, (64, 64, 128, 256, 512)
+        self.make_encoder(widths[1:])
+        self.decoder5 = DecoderBlock(512, 512)
+        for i, inside, outside in ((4, 768, 256), (3, 384, 128), (2, 192, 64), (1, 128, 64)):
+            setattr(self, f"decoder{i}", DecoderBlock(inside, outside))
+        self.gobal_average_pool = Sequential([GroupNorm(16, 512), relu, AdaptiveAvgPool2d(1)])
+        self.generate_head = Linear(512, self.num_classes * c)
+        self.headUpdators = ModuleList([HeadUpdator(c) for _ in range(4)])
+        for i, width in enumerate(widths, 1):
+            setattr(self, f"unify{i}", Conv2d(width, c, 1))
+        for i, width in enumerate(widths[:4], 1):
+            setattr(self, f"esa{i}", ESABlock(width))
+        for i, width in enumerate(widths[1:], 1):
+            setattr(self, f"lca{i}", LCABlock(width))
+
+    def make_encoder(self, widths: Sequence[int]) -> None:
+        self.encoder1_conv = self.stem()
+        self.encoder1_bn = BatchNorm2d(64)
+        for i, blocks in enumerate(self.layers):
+            setattr(self, f"encoder{i + 2}", self.stage(i, blocks))
+        for i, width in enumerate(widths if self.reduced else (), 2):
+            setattr(self, f"reduce{i}", Conv2d(4 * width, width, 1))
+
+    @nn.nowrap
+    def initializer(self, layer: nn.Module, name: str) -> Initializer | None:
+        """Only the encoder's convolutions are started like those of a classifier."""
+        encoder = layer.path[len(self.path)].startswith("encoder")
+        return init.kaiming_normal("fan_out") if encoder and isinstance(layer, Conv2d) and name == "kernel" else None
+
+    def stem(self) -> Module:
+        return deep_stem(32, BatchNorm2d)
+
+    def stage(self, i: int, blocks: int) -> Sequential:
+        return res2net.stage(128 * 2**i if i else 64, 64 * 2**i, blocks, 2 if i else 1)
+
+    def encode(self, x: Image, train: bool = False) -> list[Float[Array, "n _ _ _"]]:
+        """The maps of stem and stages, at 1/2, 1/4, ... of the size of x, of 64, 64, 128, 256 and 512 channels."""
+        x = relu(self.encoder1_bn(self.encoder1_conv(self.cast(x), train), train))
+        maps = [x]
+        x = max_pool(x, 3, 2, 1)
+        for i in range(2, 6):
+            x = getattr(self, f"encoder{i}")(x, train)
+            maps.append(getattr(self, f"reduce{i}")(x) if self.reduced else x)
+        return maps
+
+    def __call__(self, x: Image, train: bool = False) -> list[Float[Array, "n _ _ 1"]]:
+        n, h, w, _ = x.shape
+        expected = f"{type(self).__name__}: expected a height and width divisible by 32"
+        require(h % 32 == w % 32 == 0, f"{expected}, got shape {x.shape}")
+        *skips, deep = self.encode(x, train)
+        y = self.decoder5(deep, train)
+        pooled = self.gobal_average_pool(deep, train).reshape(n, 512)
+        head = self.generate_head(pooled).reshape(n, self.num_classes, self.unified_channels)
+        maps = [dynamic_conv(self.unify5(y), head)]
+        for i, update in zip((4, 3, 2, 1), self.headUpdators, strict=True):
+            lesion = getattr(self, f"lca{i}")(y, maps[-1], train)
+            context = getattr(self, f"esa{i}")(skips[i - 1], train)
+            y = getattr(self, f"decoder{i}")(jnp.concatenate([lesion, context], -1), train)
+            feature = getattr(self, f"unify{i}")(y)
+            head = update(feature, head, maps[-1], train)
+            maps.append(dynamic_conv(feature, head))
+        return [sigmoid(m) for m in reversed(maps)]
+
+
+class LDNetResNet34(LDNet):
+    """The same with torchvision's ResNet as the encoder, of BasicBlocks."""
+
+    reduced = False
+
+    def stem(self) -> Module:
+        return Conv2d(3, 64, 7, 2, 3, bias=False)
+
+    def stage(self, i: int, blocks: int) -> Sequential:
+        planes = 64 * 2**i
+        first = BasicBlock(planes // 2, planes, 2, downsample(planes // 2, planes, 2)) if i else BasicBlock(64, 64)
+        return Sequential([first, *[BasicBlock(planes, planes) for _ in range(blocks - 1)]])
+
+
+def ldnet_input(images: UInt8[Array, "n h w c"]) -> Image:
+    """Upstream's input: bytes over 255, without normalisation. It tests at 224x224, whatever the image's shape."""
+    return images / jnp.float32(255)
+
+
+def resize_prediction(prediction: Image, size: Sequence[int]) -> Float[Array, "n h2 w2 c"]:
+    """A map of LDNet (the first is the finest) at the height and width ``size`` of the original image.
+
+    Bilinear, with the outer corners in place (``align_corners=False``): the inverse of the usual resizing of images.
+    """
+    return interpolate(prediction, tuple(size), mode="bilinear", align_corners=False)
+
+
+def ldnet() -> LDNet:
+    """LDNet with Res2Net-50 v1b, 26w 4s."""
+    return LDNet()
+
+
+def ldnet_resnet34() -> LDNetResNet34:
+    """LDNet with ResNet-34."""
+    return LDNetResNet34()
