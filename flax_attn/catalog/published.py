@@ -1,12 +1,44 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
 from flax_attn.catalog.entry import PLAIN, Published, image
-from flax_attn.models import resnet
+from flax_attn.models import detr, resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
 
 PUBLISHED = [
+    # detr
+    *[
+        Published(
+            make,
+            (image(3, 65, 97, n=1),),
+            outputs=(PLAIN,) * 2,
+            keys=keys,
+            files=(file,),
+            lengths={"num_classes": ("class_embed.weight", 1), "num_queries": ("query_embed.weight", 0)},
+        )
+        for make, keys, file in (
+            (detr.detr_resnet50, "detr_r50", "detr-r50-e632da11.pth"),
+            (detr.detr_resnet50_dc5, "detr_r50_dc5", "detr-r50-dc5-f0fb7ef5.pth"),
+            (detr.detr_resnet101, "", "detr-r101-2c7b67e5.pth"),
+            (detr.detr_resnet101_dc5, "", "detr-r101-dc5-a2e86def.pth"),
+        )
+    ],
+    *[
+        Published(
+            make,
+            (image(3, 65, 97, n=1),),
+            outputs=(PLAIN,) * 3,
+            keys=keys,
+            files=(file,),
+            lengths={"num_classes": ("detr.class_embed.weight", 1), "num_queries": ("detr.query_embed.weight", 0)},
+        )
+        for make, keys, file in (
+            (detr.detr_resnet50_panoptic, "detr_r50_panoptic", "detr-r50-panoptic-00ce5173.pth"),
+            (detr.detr_resnet50_dc5_panoptic, "", "detr-r50-dc5-panoptic-da08f1b1.pth"),
+            (detr.detr_resnet101_panoptic, "", "detr-r101-panoptic-40021d53.pth"),
+        )
+    ],
     # resnet
     *[
         Published(make, (image(3, 65, 97, n=1),), kwargs, outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
