@@ -241,7 +241,7 @@ class MaskHeadSmallConv(Module):
 
 
 class DETRsegm(Module):
-    """What ``detr``, of four stages, returns, and "pred_masks" (n, q, h/4, w/4): the logits of a mask for each query."""
+    """What ``detr``, of four stages, returns, and "pred_masks" (n, q, h/4, w/4): the logits of each query's mask."""
 
     detr: DETR
 
