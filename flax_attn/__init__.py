@@ -90,6 +90,8 @@ from flax_attn.blocks.transformer import (
 )
 from flax_attn.catalog import CATALOG, PUBLISHED
 from flax_attn.models.detr import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
+from flax_attn.models.detr_demo import DETRdemo
+from flax_attn.models.detr_postprocess import PostProcess, PostProcessPanoptic, PostProcessSegm
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention

@@ -4,6 +4,7 @@ from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Make, image, plain
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.detr import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
+from flax_attn.models.detr_demo import DETRdemo
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
@@ -74,6 +75,24 @@ MODELS = [
         (image(3, 33, 41), plain(2, 33, 41, kind="bool", name="mask")),
         dict(detr=Make(DETR, (BasicBlock, (1, 1, 1, 1), 3, 3, True, 128, 8, 1, 2, 24))),
         outputs=(PLAIN,) * 5,
+        slow=True,
+    ),
+    # detr_demo
+    Entry(
+        DETRdemo,
+        (image(3, 33, 41),),
+        dict(
+            num_classes=3,
+            hidden_dim=12,
+            nheads=2,
+            num_encoder_layers=1,
+            num_decoder_layers=2,
+            dim_feedforward=24,
+            num_queries=5,
+            block=BasicBlock,
+            layers=(1, 1, 1),
+        ),
+        outputs=(PLAIN,) * 2,
         slow=True,
     ),
     # resnet

@@ -1,7 +1,7 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
 from flax_attn.catalog.entry import PLAIN, Published, image
-from flax_attn.models import detr, resnet
+from flax_attn.models import detr, detr_demo, resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
@@ -39,6 +39,14 @@ PUBLISHED = [
             (detr.detr_resnet101_panoptic, "", "detr-r101-panoptic-40021d53.pth"),
         )
     ],
+    # detr_demo
+    Published(
+        detr_demo.detr_demo,
+        (image(3, 65, 97, n=1),),
+        outputs=(PLAIN,) * 2,
+        files=("detr_demo-da2a99e9.pth",),
+        lengths={"num_classes": ("linear_class.weight", 1), "num_queries": ("query_pos", 0)},
+    ),
     # resnet
     *[
         Published(make, (image(3, 65, 97, n=1),), kwargs, outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)

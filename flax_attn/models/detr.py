@@ -147,8 +147,8 @@ class DETR(Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = (self.num_classes, self.num_queries)
-        require(min(sizes) >= 1, f"DETR: expected num_classes, num_queries >= 1, got {sizes}")
+        sizes = (self.num_classes, self.num_queries, self.dec_layers)
+        require(min(sizes) >= 1, f"DETR: expected num_classes, num_queries, dec_layers >= 1, got {sizes}")
         dim, heads = self.hidden_dim, self.nheads
         divides = heads >= 1 and dim >= 4 and dim % 4 == 0 and dim % heads == 0
         require(divides, f"DETR: expected 4 and nheads={heads} to divide hidden_dim, got {dim}")
