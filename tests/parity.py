@@ -51,6 +51,7 @@ def share_dropout_torch(module: torch.nn.Module, shapes: dict[str, set]) -> None
 
     for path, layer in module.named_modules():
         if isinstance(layer, torch.nn.Dropout | torch.nn.Dropout2d):
+            path = path if path in shapes else f"{path}0"  # torch.nn.Transformer's ``dropout`` is ours ``dropout0``
             layer.register_forward_hook(functools.partial(hook, path))
         elif isinstance(layer, torch.nn.MultiheadAttention):
             layer.forward = functools.partial(
@@ -58,14 +59,18 @@ def share_dropout_torch(module: torch.nn.Module, shapes: dict[str, set]) -> None
             )
 
 
-def share_attention_dropout(path, forward, *args, **kwargs):
-    """``torch.nn.MultiheadAttention`` drops weights (n*heads, q, k) by a function; ours has a layer for them."""
+def share_attention_dropout(path, forward, *args, need_weights=True, **kwargs):
+    """``torch.nn.MultiheadAttention`` drops weights (n*heads, q, k) by a function; ours has a layer for them.
+
+    Without ``need_weights`` it does so inside of one kernel, so it is always told that it does.
+    """
 
     def drop(x, p):
         return x * torch.as_tensor(dropout_mask(path, tuple(x.shape)), dtype=x.dtype)
 
     with mock.patch.object(torch.nn.functional, "dropout", drop):
-        return forward(*args, **kwargs)
+        out, weights = forward(*args, need_weights=True, **kwargs)
+    return out, weights if need_weights else None
 
 
 class Parity:

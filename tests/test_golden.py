@@ -12,6 +12,7 @@ from convert.state_dict import dropped
 from flax_attn import (
     BAM,
     CBAM,
+    DETR,
     ESA,
     PUBLISHED,
     SAM,
@@ -109,6 +110,18 @@ CASES = {
     "DANetHead_64_19": (DANetHead, dict(in_channels=64, out_channels=19), (1, 4, 4, 64)),
     "PAM_Module": (PAM_Module, dict(in_dim=64), (1, 4, 4, 64)),
     "ccnet_r101.head": (RCCAModule, dict(in_channels=2048, out_channels=512, num_classes=19), (1, 4, 4, 2048)),
+    "detr_r18_learned_prenorm_2x2": (
+        DETR,
+        dict(
+            block=BasicBlock,
+            layers=(2, 2, 2, 2),
+            enc_layers=2,
+            dec_layers=2,
+            pre_norm=True,
+            position_embedding="learned",
+        ),
+        (1, 33, 41, 3),
+    ),
     "detr_r18_learned_prenorm_2x2.backbone.1": (PositionEmbeddingLearned, dict(num_pos_feats=128), (1, 4, 4, 1)),
     "detr_r50_panoptic.bbox_attention": (
         MHAttentionMap,

@@ -5,6 +5,8 @@ from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, Make, image, pla
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.ccnet import CCNet
 from flax_attn.models.danet import DANet
+from flax_attn.models.detr import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
+from flax_attn.models.detr_demo import DETRdemo
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.ldnet import DecoderBlock, HeadUpdator, LDNet, LDNetResNet34
 from flax_attn.models.non_local_net import NonLocalNet
@@ -42,6 +44,90 @@ MODELS = [
         dict(num_classes=5, layers=(1, 1, 2), deep_stem=False, multi_grid=None),
         "plain-stem",
         outputs=(IMAGE,) * 3,
+        slow=True,
+    ),
+    # detr
+    Entry(Backbone, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 1)), outputs=(IMAGE,) * 2),
+    Entry(
+        Joiner,
+        (image(3, 33, 41), plain(2, 33, 41, kind="bool")),
+        dict(block=BasicBlock, layers=(1, 1), hidden_dim=12, position_embedding="learned"),
+        outputs=(IMAGE,) * 3,
+        slow=True,
+    ),
+    Entry(MLP, (plain(2, 5, 4),), dict(input_dim=4, hidden_dim=6, output_dim=3, num_layers=3), outputs=(PLAIN,)),
+    Entry(
+        DETR,
+        (image(3, 33, 41), plain(2, 33, 41, kind="bool", name="mask")),
+        dict(
+            block=BasicBlock,
+            layers=(1, 1, 1),
+            num_classes=3,
+            num_queries=5,
+            hidden_dim=16,
+            nheads=2,
+            enc_layers=1,
+            dec_layers=1,
+            dim_feedforward=24,
+        ),
+        outputs=(PLAIN,) * 2,
+    ),
+    Entry(
+        DETR,
+        (image(3, 33, 41),),
+        dict(
+            block=BasicBlock,
+            layers=(1, 1, 1),
+            num_classes=3,
+            num_queries=5,
+            aux_loss=True,
+            hidden_dim=16,
+            nheads=4,
+            enc_layers=1,
+            dec_layers=3,
+            dim_feedforward=24,
+            pre_norm=True,
+            position_embedding="learned",
+        ),
+        "prenorm",
+        outputs=(PLAIN,) * 6,
+        slow=True,
+    ),
+    Entry(
+        MaskHeadSmallConv,
+        (
+            image(12, 3, 2),
+            plain(2, 3, 4, 3, 2),
+            image(5, 5, 4),
+            image(6, 9, 7),
+            image(7, 18, 13),
+        ),
+        dict(dim=16, fpn_dims=(5, 6, 7), context_dim=128),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        DETRsegm,
+        (image(3, 33, 41), plain(2, 33, 41, kind="bool", name="mask")),
+        dict(detr=Make(DETR, (BasicBlock, (1, 1, 1, 1), 3, 3, True, 128, 8, 1, 2, 24))),
+        outputs=(PLAIN,) * 5,
+        slow=True,
+    ),
+    # detr_demo
+    Entry(
+        DETRdemo,
+        (image(3, 33, 41),),
+        dict(
+            num_classes=3,
+            hidden_dim=12,
+            nheads=2,
+            num_encoder_layers=1,
+            num_decoder_layers=2,
+            dim_feedforward=24,
+            num_queries=5,
+            block=BasicBlock,
+            layers=(1, 1, 1),
+        ),
+        outputs=(PLAIN,) * 2,
         slow=True,
     ),
     # ldnet

@@ -1,7 +1,7 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
 from flax_attn.catalog.entry import IMAGE, PLAIN, Input, Published, image
-from flax_attn.models import ccnet, danet, ldnet, res2net, residual_attention, resnet, sge_resnet
+from flax_attn.models import ccnet, danet, detr, detr_demo, ldnet, res2net, residual_attention, resnet, sge_resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 
@@ -32,6 +32,46 @@ PUBLISHED = [
             (danet.danet_resnet101, "danet_r101_citys", ("DANet101.pth.tar",)),
         )
     ],
+    # detr
+    *[
+        Published(
+            make,
+            (image(3, 65, 97, n=1),),
+            outputs=(PLAIN,) * 2,
+            keys=keys,
+            files=(file,),
+            lengths={"num_classes": ("class_embed.weight", 1), "num_queries": ("query_embed.weight", 0)},
+        )
+        for make, keys, file in (
+            (detr.detr_resnet50, "detr_r50", "detr-r50-e632da11.pth"),
+            (detr.detr_resnet50_dc5, "detr_r50_dc5", "detr-r50-dc5-f0fb7ef5.pth"),
+            (detr.detr_resnet101, "", "detr-r101-2c7b67e5.pth"),
+            (detr.detr_resnet101_dc5, "", "detr-r101-dc5-a2e86def.pth"),
+        )
+    ],
+    *[
+        Published(
+            make,
+            (image(3, 65, 97, n=1),),
+            outputs=(PLAIN,) * 3,
+            keys=keys,
+            files=(file,),
+            lengths={"num_classes": ("detr.class_embed.weight", 1), "num_queries": ("detr.query_embed.weight", 0)},
+        )
+        for make, keys, file in (
+            (detr.detr_resnet50_panoptic, "detr_r50_panoptic", "detr-r50-panoptic-00ce5173.pth"),
+            (detr.detr_resnet50_dc5_panoptic, "", "detr-r50-dc5-panoptic-da08f1b1.pth"),
+            (detr.detr_resnet101_panoptic, "", "detr-r101-panoptic-40021d53.pth"),
+        )
+    ],
+    # detr_demo
+    Published(
+        detr_demo.detr_demo,
+        (image(3, 65, 97, n=1),),
+        outputs=(PLAIN,) * 2,
+        files=("detr_demo-da2a99e9.pth",),
+        lengths={"num_classes": ("linear_class.weight", 1), "num_queries": ("query_pos", 0)},
+    ),
     # ldnet
     *[
         Published(make, (image(3, 96, 64, n=1),), outputs=(IMAGE,) * 5, keys=keys)

@@ -35,6 +35,16 @@ def xavier_uniform() -> Initializer:
     return init
 
 
+def kaiming_uniform(a: float = 0.0) -> Initializer:
+    """U(-b, b) with b = sqrt(6 / ((1 + a^2) fan_in)): torch's ``kaiming_uniform_`` for leaky ReLU of slope ``a``."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        bound = math.sqrt(6 / ((1 + a**2) * math.prod(shape[:-1])))
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
 def kaiming_normal(mode: str = "fan_in") -> Initializer:
     """N(0, 2/fan), not truncated: torch's ``kaiming_normal_`` for relu; ``mode`` is "fan_in" or "fan_out"."""
 

@@ -1,0 +1,297 @@
+"""End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872
+
+Status: facebookresearch/detr. Images of several sizes come as one array and a padding mask, where upstream has a
+``NestedTensor``; without a mask nothing is padded. The positions that upstream gives with every map are given with the
+last one only, the others being unused. Upstream's mask head knows the maps of Bottleneck blocks only and returns
+(n * q, 1, h, w). Masks are made from ``input_proj``'s image and a softmax over heads and pixels together, as published.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from flax_attn.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
+from flax_attn.blocks.resnet import Bottleneck
+from flax_attn.blocks.transformer import MHAttentionMap, Transformer
+from flax_attn.layers import (
+    Conv2d,
+    Embedding,
+    FrozenBatchNorm2d,
+    GroupNorm,
+    Linear,
+    Module,
+    ModuleList,
+    Rules,
+    init,
+    interpolate,
+    relu,
+    require,
+    sigmoid,
+)
+from flax_attn.models.resnet import Block, ResNet
+
+Image = Float[Array, "n h w c"]
+Strided = Float[Array, "n h2 w2 c2"]
+Mask = Bool[Array, "n h w"]
+Found = Float[Array, "k n q d"]
+
+POSITIONS = ("sine", "learned")
+
+
+def mask_like(mask: Mask, x: Strided) -> Bool[Array, "n h2 w2"]:
+    """The padding mask of images at the size of their map x: the nearest pixel, rounded down."""
+    return interpolate(mask[..., None], x.shape[1:3])[..., 0]
+
+
+class Backbone(Module):
+    """The map of each stage of a ResNet with constant statistics, of images x (n, h, w, 3).
+
+    Args:
+        block, layers: those of ``ResNet``.
+        dilation: dilate the fourth stage and keep the size of the third ("DC5").
+    """
+
+    block: Block
+    layers: Sequence[int]
+    dilation: bool = False
+
+    def setup(self) -> None:
+        dilations = (False, False, self.dilation)
+        self.body = ResNet(self.block, self.layers, 0, 1, 64, dilations, FrozenBatchNorm2d)
+
+    def __call__(self, x: Image, train: bool = False) -> list[Array]:
+        return self.body.features(x, train)
+
+
+class Joiner(Module):
+    """The map of each stage, and the position embedding (n, h', w', hidden_dim) of the last.
+
+    Args:
+        block, layers, dilation: those of ``Backbone``.
+        position_embedding: "sine", normalised, or "learned", for maps of at most 50 rows and columns.
+    """
+
+    block: Block
+    layers: Sequence[int]
+    hidden_dim: int = 256
+    position_embedding: str = "sine"
+    dilation: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        got = self.position_embedding
+        require(got in POSITIONS, f"Joiner: expected position_embedding 'sine' or 'learned', got {got!r}")
+
+    def setup(self) -> None:
+        setattr(self, "0", Backbone(self.block, self.layers, self.dilation))
+        half, sine = self.hidden_dim // 2, self.position_embedding == "sine"
+        setattr(self, "1", PositionEmbeddingSine(half, normalize=True) if sine else PositionEmbeddingLearned(half))
+
+    def __call__(self, x: Image, mask: Mask, train: bool = False) -> tuple[list[Array], Strided]:
+        maps = getattr(self, "0")(x, train)
+        return maps, getattr(self, "1")(maps[-1], mask_like(mask, maps[-1]))
+
+
+class MLP(Module):
+    """``num_layers`` Linear layers with ReLU between them."""
+
+    input_dim: int
+    hidden_dim: int
+    output_dim: int
+    num_layers: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_layers >= 1, f"MLP: expected num_layers >= 1, got {self.num_layers}")
+
+    def setup(self) -> None:
+        widths = [self.input_dim, *[self.hidden_dim] * (self.num_layers - 1), self.output_dim]
+        self.layers = ModuleList([Linear(a, b) for a, b in pairwise(widths)])
+
+    def __call__(self, x: Float[Array, "*n i"], train: bool = False) -> Float[Array, "*n o"]:
+        for i, layer in enumerate(self.layers):
+            x = layer(x) if i == 0 else layer(relu(x))
+        return x
+
+
+class DETR(Module):
+    """``num_queries`` objects in each of the images x (n, h, w, 3), already normalised.
+
+    Args:
+        block, layers, dilation: those of ``Backbone``. position_embedding: that of ``Joiner``.
+        num_classes: the largest class id + 1; one more score is that of "no object".
+        aux_loss: also return what the earlier layers of the decoder find, as a list of dicts "aux_outputs".
+        pre_norm: LayerNorm in front of each branch of the transformer, not behind it.
+
+    ``mask`` (n, h, w) is True where x is padding. The result is a dict of "pred_logits" (n, q, num_classes + 1) and
+    "pred_boxes" (n, q, 4): centre, width and height, relative to the padded image.
+    """
+
+    block: Block
+    layers: Sequence[int]
+    num_classes: int = 91
+    num_queries: int = 100
+    aux_loss: bool = False
+    hidden_dim: int = 256
+    nheads: int = 8
+    enc_layers: int = 6
+    dec_layers: int = 6
+    dim_feedforward: int = 2048
+    dropout: float = 0.1
+    pre_norm: bool = False
+    position_embedding: str = "sine"
+    dilation: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = (self.num_classes, self.num_queries, self.dec_layers)
+        require(min(sizes) >= 1, f"DETR: expected num_classes, num_queries, dec_layers >= 1, got {sizes}")
+        dim, heads = self.hidden_dim, self.nheads
+        divides = heads >= 1 and dim >= 4 and dim % 4 == 0 and dim % heads == 0
+        require(divides, f"DETR: expected 4 and nheads={heads} to divide hidden_dim, got {dim}")
+
+    def setup(self) -> None:
+        dim, norm_first = self.hidden_dim, self.pre_norm
+        sizes = (dim, self.nheads, self.enc_layers, self.dec_layers, self.dim_feedforward, self.dropout)
+        self.transformer = Transformer(*sizes, normalize_before=norm_first, return_intermediate_dec=True)
+        self.class_embed = Linear(dim, self.num_classes + 1)
+        self.bbox_embed = MLP(dim, dim, 4, 3)
+        self.query_embed = Embedding(self.num_queries, dim)
+        self.input_proj = Conv2d(64 * 2 ** (len(self.layers) - 1) * self.block.expansion, dim, 1)
+        self.backbone = Joiner(self.block, self.layers, dim, self.position_embedding, self.dilation)
+
+    def features(
+        self, x: Image, mask: Mask | None = None, train: bool = False
+    ) -> tuple[list[Array], Strided, Bool[Array, "n h2 w2"], Found, Strided]:
+        """Maps of all stages; the transformer's input, its padding mask; what each layer found; the encoder's image."""
+        if mask is None:
+            mask = jnp.zeros(x.shape[:3], bool)
+        require(mask.shape == x.shape[:3], f"DETR: expected a mask of shape {x.shape[:3]}, got {mask.shape}")
+        maps, pos = self.backbone(x, mask, train)
+        src, padding = self.input_proj(maps[-1]), mask_like(mask, maps[-1])
+        queries = self.query_embed(jnp.arange(self.num_queries))
+        found, memory = self.transformer(src, padding, queries, pos, train)
+        return maps, src, padding, found, memory
+
+    def predict(self, found: Found) -> dict[str, Any]:
+        """Classes and boxes of what each layer of the decoder found."""
+        logits, boxes = self.class_embed(found), sigmoid(self.bbox_embed(found))
+        *aux, out = [{"pred_logits": a, "pred_boxes": b} for a, b in zip(logits, boxes, strict=True)]
+        return {**out, "aux_outputs": aux} if self.aux_loss else out
+
+    def __call__(self, x: Image, mask: Mask | None = None, train: bool = False) -> dict[str, Any]:
+        return self.predict(self.features(x, mask, train)[3])
+
+
+class MaskHeadSmallConv(Module):
+    """A mask of logits (n, q, h1, w1) for each query, at the size of the map of the first stage.
+
+    Args:
+        dim: channels of x and heads of bbox_mask together. fpn_dims: those of the maps of stages 3, 2 and 1.
+        context_dim: the convolutions have a half to a sixteenth of it; 8 groups must divide all of them.
+
+    The call takes the image x (n, h, w, c), attention ``bbox_mask`` (n, q, heads, h, w), and the maps.
+    """
+
+    dim: int
+    fpn_dims: Sequence[int]
+    context_dim: int
+
+    initializers: ClassVar[Rules] = ((Conv2d, "kernel", init.kaiming_uniform(1.0)), (Conv2d, "bias", init.zeros))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        who, widths = "MaskHeadSmallConv", (self.dim, self.context_dim // 16)
+        divides = min(widths) >= 8 and self.dim % 8 == 0 and self.context_dim % 128 == 0
+        require(divides, f"{who}: expected 8 to divide dim and 128 context_dim, got {self.dim}, {self.context_dim}")
+        require(len(self.fpn_dims) == 3, f"{who}: expected three fpn_dims, got {self.fpn_dims}")
+
+    def setup(self) -> None:
+        widths = [self.dim, self.dim, *[self.context_dim // 2**i for i in range(1, 5)]]
+        for i, (a, b) in enumerate(pairwise(widths), 1):
+            setattr(self, f"lay{i}", Conv2d(a, b, 3, padding=1))
+            setattr(self, f"gn{i}", GroupNorm(8, b))
+        self.out_lay = Conv2d(widths[-1], 1, 3, padding=1)
+        for i, width in enumerate(self.fpn_dims, 1):
+            setattr(self, f"adapter{i}", Conv2d(width, widths[i + 1], 1))
+
+    def convolve(self, i: int, x: Image) -> Float[Array, "n h w d"]:
+        return relu(getattr(self, f"gn{i}")(getattr(self, f"lay{i}")(x)))
+
+    def __call__(
+        self,
+        x: Image,
+        bbox_mask: Float[Array, "n q heads h w"],
+        layer3: Float[Array, "n h3 w3 c3"],
+        layer2: Float[Array, "n h2 w2 c2"],
+        layer1: Float[Array, "n h1 w1 c1"],
+        train: bool = False,
+    ) -> Float[Array, "n q h1 w1"]:
+        n, q, *_ = bbox_mask.shape
+        x = jnp.concatenate([jnp.repeat(x, q, 0), jnp.moveaxis(bbox_mask, 2, -1).reshape(n * q, *x.shape[1:3], -1)], -1)
+        x = self.convolve(2, self.convolve(1, x))
+        for i, fpn in enumerate((layer3, layer2, layer1), 1):
+            fpn = getattr(self, f"adapter{i}")(fpn)
+            x = jnp.repeat(fpn, q, 0) + interpolate(x, fpn.shape[1:3])
+            x = self.convolve(i + 2, x)
+        return self.out_lay(x).reshape(n, q, *x.shape[1:3])
+
+
+class DETRsegm(Module):
+    """What ``detr``, of four stages, returns, and "pred_masks" (n, q, h/4, w/4): the logits of each query's mask."""
+
+    detr: DETR
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stages = len(self.detr.layers)
+        require(stages == 4, f"DETRsegm: expected a detector of four stages, got {stages}")
+
+    def setup(self) -> None:
+        dim, heads, expansion = self.detr.hidden_dim, self.detr.nheads, self.detr.block.expansion
+        self.bbox_attention = MHAttentionMap(dim, dim, heads)
+        self.mask_head = MaskHeadSmallConv(dim + heads, [width * expansion for width in (256, 128, 64)], dim)
+
+    def __call__(self, x: Image, mask: Mask | None = None, train: bool = False) -> dict[str, Any]:
+        (layer1, layer2, layer3, _), src, padding, found, memory = self.detr.features(x, mask, train)
+        bbox_mask = self.bbox_attention(found[-1], memory, padding, train)
+        masks = self.mask_head(src, bbox_mask, layer3, layer2, layer1)
+        return {**self.detr.predict(found), "pred_masks": masks}
+
+
+def detr_resnet50(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
+    """DETR with a ResNet-50, for COCO."""
+    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries, aux_loss)
+
+
+def detr_resnet50_dc5(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
+    """The same with a last stage at 1/16."""
+    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries, aux_loss, dilation=True)
+
+
+def detr_resnet101(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
+    """DETR with a ResNet-101, for COCO."""
+    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries, aux_loss)
+
+
+def detr_resnet101_dc5(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
+    """The same with a last stage at 1/16."""
+    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries, aux_loss, dilation=True)
+
+
+def detr_resnet50_panoptic(num_classes: int = 250, num_queries: int = 100, aux_loss: bool = False) -> DETRsegm:
+    """DETR with a ResNet-50 and masks, for COCO panoptic."""
+    return DETRsegm(detr_resnet50(num_classes, num_queries, aux_loss))
+
+
+def detr_resnet50_dc5_panoptic(num_classes: int = 250, num_queries: int = 100, aux_loss: bool = False) -> DETRsegm:
+    """The same with a last stage at 1/16."""
+    return DETRsegm(detr_resnet50_dc5(num_classes, num_queries, aux_loss))
+
+
+def detr_resnet101_panoptic(num_classes: int = 250, num_queries: int = 100, aux_loss: bool = False) -> DETRsegm:
+    """DETR with a ResNet-101 and masks, for COCO panoptic."""
+    return DETRsegm(detr_resnet101(num_classes, num_queries, aux_loss))

@@ -1,0 +1,173 @@
+"""End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, relu, sigmoid
+
+from torch_ref.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
+from torch_ref.blocks.resnet import Bottleneck
+from torch_ref.blocks.transformer import MHAttentionMap, Transformer
+from torch_ref.layers.norm import FrozenBatchNorm2d
+from torch_ref.models.resnet import ResNet
+
+
+def mask_like(mask: Tensor, x: Tensor) -> Tensor:
+    return interpolate(mask[None].float(), x.shape[2:])[0].bool()
+
+
+class Backbone(nn.Module):
+    def __init__(self, block, layers, dilation=False):
+        super().__init__()
+        dilations = (False, False, dilation)
+        self.body = ResNet(block, layers, 0, 1, 64, dilations, FrozenBatchNorm2d)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.body.features(x)
+
+
+class Joiner(nn.Module):
+    def __init__(self, block, layers, hidden_dim=256, position_embedding="sine", dilation=False):
+        super().__init__()
+        if position_embedding not in ("sine", "learned"):
+            raise ValueError(f"Joiner: position_embedding {position_embedding!r}")
+        setattr(self, "0", Backbone(block, layers, dilation))
+        half, sine = hidden_dim // 2, position_embedding == "sine"
+        setattr(self, "1", PositionEmbeddingSine(half, normalize=True) if sine else PositionEmbeddingLearned(half))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
+        maps = getattr(self, "0")(x)
+        return maps, getattr(self, "1")(maps[-1], mask_like(mask, maps[-1]))
+
+
+class MLP(nn.Module):
+    def __init__(self, input_dim, hidden_dim, output_dim, num_layers):
+        super().__init__()
+        widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(widths)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            x = layer(x) if i == 0 else layer(relu(x))
+        return x
+
+
+class DETR(nn.Module):
+    def __init__(
+        self,
+        block,
+        layers,
+        num_classes=91,
+        num_queries=100,
+        aux_loss=False,
+        hidden_dim=256,
+        nheads=8,
+        enc_layers=6,
+        dec_layers=6,
+        dim_feedforward=2048,
+        dropout=0.1,
+        pre_norm=False,
+        position_embedding="sine",
+        dilation=False,
+    ):
+        super().__init__()
+        self.block, self.layers, self.aux_loss = block, layers, aux_loss
+        self.hidden_dim, self.nheads = hidden_dim, nheads
+        dim, norm_first = hidden_dim, pre_norm
+        sizes = (dim, nheads, enc_layers, dec_layers, dim_feedforward, dropout)
+        self.transformer = Transformer(*sizes, normalize_before=norm_first, return_intermediate_dec=True)
+        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.bbox_embed = MLP(dim, dim, 4, 3)
+        self.query_embed = nn.Embedding(num_queries, dim)
+        self.input_proj = nn.Conv2d(64 * 2 ** (len(layers) - 1) * block.expansion, dim, 1)
+        self.backbone = Joiner(block, layers, dim, position_embedding, dilation)
+
+    def features(self, x: Tensor, mask=None) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor]:
+        if mask is None:
+            mask = x.new_zeros(x[:, 0].shape, dtype=torch.bool)
+        maps, pos = self.backbone(x, mask)
+        src, padding = self.input_proj(maps[-1]), mask_like(mask, maps[-1])
+        queries = self.query_embed.weight
+        found, memory = self.transformer(src, padding, queries, pos)
+        return maps, src, padding, found, memory
+
+    def predict(self, found: Tensor) -> dict:
+        logits, boxes = self.class_embed(found), sigmoid(self.bbox_embed(found))
+        *aux, out = [{"pred_logits": a, "pred_boxes": b} for a, b in zip(logits, boxes, strict=True)]
+        return {**out, "aux_outputs": aux} if self.aux_loss else out
+
+    def forward(self, x: Tensor, mask=None) -> dict:
+        return self.predict(self.features(x, mask)[3])
+
+
+class MaskHeadSmallConv(nn.Module):
+    def __init__(self, dim, fpn_dims, context_dim):
+        super().__init__()
+        widths = [dim, dim, *[context_dim // 2**i for i in range(1, 5)]]
+        for i, (a, b) in enumerate(pairwise(widths), 1):
+            setattr(self, f"lay{i}", nn.Conv2d(a, b, 3, padding=1))
+            setattr(self, f"gn{i}", nn.GroupNorm(8, b))
+        self.out_lay = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        for i, width in enumerate(fpn_dims, 1):
+            setattr(self, f"adapter{i}", nn.Conv2d(width, widths[i + 1], 1))
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_uniform_(m.weight, a=1)
+                nn.init.zeros_(m.bias)
+
+    def convolve(self, i, x: Tensor) -> Tensor:
+        return relu(getattr(self, f"gn{i}")(getattr(self, f"lay{i}")(x)))
+
+    def forward(self, x: Tensor, bbox_mask: Tensor, layer3: Tensor, layer2: Tensor, layer1: Tensor) -> Tensor:
+        n, q, *_ = bbox_mask.shape
+        x = torch.cat([x.repeat_interleave(q, 0), bbox_mask.flatten(0, 1)], 1)
+        x = self.convolve(2, self.convolve(1, x))
+        for i, fpn in enumerate((layer3, layer2, layer1), 1):
+            fpn = getattr(self, f"adapter{i}")(fpn)
+            x = fpn.repeat_interleave(q, 0) + interpolate(x, fpn.shape[2:])
+            x = self.convolve(i + 2, x)
+        return self.out_lay(x).reshape(n, q, *x.shape[2:])
+
+
+class DETRsegm(nn.Module):
+    def __init__(self, detr):
+        super().__init__()
+        self.detr = detr
+        dim, heads, expansion = detr.hidden_dim, detr.nheads, detr.block.expansion
+        self.bbox_attention = MHAttentionMap(dim, dim, heads)
+        self.mask_head = MaskHeadSmallConv(dim + heads, [width * expansion for width in (256, 128, 64)], dim)
+
+    def forward(self, x: Tensor, mask=None) -> dict:
+        (layer1, layer2, layer3, _), src, padding, found, memory = self.detr.features(x, mask)
+        bbox_mask = self.bbox_attention(found[-1], memory, padding)
+        masks = self.mask_head(src, bbox_mask, layer3, layer2, layer1)
+        return {**self.detr.predict(found), "pred_masks": masks}
+
+
+def detr_resnet50(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
+    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries, aux_loss)
+
+
+def detr_resnet50_dc5(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
+    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries, aux_loss, dilation=True)
+
+
+def detr_resnet101(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
+    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries, aux_loss)
+
+
+def detr_resnet101_dc5(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
+    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries, aux_loss, dilation=True)
+
+
+def detr_resnet50_panoptic(num_classes=250, num_queries=100, aux_loss=False) -> DETRsegm:
+    return DETRsegm(detr_resnet50(num_classes, num_queries, aux_loss))
+
+
+def detr_resnet50_dc5_panoptic(num_classes=250, num_queries=100, aux_loss=False) -> DETRsegm:
+    return DETRsegm(detr_resnet50_dc5(num_classes, num_queries, aux_loss))
+
+
+def detr_resnet101_panoptic(num_classes=250, num_queries=100, aux_loss=False) -> DETRsegm:
+    return DETRsegm(detr_resnet101(num_classes, num_queries, aux_loss))
