@@ -89,6 +89,7 @@ from flax_attn.blocks.transformer import (
     TransformerEncoderLayer,
 )
 from flax_attn.catalog import CATALOG, PUBLISHED
+from flax_attn.models.detr_criterion import HungarianMatcher, SetCriterion
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
