@@ -81,7 +81,7 @@ def expected_losses(outputs, targets, criterion, num_boxes=None):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def step(criterion, outputs, targets, num_boxes=None):
+def jitted(criterion, outputs, targets, num_boxes):
     def loss(outputs):
         losses = criterion(outputs, targets, num_boxes)
         return detr_criterion.weighted_loss(losses, criterion.weight_dict), losses
@@ -90,10 +90,15 @@ def step(criterion, outputs, targets, num_boxes=None):
     return losses, total, grads
 
 
+def step(outputs, targets, num_boxes=None, criterion=CRITERION):
+    """Losses, their weighted sum and its gradients."""
+    return jitted(criterion, outputs, targets, num_boxes)
+
+
 def check_losses(outputs, targets, num_boxes=None, **room):
     """Every loss and gradient under jit against the twin; the losses."""
     expected, expected_total, expected_grads = expected_losses(outputs, targets, TWIN, num_boxes)
-    losses, total, grads = step(CRITERION, outputs, padded(targets, **(room or ROOM)), num_boxes)
+    losses, total, grads = step(outputs, padded(targets, **(room or ROOM)), num_boxes)
     assert set(losses) == set(expected)
     for key, value in losses.items():
         assert_close(value, expected[key], what=key)
@@ -131,12 +136,11 @@ def test_num_boxes_may_be_given():
 def test_gradients_of_boxes_that_touch_are_the_twins():
     """Where max(x, 0) and the larger of two equal edges have no gradient."""
     outputs, targets = draw_outputs(6), draw_targets(6, (1, 1, 1))
-    for target, box in zip(
-        targets, ((0.75, 0.5, 0.25, 0.25), (0.5, 0.5, 0.25, 0.25), (0.5, 0.5, 0.5, 0.25)), strict=True
-    ):
+    edges = [(0.75, 0.5, 0.25, 0.25), (0.5, 0.5, 0.25, 0.25), (0.5, 0.5, 0.5, 0.25)]
+    for i, target in enumerate(targets):
         target["boxes"] = np.array([[0.5, 0.5, 0.25, 0.25]])
-        outputs["pred_boxes"][targets.index(target)] = box
-    outputs["pred_logits"][:, 3] = 9 * np.eye(CLASSES + 1)[[t["labels"][0] for t in targets]]
+        outputs["pred_boxes"][i] = edges[i]
+        outputs["pred_logits"][i, 3] = 9 * np.eye(CLASSES + 1)[target["labels"][0]]
     check_losses(outputs, targets)
 
 
@@ -146,7 +150,7 @@ def test_padding_may_stand_anywhere_and_hold_anything():
     junk = {"labels": 77, "boxes": np.nan, "masks": True, "valid": False}
     spread = [(key, gaps.reshape(*gaps.shape, *[1] * (x.ndim - 2)), x) for key, x in targets.items()]
     shuffled = {key: np.where(gap, junk[key], x)[:, order].astype(x.dtype) for key, gap, x in spread}
-    jax.tree.map(assert_close, step(CRITERION, outputs, shuffled), step(CRITERION, outputs, targets))
+    jax.tree.map(assert_close, step(outputs, shuffled), step(outputs, targets))
 
 
 def pad_costs(cost, length):
@@ -204,16 +208,16 @@ def test_costs_and_matches_are_the_twins(seed):
 
 def test_diverged_outputs_end_in_a_loss_that_is_not_a_number():
     outputs = jax.tree.map(lambda x: np.full_like(x, np.nan), draw_outputs(0))
-    losses, _, _ = step(CRITERION, outputs, padded(draw_targets(0), **ROOM))
+    losses, _, _ = step(outputs, padded(draw_targets(0), **ROOM))
     assert np.isnan(losses["loss_ce"])
     assert np.isnan(losses["loss_bbox"])
 
 
 def test_half_precision_outputs_give_float32_losses():
     targets = pad_targets(draw_targets(1))
-    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), draw_outputs(1))
-    losses, total, grads = step(CRITERION, half, targets)
-    expected, _, _ = step(CRITERION, jax.tree.map(lambda x: x.astype(jnp.float32), half), targets)
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), draw_outputs(1, aux=0))
+    losses, total, grads = step(half, targets)
+    expected, _, _ = step(jax.tree.map(lambda x: x.astype(jnp.float32), half), targets)
     assert total.dtype == jnp.float32
     assert {x.dtype.name for x in jax.tree.leaves(grads)} == {"bfloat16"}
     for key, value in losses.items():
@@ -246,6 +250,19 @@ def test_a_linear_detector_learns():
 
     values = np.asarray(train(params))
     assert values[-1] < 0.5 * values[0]
+
+
+def test_losses_and_gradients_under_vmap():
+    """Of each image on its own."""
+    criterion = SetCriterion(CLASSES, losses=("labels", "boxes"))
+    outputs, targets = draw_outputs(9), padded(draw_targets(9), **ROOM)
+    outputs = {key: outputs[key] for key in ("pred_logits", "pred_boxes")}
+    alone = jax.tree.map(lambda x: jnp.asarray(x)[:, None], (outputs, targets))
+    losses, total, grads = jax.vmap(functools.partial(step, criterion=criterion))(*alone)
+    for i in range(3):
+        one = jax.tree.map(lambda x, i=i: x[i], alone)
+        expected = step(*one, criterion=criterion)
+        jax.tree.map(assert_close, jax.tree.map(lambda x, i=i: x[i], (losses, total, grads)), expected)
 
 
 def test_weights_are_the_published_ones():
@@ -306,7 +323,7 @@ def test_refusals():
     outputs, targets = draw_outputs(0, q=6), draw_targets(0)
     lists = [jax.tree.map(torch.tensor, t) for t in targets]
     check_refusal(
-        lambda: HungarianMatcher()(outputs, padded(targets)),
+        lambda: jax.eval_shape(HungarianMatcher(), outputs, padded(targets)),
         "HungarianMatcher: expected at most as many targets as the 6 queries, got 7",
         lambda: torch_criterion.HungarianMatcher()(jax.tree.map(torch.tensor, outputs), lists),
     )
@@ -321,7 +338,7 @@ def test_refusals():
         lambda: torch_criterion.SetCriterion(CLASSES, losses=("labels", "points")),
     )
     check_refusal(
-        lambda: SetCriterion(CLASSES + 1)(draw_outputs(0), padded(targets)),
+        lambda: jax.eval_shape(SetCriterion(CLASSES + 1), draw_outputs(0), padded(targets)),
         r"SetCriterion: expected 6 classes and no-object, got pred_logits of shape \(3, 9, 6\)",
         lambda: torch_criterion.SetCriterion(CLASSES + 1)(jax.tree.map(torch.tensor, draw_outputs(0)), lists),
     )

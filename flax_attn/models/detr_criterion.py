@@ -133,6 +133,11 @@ def wide(x: Any) -> Array:
     return jnp.asarray(x, accumulator(x.dtype))
 
 
+def l1(x: Array) -> Array:
+    """abs(x) with torch's gradient, which at 0 is 0."""
+    return jnp.where(x == 0, 0, jnp.abs(x))
+
+
 def sigmoid_focal_loss(inputs: Masks, targets: Masks, alpha: float = 0.25, gamma: float = 2.0) -> Float[Array, "*n"]:
     """https://arxiv.org/abs/1708.02002 of each map of logits, the mean of its pixels; ``alpha`` is the weight of 1."""
     prob = sigmoid(inputs)
@@ -215,7 +220,7 @@ class SetCriterion:
         boxes, valid = wide(outputs["pred_boxes"]), targets["valid"][..., None]
         target_boxes = jnp.where(valid, jnp.asarray(targets["boxes"], boxes.dtype), 0.5)
         matched = jnp.where(valid, take(boxes, matches), target_boxes)
-        loss_bbox = jnp.abs(matched - target_boxes).sum()
+        loss_bbox = l1(matched - target_boxes).sum()
         ours, theirs = (box_cxcywh_to_xyxy(b)[..., None, :] for b in (matched, target_boxes))
         loss_giou = (1 - generalized_box_iou(ours, theirs)[..., 0, 0]).sum(where=targets["valid"])
         return {"loss_bbox": loss_bbox / num_boxes, "loss_giou": loss_giou / num_boxes}
