@@ -99,6 +99,7 @@ from flax_attn.catalog import CATALOG, PUBLISHED
 from flax_attn.models.ccnet import CCNet
 from flax_attn.models.danet import DANet
 from flax_attn.models.detr import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
+from flax_attn.models.detr_criterion import HungarianMatcher, SetCriterion
 from flax_attn.models.detr_demo import DETRdemo
 from flax_attn.models.detr_postprocess import PostProcess, PostProcessPanoptic, PostProcessSegm
 from flax_attn.models.digits_net import DigitsNet

@@ -1,0 +1,91 @@
+"""End-to-End Object Detection with Transformers - Carion et al. 2020, https://arxiv.org/abs/2005.12872
+
+Status: what facebookresearch/detr does to images before the network, on numpy arrays. uint8 images are resized as PIL
+does it, as there; floating point images, in [0, 1], without rounding. The fixed sizes are not upstream's.
+
+A padded image does not give the numbers of the same image alone: DETR masks padding in its attention, but from the
+second convolution on the maps are not 0 in the padding, and positions are those of the valid part. The published
+networks have seen padding of a few images of one batch, so evaluate one image at a time where every digit counts; the
+more padding, the further off. What is given here is what upstream's network is given for images of that padded size.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+from flax_attn.layers import require
+from flax_attn.models import preprocess
+
+Image = Num[np.ndarray, "_ _ 3"]
+Batch = tuple[Num[np.ndarray, "n h w 3"], Bool[np.ndarray, "n h w"]]
+
+
+def resized_size(h: int, w: int, size: int = 800, max_size: int | None = 1333) -> tuple[int, int]:
+    """(height, width) with the shorter side at ``size``, or less for the longer one to be about ``max_size`` at most.
+
+    Upstream rounds the shorter side first, so that of an image r times as long as wide the longer side may come out
+    r / 2 above ``max_size``.
+    """
+    short, long = min(h, w), max(h, w)
+    if max_size is not None and long / short * size > max_size:
+        size = round(max_size * short / long)
+    if short == size:
+        return h, w
+    return (int(size * h / w), size) if w < h else (size, int(size * w / h))
+
+
+def resize(image: Image, size: int = 800, max_size: int | None = 1333) -> Image:
+    """The image at ``resized_size``, bilinear and antialiased; the dtype stays."""
+    h, w, _ = image.shape
+    return preprocess.resize(image, resized_size(h, w, size, max_size))
+
+
+def nested_batch(images: Sequence[Image], size: tuple[int, int] | None = None, multiple: int = 1) -> Batch:
+    """Normalised images as one batch (n, H, W, 3) with zeros at the bottom and right, and its mask, True there.
+
+    Args:
+        size: (H, W). The largest height and the largest width of the images when None, as upstream.
+        multiple: H and W are rounded up to one of this: jit compiles once for each size.
+
+    Raises:
+        ValueError: no image, or one larger than ``size``.
+    """
+    require(len(images) > 0, "nested_batch: expected at least one image, got none")
+    most = [max(image.shape[axis] for image in images) for axis in (0, 1)]
+    given = most if size is None else size
+    require(all(np.less_equal(most, given)), f"nested_batch: expected images of at most {given}, got {tuple(most)}")
+    h, w = (-(-side // multiple) * multiple for side in given)
+    batch = np.zeros((len(images), h, w, 3), np.result_type(*images))
+    mask = np.ones((len(images), h, w), bool)
+    for i, image in enumerate(images):
+        batch[i, : image.shape[0], : image.shape[1]] = image
+        mask[i, : image.shape[0], : image.shape[1]] = False
+    return batch, mask
+
+
+def detr_input(
+    images: Sequence[Image],
+    size: int = 800,
+    max_size: int | None = 1333,
+    pad_size: tuple[int, int] | None = None,
+    multiple: int = 1,
+) -> Batch:
+    """What DETR takes, batch (n, H, W, 3) and mask (n, H, W), of RGB images: uint8, or floating point in [0, 1].
+
+    Each is resized, normalised as for ImageNet and padded; see ``resized_size`` and ``nested_batch``. Every image
+    that is at most twice as long as wide fits ``pad_size=(max_size, max_size)``.
+    """
+    normalized = [preprocess.normalize(resize(image, size, max_size)) for image in images]
+    return nested_batch(normalized, pad_size, multiple)
+
+
+def normalize_boxes(boxes: Num[np.ndarray, "t 4"], size: tuple[int, int]) -> Float[np.ndarray, "t 4"]:
+    """The cxcywh boxes in [0, 1] that DETR learns, of xyxy boxes in pixels of an image of ``size`` (height, width).
+
+    The size is the image's own, not that of the padded batch, and resizing an image and its boxes does not matter.
+    """
+    x0, y0, x1, y1 = np.moveaxis(np.asarray(boxes, np.result_type(boxes.dtype, np.float32)), -1, 0)
+    pixels = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
+    h, w = size
+    return pixels / np.asarray([w, h, w, h], pixels.dtype)
