@@ -1,8 +1,8 @@
 """Dual Attention Network for Scene Segmentation - Fu, Liu, Tian et al. 2019, https://arxiv.org/abs/1809.02983
 
 Status: junfu1115/DANet on the dilated ResNet of zhanghang1989/PyTorch-Encoding, whose synchronised BatchNorm is plain
-BatchNorm here. Other numbers of stages and blocks are ours. The released DANet101.pth.tar has one 7x7 convolution as
-its stem and the multi-grid.
+BatchNorm here. The released DANet101.pth.tar has one 7x7 convolution as its stem and the multi-grid. Other numbers of
+stages and blocks are ours; the backbone starts as ``ResNet`` does, the head as PyTorch's layers do.
 """
 
 from collections.abc import Sequence
