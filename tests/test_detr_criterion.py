@@ -136,7 +136,7 @@ def test_num_boxes_may_be_given():
 def test_gradients_of_boxes_that_touch_are_the_twins():
     """Where max(x, 0) and the larger of two equal edges have no gradient."""
     outputs, targets = draw_outputs(6), draw_targets(6, (1, 1, 1))
-    edges = [(0.75, 0.5, 0.25, 0.25), (0.5, 0.5, 0.25, 0.25), (0.5, 0.5, 0.5, 0.25)]
+    edges = [(0.75, 0.625, 0.25, 0.25), (0.5, 0.5, 0.25, 0.25), (0.5, 0.5, 0.5, 0.25)]
     for i, target in enumerate(targets):
         target["boxes"] = np.array([[0.5, 0.5, 0.25, 0.25]])
         outputs["pred_boxes"][i] = edges[i]

@@ -101,8 +101,7 @@ class HungarianMatcher:
     def costs(self, outputs: Outputs, targets: Targets) -> Float[Array, "n q t"]:
         """What it costs to give each target each query; without meaning for padding."""
         logits, boxes = wide(outputs["pred_logits"]), wide(outputs["pred_boxes"])
-        labels = jnp.where(targets["valid"], targets["labels"], 0)
-        target_boxes = jnp.asarray(targets["boxes"], boxes.dtype)
+        labels, target_boxes = jnp.asarray(targets["labels"]), jnp.asarray(targets["boxes"], boxes.dtype)
         cost_class = -jnp.take_along_axis(softmax(logits), labels[:, None, :], 2)
         cost_bbox = jnp.abs(boxes[:, :, None] - target_boxes[:, None]).sum(-1)
         cost_giou = -generalized_box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes))
