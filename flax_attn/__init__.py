@@ -65,6 +65,7 @@ from flax_attn.blocks.resnet import (
 )
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
+from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
 from flax_attn.blocks.sge import SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.blocks.stn import (
@@ -93,3 +94,4 @@ from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet

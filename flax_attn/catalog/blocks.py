@@ -62,6 +62,7 @@ from flax_attn.blocks.resnet import (
 )
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck, SELayer
+from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
 from flax_attn.blocks.sge import SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.blocks.stn import (
@@ -155,6 +156,34 @@ BLOCKS = [
     ),
     Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, reduction=2)),
     Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2, reduction=4), "downsample"),
+    Entry(
+        SEResNetBlock,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=9, stride=2, downsample=Make(downsample, (6, 9, 2)), reduction=4),
+    ),
+    Entry(
+        SEResNetBottleneck,
+        (image("inplanes"),),
+        dict(
+            inplanes=6, planes=4, stride=2, downsample=Make(downsample, (6, 16, 2)), groups=2, dilation=2, reduction=4
+        ),
+    ),
+    Entry(
+        SEResNeXtBottleneck,
+        (image("inplanes"),),
+        dict(
+            inplanes=6,
+            planes=4,
+            stride=2,
+            downsample=Make(downsample, (6, 16, 2, FrozenBatchNorm2d)),
+            groups=2,
+            base_width=48,
+            dilation=2,
+            norm_layer=FrozenBatchNorm2d,
+            reduction=4,
+        ),
+    ),
+    Entry(SENetBottleneck, (image("inplanes"),), dict(inplanes=12, planes=3, groups=3, reduction=2)),
     Entry(SpatialGroupEnhance, (image(lambda module: 4 * module.groups),), dict(groups=3)),
     Entry(SpatialGroupEnhance, (image(lambda module: 2 * module.groups),), dict(groups=4, init_bias=0.0), "init-bias"),
     # five images: one of its BatchNorms has a value an image and channel, and over two float32 is too coarse

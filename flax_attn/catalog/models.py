@@ -1,12 +1,15 @@
 """Entries of the networks, as small as their structure allows."""
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
+from flax_attn.blocks.se import SEBasicBlock
+from flax_attn.blocks.senet import SENetBottleneck, SEResNetBottleneck
 from flax_attn.catalog.entry import PLAIN, Entry, image, plain
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet
 
 MODELS = [
     # resnet
@@ -44,6 +47,33 @@ MODELS = [
             outputs=(PLAIN,) * 5,
         )
         for cls in (RecurrentAttention, OldRecurrentAttention)
+    ],
+    # se_resnet
+    Entry(
+        SEResNet,
+        (image(3, 33, 41),),
+        dict(block=SEBasicBlock, layers=(1, 2), num_classes=5, reduction=24),
+        outputs=(PLAIN,),
+    ),
+    Entry(SENet, (image(3, 35, 41),), dict(block=SEResNetBottleneck, layers=(1, 1), num_classes=5), outputs=(PLAIN,)),
+    Entry(
+        SENet,
+        (image(3, 35, 41),),
+        dict(
+            block=SENetBottleneck,
+            layers=(1, 1),
+            num_classes=5,
+            groups=2,
+            stem_width=9,
+            downsample_kernel_size=3,
+            dropout_p=0.2,
+        ),
+        "154",
+        outputs=(PLAIN,),
+    ),
+    *[
+        Entry(cls, (image(3, 13, 11),), dict(n_size=1, num_classes=5, reduction=4), outputs=(PLAIN,))
+        for cls in (CifarSEResNet, CifarSEPreActResNet)
     ],
     Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
     Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
