@@ -28,6 +28,7 @@ from flax_attn.blocks.hard_attention import (
     Retina,
     reinforce_loss,
 )
+from flax_attn.blocks.inception import InceptionA, InceptionAux, InceptionB, InceptionC, InceptionD, InceptionE
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,
@@ -94,4 +95,5 @@ from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.se_inception import SEInception3
 from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet

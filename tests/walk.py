@@ -14,8 +14,12 @@ from flax_attn.catalog.models import MODELS
 KEEP = 0.7
 PLANS: dict[str, Plan] = {}
 
-walk = pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.name)
-"""Every entry, in the plain run."""
+walk = pytest.mark.parametrize(
+    "entry",
+    [pytest.param(entry, marks=[pytest.mark.slow] * entry.slow) for entry in CATALOG],
+    ids=lambda entry: entry.name,
+)
+"""Every entry, in the plain run but for those that say that they are slow."""
 
 walk_networks_slowly = pytest.mark.parametrize(
     "entry",

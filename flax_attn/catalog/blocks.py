@@ -24,6 +24,7 @@ from flax_attn.blocks.hard_attention import (
     OldLocationNetwork,
     Retina,
 )
+from flax_attn.blocks.inception import InceptionA, InceptionAux, InceptionB, InceptionC, InceptionD, InceptionE
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,
@@ -137,6 +138,14 @@ BLOCKS = [
     Entry(CifarOptionABlock, (image("inplanes"),), dict(inplanes=6, planes=12, stride=2)),
     Entry(PreActBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6)),
     Entry(PreActBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2), "downsample"),
+    Entry(InceptionA, (image("in_channels"),), dict(in_channels=19, pool_features=6)),
+    Entry(InceptionB, (image("in_channels"),), dict(in_channels=19)),
+    Entry(InceptionC, (image("in_channels"),), dict(in_channels=19, channels_7x7=8, gated=True)),
+    Entry(InceptionD, (image("in_channels"),), dict(in_channels=19)),
+    Entry(InceptionE, (image("in_channels"),), dict(in_channels=19)),
+    Entry(
+        InceptionAux, (image("in_channels", 20, 23),), dict(in_channels=19, num_classes=5, gated=True), outputs=(PLAIN,)
+    ),
     Entry(SELayer, (image("channel"),), dict(channel=19, reduction=4)),
     Entry(SELayer, (image("channel"),), dict(channel=12, reduction=4, bias=True), "bias"),
     Entry(SELayer, (image("channel"),), dict(channel=6, reduction=16), "empty-hidden"),

@@ -110,6 +110,7 @@ class Entry:
         tag: tells apart the entries of one class.
         call: further keyword arguments of the call, the same on both sides.
         outputs: the layout of each output, in the order of the flattened result.
+        slow: leave it to the slow run.
     """
 
     cls: Callable[..., Module]
@@ -118,6 +119,7 @@ class Entry:
     tag: str = ""
     call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     outputs: tuple[str, ...] = (IMAGE,)
+    slow: bool = False
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.se_inception import SEInception3
 from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet
 
 MODELS = [
@@ -48,6 +49,14 @@ MODELS = [
         )
         for cls in (RecurrentAttention, OldRecurrentAttention)
     ],
+    # se_inception
+    Entry(
+        SEInception3,
+        (image(3, 107, 75, n=3),),
+        dict(num_classes=5, aux_logits=False, transform_input=True, gated=True),
+        outputs=(PLAIN,),
+        slow=True,
+    ),
     # se_resnet
     Entry(
         SEResNet,

@@ -1,7 +1,7 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
 from flax_attn.catalog.entry import PLAIN, Published, image
-from flax_attn.models import resnet, se_resnet
+from flax_attn.models import resnet, se_inception, se_resnet
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
@@ -35,6 +35,16 @@ PUBLISHED = [
             (resnet.cifar_resnet110_option_a, ""),
         )
     ],
+    # se_inception
+    Published(
+        se_inception.se_inception_v3,
+        (image(3, 299, 299, n=1),),
+        dict(num_classes=10),
+        call=dict(aux=True),
+        outputs=(PLAIN, PLAIN),
+        keys="se_inception_v3",
+        lengths={"num_classes": ("model.fc.weight", 0)},
+    ),
     # se_resnet
     *[
         Published(make, (image(3, 65, 97, n=1),), kwargs, outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
