@@ -28,6 +28,7 @@ from flax_attn.blocks.hard_attention import (
     Retina,
     reinforce_loss,
 )
+from flax_attn.blocks.inception import InceptionA, InceptionAux, InceptionB, InceptionC, InceptionD, InceptionE
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,
@@ -72,6 +73,7 @@ from flax_attn.blocks.se import (
     SEBottleneck,
     SELayer,
 )
+from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck, SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.blocks.stn import (
@@ -113,4 +115,6 @@ from flax_attn.models.residual_attention import (
     ResidualAttentionModel,
 )
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.se_inception import SEInception3
+from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet
 from flax_attn.models.sge_resnet import BAMResNet

@@ -7,7 +7,7 @@ whose forward forgets to return its result: upstream has no pre-activation block
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float
 
@@ -64,6 +64,8 @@ class _SEBlock(Module):
 class SEBasicBlock(_SEBlock):
     """Two 3x3 convolutions and an SELayer on a residual branch; ``downsample`` is the shortcut's module."""
 
+    expansion: ClassVar[int] = 1
+
     def setup(self) -> None:
         self.conv1 = Conv2d(self.inplanes, self.planes, 3, self.stride, 1, bias=False)
         self.bn1 = BatchNorm2d(self.planes)
@@ -80,8 +82,10 @@ class SEBasicBlock(_SEBlock):
 class SEBottleneck(_SEBlock):
     """A 1x1, 3x3, 1x1 bottleneck, four times ``planes`` wide, and an SELayer on a residual branch."""
 
+    expansion: ClassVar[int] = 4
+
     def setup(self) -> None:
-        width = self.planes * 4
+        width = self.planes * self.expansion
         self.conv1 = Conv2d(self.inplanes, self.planes, 1, bias=False)
         self.bn1 = BatchNorm2d(self.planes)
         self.conv2 = Conv2d(self.planes, self.planes, 3, self.stride, 1, bias=False)

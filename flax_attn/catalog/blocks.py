@@ -24,6 +24,7 @@ from flax_attn.blocks.hard_attention import (
     OldLocationNetwork,
     Retina,
 )
+from flax_attn.blocks.inception import InceptionA, InceptionAux, InceptionB, InceptionC, InceptionD, InceptionE
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,
@@ -69,6 +70,7 @@ from flax_attn.blocks.se import (
     SEBottleneck,
     SELayer,
 )
+from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck, SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.blocks.stn import (
@@ -143,6 +145,14 @@ BLOCKS = [
     Entry(CifarOptionABlock, (image("inplanes"),), dict(inplanes=6, planes=12, stride=2)),
     Entry(PreActBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6)),
     Entry(PreActBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2), "downsample"),
+    Entry(InceptionA, (image("in_channels"),), dict(in_channels=19, pool_features=6)),
+    Entry(InceptionB, (image("in_channels"),), dict(in_channels=19)),
+    Entry(InceptionC, (image("in_channels"),), dict(in_channels=19, channels_7x7=8, gated=True)),
+    Entry(InceptionD, (image("in_channels"),), dict(in_channels=19)),
+    Entry(InceptionE, (image("in_channels"),), dict(in_channels=19)),
+    Entry(
+        InceptionAux, (image("in_channels", 20, 23),), dict(in_channels=19, num_classes=5, gated=True), outputs=(PLAIN,)
+    ),
     Entry(SELayer, (image("channel"),), dict(channel=19, reduction=4)),
     Entry(SELayer, (image("channel"),), dict(channel=12, reduction=4, bias=True), "bias"),
     Entry(SELayer, (image("channel"),), dict(channel=6, reduction=16), "empty-hidden"),
@@ -168,6 +178,34 @@ BLOCKS = [
     ),
     Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, reduction=2)),
     Entry(CifarSEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=9, stride=2, reduction=4), "downsample"),
+    Entry(
+        SEResNetBlock,
+        (image("inplanes"),),
+        dict(inplanes=6, planes=9, stride=2, downsample=Make(downsample, (6, 9, 2)), reduction=4),
+    ),
+    Entry(
+        SEResNetBottleneck,
+        (image("inplanes"),),
+        dict(
+            inplanes=6, planes=4, stride=2, downsample=Make(downsample, (6, 16, 2)), groups=2, dilation=2, reduction=4
+        ),
+    ),
+    Entry(
+        SEResNeXtBottleneck,
+        (image("inplanes"),),
+        dict(
+            inplanes=6,
+            planes=4,
+            stride=2,
+            downsample=Make(downsample, (6, 16, 2, FrozenBatchNorm2d)),
+            groups=2,
+            base_width=48,
+            dilation=2,
+            norm_layer=FrozenBatchNorm2d,
+            reduction=4,
+        ),
+    ),
+    Entry(SENetBottleneck, (image("inplanes"),), dict(inplanes=12, planes=3, groups=3, reduction=2)),
     Entry(SpatialGroupEnhance, (image(lambda module: 4 * module.groups),), dict(groups=3)),
     Entry(SpatialGroupEnhance, (image(lambda module: 2 * module.groups),), dict(groups=4, init_bias=0.0), "init-bias"),
     Entry(SGEBasicBlock, (image("inplanes"),), dict(inplanes=64, planes=64)),

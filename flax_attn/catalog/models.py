@@ -1,6 +1,8 @@
 """Entries of the networks, as small as their structure allows."""
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
+from flax_attn.blocks.se import SEBasicBlock
+from flax_attn.blocks.senet import SENetBottleneck, SEResNetBottleneck
 from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, Make, image, plain
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.ccnet import CCNet
@@ -18,6 +20,8 @@ from flax_attn.models.residual_attention import (
     ResidualAttentionModel,
 )
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.se_inception import SEInception3
+from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet
 from flax_attn.models.sge_resnet import BAMResNet
 
 MODELS = [
@@ -130,6 +134,8 @@ MODELS = [
         outputs=(PLAIN,) * 2,
         slow=True,
     ),
+    # digits_net
+    Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
     # ldnet
     Entry(DecoderBlock, (image("in_channels"),), dict(in_channels=9, out_channels=6)),
     Entry(
@@ -141,6 +147,24 @@ MODELS = [
     *[
         Entry(cls, (image(3, 32, 64),), dict(unified_channels=9, layers=(1, 1, 1, 1)), outputs=(IMAGE,) * 5, slow=True)
         for cls in (LDNet, LDNetResNet34)
+    ],
+    # non_local_net
+    Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
+    # ram
+    *[
+        Entry(
+            cls,
+            (
+                image("c", 9, 9),
+                plain(2, 2, kind="uniform"),
+                plain(2, "hidden_size"),
+                plain(2, 2, name="noise"),
+            ),
+            dict(g=4, k=2, s=2.0, c=3, h_g=5, h_l=4, std=0.17, hidden_size=6, num_classes=3),
+            call=dict(last=True),
+            outputs=(PLAIN,) * 5,
+        )
+        for cls in (RecurrentAttention, OldRecurrentAttention)
     ],
     # res2net
     Entry(Bottle2neck, (image("inplanes"),), dict(inplanes=40, planes=10, base_width=24, scale=3)),
@@ -193,23 +217,41 @@ MODELS = [
         Entry(cls, (image(3, 13, 11),), dict(n_size=1, num_classes=5), outputs=(PLAIN,))
         for cls in (CifarResNet, CifarPreActResNet, CifarOptionAResNet)
     ],
+    # se_inception
+    Entry(
+        SEInception3,
+        (image(3, 107, 75, n=3),),
+        dict(num_classes=5, aux_logits=False, transform_input=True, gated=True),
+        outputs=(PLAIN,),
+        slow=True,
+    ),
+    # se_resnet
+    Entry(
+        SEResNet,
+        (image(3, 33, 41),),
+        dict(block=SEBasicBlock, layers=(1, 2), num_classes=5, reduction=24),
+        outputs=(PLAIN,),
+    ),
+    Entry(SENet, (image(3, 35, 41),), dict(block=SEResNetBottleneck, layers=(1, 1), num_classes=5), outputs=(PLAIN,)),
+    Entry(
+        SENet,
+        (image(3, 35, 41),),
+        dict(
+            block=SENetBottleneck,
+            layers=(1, 1),
+            num_classes=5,
+            groups=2,
+            stem_width=9,
+            downsample_kernel_size=3,
+            dropout_p=0.2,
+        ),
+        "154",
+        outputs=(PLAIN,),
+    ),
+    *[
+        Entry(cls, (image(3, 13, 11),), dict(n_size=1, num_classes=5, reduction=4), outputs=(PLAIN,))
+        for cls in (CifarSEResNet, CifarSEPreActResNet)
+    ],
     # sge_resnet
     Entry(BAMResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 1), num_classes=5), outputs=(PLAIN,)),
-    *[
-        Entry(
-            cls,
-            (
-                image("c", 9, 9),
-                plain(2, 2, kind="uniform"),
-                plain(2, "hidden_size"),
-                plain(2, 2, name="noise"),
-            ),
-            dict(g=4, k=2, s=2.0, c=3, h_g=5, h_l=4, std=0.17, hidden_size=6, num_classes=3),
-            call=dict(last=True),
-            outputs=(PLAIN,) * 5,
-        )
-        for cls in (RecurrentAttention, OldRecurrentAttention)
-    ],
-    Entry(NonLocalNet, (image(1, 28, 28),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN, PLAIN)),
-    Entry(DigitsNet, (image(1, 8, 8),), call=dict(return_nl_map=True), outputs=(PLAIN, PLAIN)),
 ]

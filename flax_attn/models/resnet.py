@@ -99,16 +99,25 @@ class ResNet(Module):
         for dilation in dilations:
             shortcut = None
             if stride != 1 or inplanes != planes * self.block.expansion:
-                shortcut = downsample(inplanes, planes * self.block.expansion, stride, self.norm)
-            sizes = (self.groups, self.width_per_group, dilation)
-            blocks.append(self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer))
+                shortcut = self.shortcut(inplanes, planes * self.block.expansion, stride)
+            blocks.append(self.make(inplanes, planes, stride, shortcut, dilation))
             inplanes, stride = planes * self.block.expansion, 1
         return Sequential(blocks)
+
+    def shortcut(self, inplanes: int, planes: int, stride: int) -> Sequential:
+        return downsample(inplanes, planes, stride, self.norm)
+
+    def make(self, inplanes: int, planes: int, stride: int, shortcut: Module | None, dilation: int) -> Module:
+        sizes = (self.groups, self.width_per_group, dilation)
+        return self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer)
+
+    def pool(self, x: Image) -> Strided:
+        return max_pool(x, 3, 2, 1)
 
     def features(self, x: Image, train: bool = False) -> list[Strided]:
         """The map of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of x where nothing is dilated."""
         x = relu(self.bn1(self.conv1(self.cast(x), train), train))
-        x = max_pool(x, 3, 2, 1)
+        x = self.pool(x)
         maps = []
         for i in range(len(self.layers)):
             x = self.pass_stage(i + 1, x, train)

@@ -29,6 +29,8 @@ class _SEBlock(nn.Module):
 
 
 class SEBasicBlock(_SEBlock):
+    expansion = 1
+
     def __init__(
         self,
         inplanes,
@@ -57,6 +59,8 @@ class SEBasicBlock(_SEBlock):
 
 
 class SEBottleneck(_SEBlock):
+    expansion = 4
+
     def __init__(
         self,
         inplanes,
@@ -71,7 +75,7 @@ class SEBottleneck(_SEBlock):
         reduction=16,
     ):
         super().__init__(groups, base_width, dilation)
-        width = planes * 4
+        width = planes * self.expansion
         self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)

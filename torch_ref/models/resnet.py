@@ -66,15 +66,24 @@ class ResNet(nn.Module):
         for dilation in dilations:
             shortcut = None
             if stride != 1 or inplanes != planes * self.block.expansion:
-                shortcut = downsample(inplanes, planes * self.block.expansion, stride, self.norm)
-            sizes = (self.groups, self.width_per_group, dilation)
-            blocks.append(self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer))
+                shortcut = self.shortcut(inplanes, planes * self.block.expansion, stride)
+            blocks.append(self.make(inplanes, planes, stride, shortcut, dilation))
             inplanes, stride = planes * self.block.expansion, 1
         return nn.Sequential(*blocks)
 
+    def shortcut(self, inplanes, planes, stride) -> nn.Sequential:
+        return downsample(inplanes, planes, stride, self.norm)
+
+    def make(self, inplanes, planes, stride, shortcut, dilation) -> nn.Module:
+        sizes = (self.groups, self.width_per_group, dilation)
+        return self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return max_pool2d(x, 3, 2, 1)
+
     def features(self, x: Tensor) -> list[Tensor]:
         x = relu(self.bn1(self.conv1(x)))
-        x = max_pool2d(x, 3, 2, 1)
+        x = self.pool(x)
         maps = []
         for i in range(len(self.layers)):
             x = self.pass_stage(i + 1, x)

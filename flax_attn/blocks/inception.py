@@ -1,0 +1,186 @@
+"""Rethinking the Inception Architecture - Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2016, https://arxiv.org/abs/1512.00567
+
+Status: the blocks of torchvision's Inception v3, each with the SELayer that moskomule/senet.pytorch hangs into it.
+Upstream's forward never calls that layer, and so it does here; ``gated=True`` lets it scale the block's input, whose
+width it has. Kernels start as torchvision's, whose truncated normal is cut 20 deviations out: as a normal here.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_attn.blocks.se import SELayer
+from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, avg_pool, init, max_pool, relu
+from flax_attn.layers.conv import Ints
+
+Image = Float[Array, "n h w c"]
+Map = Float[Array, "n h w c2"]
+Strided = Float[Array, "n h2 w2 c2"]
+Scores = Float[Array, "n k"]
+
+
+class _Conv(Module):
+    in_channels: int
+    out_channels: int
+    kernel_size: Ints
+    stride: int = 1
+    padding: Ints = 0
+    stddev: float = 0.1
+
+    def setup(self) -> None:
+        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
+        self.conv = Conv2d(*sizes, bias=False, kernel_init=init.normal(self.stddev))
+        self.bn = BatchNorm2d(self.out_channels, 0.001)
+
+    def __call__(self, x: Image, train: bool = False) -> Strided:
+        return relu(self.bn(self.conv(x), train))
+
+
+def chain(x: Image, train: bool, *layers: Module) -> Strided:
+    """What the last of ``layers`` makes of what the one before it makes of x, and so on."""
+    for layer in layers:
+        x = layer(x, train)
+    return x
+
+
+class _Gated(Module):
+    in_channels: int
+
+    gated: bool = dataclasses.field(default=False, kw_only=True)
+
+    def setup(self) -> None:
+        self.SELayer = SELayer(self.in_channels)
+
+    def gate(self, x: Image) -> Image:
+        """x, scaled by the SELayer where that takes part."""
+        if self.gated or self.is_initializing():
+            scaled = self.SELayer(x)
+        return scaled if self.gated else self.cast(x)
+
+
+class InceptionA(_Gated):
+    """Branches of 1x1, 5x5, twice 3x3 and averaging side by side: 224 + ``pool_features`` channels."""
+
+    pool_features: int
+
+    def setup(self) -> None:
+        super().setup()
+        self.branch1x1 = _Conv(self.in_channels, 64, 1)
+        self.branch5x5_1 = _Conv(self.in_channels, 48, 1)
+        self.branch5x5_2 = _Conv(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = _Conv(self.in_channels, 64, 1)
+        self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = _Conv(96, 96, 3, padding=1)
+        self.branch_pool = _Conv(self.in_channels, self.pool_features, 1)
+
+    def __call__(self, x: Image, train: bool = False) -> Map:
+        x = self.gate(x)
+        five = chain(x, train, self.branch5x5_1, self.branch5x5_2)
+        three = chain(x, train, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3)
+        pooled = self.branch_pool(avg_pool(x, 3, 1, 1), train)
+        return jnp.concatenate([self.branch1x1(x, train), five, three, pooled], -1)
+
+
+class InceptionB(_Gated):
+    """Branches of 3x3, twice 3x3 and maxima, all with stride 2: 480 channels and those of x."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.branch3x3 = _Conv(self.in_channels, 384, 3, 2)
+        self.branch3x3dbl_1 = _Conv(self.in_channels, 64, 1)
+        self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = _Conv(96, 96, 3, 2)
+
+    def __call__(self, x: Image, train: bool = False) -> Strided:
+        x = self.gate(x)
+        double = chain(x, train, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3)
+        return jnp.concatenate([self.branch3x3(x, train), double, max_pool(x, 3, 2)], -1)
+
+
+class InceptionC(_Gated):
+    """Branches of 1x1, 7x7, twice 7x7 and averaging side by side, each 7x7 as 1x7 and 7x1: 768 channels."""
+
+    channels_7x7: int
+
+    def setup(self) -> None:
+        super().setup()
+        c, wide, high = self.channels_7x7, ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
+        self.branch1x1 = _Conv(self.in_channels, 192, 1)
+        self.branch7x7_1 = _Conv(self.in_channels, c, 1)
+        self.branch7x7_2 = _Conv(c, c, *wide)
+        self.branch7x7_3 = _Conv(c, 192, *high)
+        self.branch7x7dbl_1 = _Conv(self.in_channels, c, 1)
+        self.branch7x7dbl_2 = _Conv(c, c, *high)
+        self.branch7x7dbl_3 = _Conv(c, c, *wide)
+        self.branch7x7dbl_4 = _Conv(c, c, *high)
+        self.branch7x7dbl_5 = _Conv(c, 192, *wide)
+        self.branch_pool = _Conv(self.in_channels, 192, 1)
+
+    def __call__(self, x: Image, train: bool = False) -> Map:
+        x = self.gate(x)
+        seven = chain(x, train, self.branch7x7_1, self.branch7x7_2, self.branch7x7_3)
+        double = chain(x, train, self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3)
+        double = chain(double, train, self.branch7x7dbl_4, self.branch7x7dbl_5)
+        pooled = self.branch_pool(avg_pool(x, 3, 1, 1), train)
+        return jnp.concatenate([self.branch1x1(x, train), seven, double, pooled], -1)
+
+
+class InceptionD(_Gated):
+    """Branches of 3x3, 7x7 with 3x3 and maxima, all with stride 2: 512 channels and those of x."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.branch3x3_1 = _Conv(self.in_channels, 192, 1)
+        self.branch3x3_2 = _Conv(192, 320, 3, 2)
+        self.branch7x7x3_1 = _Conv(self.in_channels, 192, 1)
+        self.branch7x7x3_2 = _Conv(192, 192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = _Conv(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = _Conv(192, 192, 3, 2)
+
+    def __call__(self, x: Image, train: bool = False) -> Strided:
+        x = self.gate(x)
+        three = chain(x, train, self.branch3x3_1, self.branch3x3_2)
+        seven = chain(x, train, self.branch7x7x3_1, self.branch7x7x3_2, self.branch7x7x3_3, self.branch7x7x3_4)
+        return jnp.concatenate([three, seven, max_pool(x, 3, 2)], -1)
+
+
+class InceptionE(_Gated):
+    """Branches of 1x1, 3x3, twice 3x3 and averaging side by side, the last 3x3 as 1x3 beside 3x1: 2048 channels."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.branch1x1 = _Conv(self.in_channels, 320, 1)
+        self.branch3x3_1 = _Conv(self.in_channels, 384, 1)
+        self.branch3x3_2a = _Conv(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = _Conv(384, 384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = _Conv(self.in_channels, 448, 1)
+        self.branch3x3dbl_2 = _Conv(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = _Conv(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = _Conv(384, 384, (3, 1), padding=(1, 0))
+        self.branch_pool = _Conv(self.in_channels, 192, 1)
+
+    def __call__(self, x: Image, train: bool = False) -> Map:
+        x = self.gate(x)
+        y = self.branch3x3_1(x, train)
+        three = [self.branch3x3_2a(y, train), self.branch3x3_2b(y, train)]
+        y = chain(x, train, self.branch3x3dbl_1, self.branch3x3dbl_2)
+        double = [self.branch3x3dbl_3a(y, train), self.branch3x3dbl_3b(y, train)]
+        pooled = self.branch_pool(avg_pool(x, 3, 1, 1), train)
+        return jnp.concatenate([self.branch1x1(x, train), *three, *double, pooled], -1)
+
+
+class InceptionAux(_Gated):
+    """Class scores (n, num_classes) of a map x of 17x17 pixels or more."""
+
+    num_classes: int
+
+    def setup(self) -> None:
+        super().setup()
+        self.conv0 = _Conv(self.in_channels, 128, 1)
+        self.conv1 = _Conv(128, 768, 5, stddev=0.01)
+        self.fc = Linear(768, self.num_classes, kernel_init=init.normal(0.001))
+
+    def __call__(self, x: Image, train: bool = False) -> Scores:
+        x = avg_pool(self.gate(x), 5, 3)
+        return self.fc(chain(x, train, self.conv0, self.conv1).mean((1, 2)))

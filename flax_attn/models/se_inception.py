@@ -1,0 +1,101 @@
+"""Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507
+
+Status: moskomule/senet.pytorch's: torchvision's Inception v3 with an SELayer in each Mixed block and in the auxiliary
+classifier, which upstream's forward never calls. They are dead weights of its files, and dead here unless
+``gated=True``; that is ours, as is any other size than 299x299. Upstream gives the auxiliary scores whenever it trains;
+here ``aux=True`` asks for them. Initialisation is assumed to be torchvision's. Input: 299x299, normalised as for
+ImageNet.
+"""
+
+import jax.numpy as jnp
+
+from flax_attn.blocks.inception import (
+    Image,
+    InceptionA,
+    InceptionAux,
+    InceptionB,
+    InceptionC,
+    InceptionD,
+    InceptionE,
+    Scores,
+    _Conv,
+    chain,
+)
+from flax_attn.layers import Dropout, Linear, Module, init, max_pool, require
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _Inception3(Module):
+    num_classes: int
+    aux_logits: bool
+    transform_input: bool
+    gated: bool
+
+    def setup(self) -> None:
+        gated = self.gated
+        self.Conv2d_1a_3x3 = _Conv(3, 32, 3, 2)
+        self.Conv2d_2a_3x3 = _Conv(32, 32, 3)
+        self.Conv2d_2b_3x3 = _Conv(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = _Conv(64, 80, 1)
+        self.Conv2d_4a_3x3 = _Conv(80, 192, 3)
+        self.Mixed_5b = InceptionA(192, 32, gated=gated)
+        self.Mixed_5c = InceptionA(256, 64, gated=gated)
+        self.Mixed_5d = InceptionA(288, 64, gated=gated)
+        self.Mixed_6a = InceptionB(288, gated=gated)
+        self.Mixed_6b = InceptionC(768, 128, gated=gated)
+        self.Mixed_6c = InceptionC(768, 160, gated=gated)
+        self.Mixed_6d = InceptionC(768, 160, gated=gated)
+        self.Mixed_6e = InceptionC(768, 192, gated=gated)
+        if self.aux_logits:
+            self.AuxLogits = InceptionAux(768, self.num_classes, gated=gated)
+        self.Mixed_7a = InceptionD(768, gated=gated)
+        self.Mixed_7b = InceptionE(1280, gated=gated)
+        self.Mixed_7c = InceptionE(2048, gated=gated)
+        self.dropout = Dropout(0.5)
+        self.fc = Linear(2048, self.num_classes, kernel_init=init.normal(0.1))
+
+    def __call__(self, x: Image, train: bool = False, aux: bool = False) -> Scores | tuple[Scores, Scores]:
+        x = self.cast(x)
+        if self.transform_input:
+            x = x * jnp.asarray(STD, x.dtype) / 0.5 + (jnp.asarray(MEAN, x.dtype) - 0.5) / 0.5
+        x = chain(x, train, self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3)
+        x = chain(max_pool(x, 3, 2), train, self.Conv2d_3b_1x1, self.Conv2d_4a_3x3)
+        x = chain(max_pool(x, 3, 2), train, self.Mixed_5b, self.Mixed_5c, self.Mixed_5d)
+        x = chain(x, train, self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e)
+        if self.is_initializing() and self.aux_logits:
+            self.AuxLogits(jnp.zeros((1, 17, 17, 768), x.dtype))
+        scores = self.AuxLogits(x, train) if aux else None
+        x = chain(x, train, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c).mean((1, 2))
+        x = self.fc(self.dropout(x, train))
+        return x if scores is None else (x, scores)
+
+
+class SEInception3(Module):
+    """Class scores (n, num_classes) of images x (n, h, w, 3) of 75x75 pixels or more.
+
+    Args:
+        aux_logits: whether there is an auxiliary classifier. With ``aux=True`` in the call the result is the scores and
+            the auxiliary scores, which take images of 299x299 or more.
+        transform_input: turn ImageNet's normalisation of x into one to [-1, 1].
+        gated: let the SELayers take part.
+    """
+
+    num_classes: int = 1000
+    aux_logits: bool = True
+    transform_input: bool = False
+    gated: bool = False
+
+    def setup(self) -> None:
+        self.model = _Inception3(self.num_classes, self.aux_logits, self.transform_input, self.gated)
+
+    def __call__(self, x: Image, train: bool = False, aux: bool = False) -> Scores | tuple[Scores, Scores]:
+        require(
+            self.aux_logits or not aux, "SEInception3: expected aux=True only with aux_logits, got aux_logits=False"
+        )
+        return self.model(x, train, aux)
+
+
+def se_inception_v3(num_classes: int = 1000) -> SEInception3:
+    """moskomule's ``se_inception_v3``."""
+    return SEInception3(num_classes)

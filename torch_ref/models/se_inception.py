@@ -1,0 +1,73 @@
+"""Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507"""
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+from torch_ref.blocks.inception import (
+    InceptionA,
+    InceptionAux,
+    InceptionB,
+    InceptionC,
+    InceptionD,
+    InceptionE,
+    _Conv,
+    chain,
+)
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class _Inception3(nn.Module):
+    def __init__(self, num_classes, aux_logits, transform_input, gated):
+        super().__init__()
+        self.transform_input = transform_input
+        self.Conv2d_1a_3x3 = _Conv(3, 32, 3, 2)
+        self.Conv2d_2a_3x3 = _Conv(32, 32, 3)
+        self.Conv2d_2b_3x3 = _Conv(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = _Conv(64, 80, 1)
+        self.Conv2d_4a_3x3 = _Conv(80, 192, 3)
+        self.Mixed_5b = InceptionA(192, 32, gated=gated)
+        self.Mixed_5c = InceptionA(256, 64, gated=gated)
+        self.Mixed_5d = InceptionA(288, 64, gated=gated)
+        self.Mixed_6a = InceptionB(288, gated=gated)
+        self.Mixed_6b = InceptionC(768, 128, gated=gated)
+        self.Mixed_6c = InceptionC(768, 160, gated=gated)
+        self.Mixed_6d = InceptionC(768, 160, gated=gated)
+        self.Mixed_6e = InceptionC(768, 192, gated=gated)
+        if aux_logits:
+            self.AuxLogits = InceptionAux(768, num_classes, gated=gated)
+        self.Mixed_7a = InceptionD(768, gated=gated)
+        self.Mixed_7b = InceptionE(1280, gated=gated)
+        self.Mixed_7c = InceptionE(2048, gated=gated)
+        self.dropout = nn.Dropout(0.5)
+        self.fc = nn.Linear(2048, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.1)
+
+    def forward(self, x: Tensor, aux: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        if self.transform_input:
+            mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
+            x = x * std / 0.5 + (mean - 0.5) / 0.5
+        x = chain(x, self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3)
+        x = chain(max_pool2d(x, 3, 2), self.Conv2d_3b_1x1, self.Conv2d_4a_3x3)
+        x = chain(max_pool2d(x, 3, 2), self.Mixed_5b, self.Mixed_5c, self.Mixed_5d)
+        x = chain(x, self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e)
+        scores = self.AuxLogits(x) if aux else None
+        x = chain(x, self.Mixed_7a, self.Mixed_7b, self.Mixed_7c).mean((2, 3))
+        x = self.fc(self.dropout(x))
+        return x if scores is None else (x, scores)
+
+
+class SEInception3(nn.Module):
+    def __init__(self, num_classes=1000, aux_logits=True, transform_input=False, gated=False):
+        super().__init__()
+        self.aux_logits = aux_logits
+        self.model = _Inception3(num_classes, aux_logits, transform_input, gated)
+
+    def forward(self, x: Tensor, aux: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        if aux and not self.aux_logits:
+            raise ValueError("SEInception3: expected aux=True only with aux_logits, got aux_logits=False")
+        return self.model(x, aux)
+
+
+def se_inception_v3(num_classes=1000) -> SEInception3:
+    return SEInception3(num_classes)

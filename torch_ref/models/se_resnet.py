@@ -1,0 +1,163 @@
+"""Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507"""
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+from torch_ref.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck
+from torch_ref.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
+from torch_ref.models.resnet import CifarPreActResNet, CifarResNet, ResNet
+
+
+class SEResNet(ResNet):
+    def __init__(
+        self,
+        block,
+        layers,
+        num_classes=1000,
+        groups=1,
+        width_per_group=64,
+        replace_stride_with_dilation=(False, False, False),
+        norm_layer=None,
+        stem_width=None,
+        multi_grid=None,
+        reduction=16,
+    ):
+        self.reduction = reduction
+        sizes = (groups, width_per_group, replace_stride_with_dilation)
+        super().__init__(block, layers, num_classes, *sizes, norm_layer, stem_width, multi_grid)
+
+    def make(self, inplanes, planes, stride, shortcut, dilation) -> nn.Module:
+        sizes = (self.groups, self.width_per_group, dilation)
+        return self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer, reduction=self.reduction)
+
+
+class SENet(SEResNet):
+    def __init__(
+        self,
+        block,
+        layers,
+        num_classes=1000,
+        groups=1,
+        width_per_group=64,
+        replace_stride_with_dilation=(False, False, False),
+        norm_layer=None,
+        stem_width=None,
+        multi_grid=None,
+        reduction=16,
+        downsample_kernel_size=1,
+        dropout_p=0.0,
+    ):
+        if downsample_kernel_size % 2 == 0:
+            raise ValueError(f"SENet: expected an odd downsample_kernel_size, got {downsample_kernel_size}")
+        self.downsample_kernel_size = downsample_kernel_size
+        sizes = (groups, width_per_group, replace_stride_with_dilation)
+        super().__init__(block, layers, num_classes, *sizes, norm_layer, stem_width, multi_grid, reduction)
+        self.dropout = nn.Dropout(dropout_p)
+
+    def shortcut(self, inplanes, planes, stride) -> nn.Sequential:
+        size = 1 if stride == 1 else self.downsample_kernel_size
+        return nn.Sequential(nn.Conv2d(inplanes, planes, size, stride, size // 2, bias=False), self.norm(planes))
+
+    def pool(self, x: Tensor) -> Tensor:
+        return max_pool2d(x, 3, 2, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(self.features(x)[-1].mean((2, 3)))
+        return self.fc(x) if self.num_classes else x
+
+
+class CifarSEResNet(CifarResNet):
+    block = CifarSEBasicBlock
+
+    def __init__(self, n_size, num_classes=10, reduction=16):
+        self.reduction = reduction
+        super().__init__(n_size, num_classes)
+
+    def make(self, inplanes, planes, stride) -> nn.Module:
+        return self.block(inplanes, planes, stride, self.reduction)
+
+
+class CifarSEPreActResNet(CifarSEResNet, CifarPreActResNet):
+    block = CifarSEBasicBlock
+
+
+def se_resnet18(num_classes=1000, reduction=16) -> SEResNet:
+    return SEResNet(SEBasicBlock, (2, 2, 2, 2), num_classes, reduction=reduction)
+
+
+def se_resnet34(num_classes=1000, reduction=16) -> SEResNet:
+    return SEResNet(SEBasicBlock, (3, 4, 6, 3), num_classes, reduction=reduction)
+
+
+def se_resnet50(num_classes=1000, reduction=16) -> SEResNet:
+    return SEResNet(SEBottleneck, (3, 4, 6, 3), num_classes, reduction=reduction)
+
+
+def se_resnet101(num_classes=1000, reduction=16) -> SEResNet:
+    return SEResNet(SEBottleneck, (3, 4, 23, 3), num_classes, reduction=reduction)
+
+
+def se_resnet152(num_classes=1000, reduction=16) -> SEResNet:
+    return SEResNet(SEBottleneck, (3, 8, 36, 3), num_classes, reduction=reduction)
+
+
+def cifar_se_resnet20(num_classes=10, reduction=16) -> CifarSEResNet:
+    return CifarSEResNet(3, num_classes, reduction)
+
+
+def cifar_se_resnet32(num_classes=10, reduction=16) -> CifarSEResNet:
+    return CifarSEResNet(5, num_classes, reduction)
+
+
+def cifar_se_resnet56(num_classes=10, reduction=16) -> CifarSEResNet:
+    return CifarSEResNet(9, num_classes, reduction)
+
+
+def cifar_se_preactresnet20(num_classes=10, reduction=16) -> CifarSEPreActResNet:
+    return CifarSEPreActResNet(3, num_classes, reduction)
+
+
+def cifar_se_preactresnet32(num_classes=10, reduction=16) -> CifarSEPreActResNet:
+    return CifarSEPreActResNet(5, num_classes, reduction)
+
+
+def cifar_se_preactresnet56(num_classes=10, reduction=16) -> CifarSEPreActResNet:
+    return CifarSEPreActResNet(9, num_classes, reduction)
+
+
+def timm_seresnet50(num_classes=1000) -> SEResNet:
+    return SEResNet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes)
+
+
+def legacy_seresnet18(num_classes=1000) -> SENet:
+    return SENet(SEResNetBlock, (2, 2, 2, 2), num_classes)
+
+
+def legacy_seresnet34(num_classes=1000) -> SENet:
+    return SENet(SEResNetBlock, (3, 4, 6, 3), num_classes)
+
+
+def legacy_seresnet50(num_classes=1000) -> SENet:
+    return SENet(SEResNetBottleneck, (3, 4, 6, 3), num_classes)
+
+
+def legacy_seresnet101(num_classes=1000) -> SENet:
+    return SENet(SEResNetBottleneck, (3, 4, 23, 3), num_classes)
+
+
+def legacy_seresnet152(num_classes=1000) -> SENet:
+    return SENet(SEResNetBottleneck, (3, 8, 36, 3), num_classes)
+
+
+def legacy_seresnext50_32x4d(num_classes=1000) -> SENet:
+    return SENet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes, 32, 4)
+
+
+def legacy_seresnext101_32x4d(num_classes=1000) -> SENet:
+    return SENet(SEResNeXtBottleneck, (3, 4, 23, 3), num_classes, 32, 4)
+
+
+def legacy_senet154(num_classes=1000) -> SENet:
+    return SENet(
+        SENetBottleneck, (3, 8, 36, 3), num_classes, 64, stem_width=64, downsample_kernel_size=3, dropout_p=0.2
+    )
