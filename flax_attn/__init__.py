@@ -93,3 +93,5 @@ from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.non_local_net import NonLocalNet
 from flax_attn.models.ram import OldRecurrentAttention, RecurrentAttention
 from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.smt import SMT, OverlapPatchEmbed, SMTBlock, SMTHead
+from flax_attn.models.spatial_transformer_net import SpatialTransformerNet
