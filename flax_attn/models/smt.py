@@ -66,7 +66,7 @@ class SMTBlock(Module):
     def setup(self) -> None:
         self.norm1 = LayerNorm(self.dim, 1e-6)
         if self.ca_attention:
-            self.attn = SAM(self.dim, self.ca_num_heads, self.qkv_bias, self.drop, self.expand_ratio)
+            self.attn: Module = SAM(self.dim, self.ca_num_heads, self.qkv_bias, self.drop, self.expand_ratio)
         else:
             scales = (self.qkv_bias, self.qk_scale, self.attn_drop, self.drop)
             self.attn = SAMAttention(self.dim, self.sa_num_heads, *scales)
@@ -79,6 +79,7 @@ class SMTBlock(Module):
             self.gamma_2 = self.parameter("gamma_2", init.constant(self.layerscale_value), (self.dim,))
 
     def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
+        x = self.cast(x)
         y = self.attn(self.norm1(x), H, W, train)
         x = x + self.drop_path1(y * self.cast(self.gamma_1) if self.use_layerscale else y, train)
         y = self.mlp(self.norm2(x), H, W, train)
@@ -136,7 +137,7 @@ class SMT(Module):
     embed_dims: Sequence[int] = (64, 128, 256, 512)
     ca_num_heads: Sequence[int] = (4, 4, 4, -1)
     sa_num_heads: Sequence[int] = (-1, -1, 8, 16)
-    mlp_ratios: Sequence[float] = (4, 4, 4, 2)
+    mlp_ratios: Sequence[float] = (4.0, 4.0, 4.0, 2.0)
     qkv_bias: bool = True
     qk_scale: float | None = None
     use_layerscale: bool = False
@@ -209,11 +210,12 @@ def smt_small(num_classes: int = 1000) -> SMT:
 
 def smt_base(num_classes: int = 1000) -> SMT:
     """SMT-B: deeper still, with wider ``Mlp``s and a 7x7 convolution at first."""
-    sizes = dict(mlp_ratios=(8, 6, 4, 2), depths=(4, 6, 28, 2))
-    return SMT(num_classes=num_classes, drop_path_rate=0.3, head_conv=7, **sizes)
+    ratios, depths = (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 2)
+    return SMT(num_classes=num_classes, mlp_ratios=ratios, drop_path_rate=0.3, depths=depths, head_conv=7)
 
 
 def smt_large(num_classes: int = 1000) -> SMT:
     """SMT-L as released, with layer scale: 80.6 million parameters."""
-    sizes = dict(embed_dims=(96, 192, 384, 768), mlp_ratios=(8, 6, 4, 2), depths=(4, 6, 28, 4))
-    return SMT(num_classes=num_classes, use_layerscale=True, drop_path_rate=0.4, head_conv=7, **sizes)
+    widths, ratios, depths = (96, 192, 384, 768), (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 4)
+    sizes = (3, num_classes, widths)
+    return SMT(*sizes, mlp_ratios=ratios, use_layerscale=True, drop_path_rate=0.4, depths=depths, head_conv=7)

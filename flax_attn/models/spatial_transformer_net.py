@@ -1,7 +1,7 @@
 """Spatial Transformer Networks - Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, https://arxiv.org/abs/1506.02025
 
-Status: ``Net`` of the tutorial in pytorch/tutorials, whose arguments are the defaults; other sizes, channels and numbers
-of classes are ours. The tutorial leaves ``align_corners`` to PyTorch: a network trained with torch before 1.3 needs
+Status: ``Net`` of the tutorial in pytorch/tutorials, which the defaults give; other sizes, channels and numbers of
+classes are ours. The tutorial leaves ``align_corners`` to PyTorch: a network trained with torch before 1.3 needs
 True. Both dropouts have torch's default probability, 0.5.
 """
 

@@ -85,7 +85,7 @@ class SMT(nn.Module):
         embed_dims=(64, 128, 256, 512),
         ca_num_heads=(4, 4, 4, -1),
         sa_num_heads=(-1, -1, 8, 16),
-        mlp_ratios=(4, 4, 4, 2),
+        mlp_ratios=(4.0, 4.0, 4.0, 2.0),
         qkv_bias=True,
         qk_scale=None,
         use_layerscale=False,
@@ -146,10 +146,11 @@ def smt_small(num_classes=1000) -> SMT:
 
 
 def smt_base(num_classes=1000) -> SMT:
-    sizes = dict(mlp_ratios=(8, 6, 4, 2), depths=(4, 6, 28, 2))
-    return SMT(num_classes=num_classes, drop_path_rate=0.3, head_conv=7, **sizes)
+    ratios, depths = (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 2)
+    return SMT(num_classes=num_classes, mlp_ratios=ratios, drop_path_rate=0.3, depths=depths, head_conv=7)
 
 
 def smt_large(num_classes=1000) -> SMT:
-    sizes = dict(embed_dims=(96, 192, 384, 768), mlp_ratios=(8, 6, 4, 2), depths=(4, 6, 28, 4))
-    return SMT(num_classes=num_classes, use_layerscale=True, drop_path_rate=0.4, head_conv=7, **sizes)
+    widths, ratios, depths = (96, 192, 384, 768), (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 4)
+    sizes = (3, num_classes, widths)
+    return SMT(*sizes, mlp_ratios=ratios, use_layerscale=True, drop_path_rate=0.4, depths=depths, head_conv=7)
