@@ -74,11 +74,13 @@ def test_recurrent_attention_walks_with_its_twin(name, dtype):
     state_dict = load(SHARED / "ram_mnist" / f"{name}.pth.tar")
     twin.load_state_dict({key: torch.as_tensor(value.copy()) for key, value in state_dict.items()})
     twin.to(getattr(torch, dtype))
-    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), from_torch(net, state_dict, x, place, state))
-    step = jax.jit(lambda place, state, noise: net.apply(variables, x, place, state, last=True, noise=noise))
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype), from_torch(net, state_dict, *map(jnp.asarray, (x, place, state)))
+    )
+    step = jax.jit(lambda x, *where, noise: net.apply(variables, x, *where, last=True, noise=noise))
     images, *theirs = (torch.tensor(a) for a in (np.moveaxis(x, -1, 1), place, state))
     for draw in noise:
-        ours = step(place, state, draw)
+        ours = step(x, place, state, noise=draw)
         with torch.no_grad():
             expected = twin(images, *theirs, last=True, noise=torch.tensor(draw))
         for got, other in zip(ours, expected, strict=True):
