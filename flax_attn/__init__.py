@@ -118,3 +118,5 @@ from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, Cifar
 from flax_attn.models.se_inception import SEInception3
 from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet
 from flax_attn.models.sge_resnet import BAMResNet
+from flax_attn.models.smt import SMT, OverlapPatchEmbed, SMTBlock, SMTHead
+from flax_attn.models.spatial_transformer_net import SpatialTransformerNet

@@ -46,7 +46,8 @@ def share_dropout_torch(module: torch.nn.Module, shapes: dict[str, set]) -> None
         x = args[0]
         shape = tuple(x.shape)
         layout = PLAIN if shape in shapes[path] else IMAGE
-        mask = dropout_mask(path, shape if layout == PLAIN else (shape[0], *shape[2:], shape[1]))
+        last = shape if layout == PLAIN else (shape[0], *shape[2:], shape[1])
+        mask = dropout_mask(path, getattr(layers, type(layer).__name__)().mask_shape(last))
         return x * torch.as_tensor(channels_first(mask, layout), dtype=x.dtype) if layer.training else x
 
     for path, layer in module.named_modules():

@@ -45,7 +45,6 @@ from flax_attn import (
     PSA_p,
     PSA_s,
     RCCAModule,
-    RecurrentAttention,
     ResidualBlock,
     SAMAttention,
     SELayer,
@@ -138,12 +137,6 @@ CASES = {
             query_embed=jax.ShapeDtypeStruct((3, 32), "float32"),
             pos_embed=jax.ShapeDtypeStruct((1, 4, 4, 32), "float32"),
         ),
-    ),
-    "ram_head": (
-        RecurrentAttention,
-        dict(g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=10),
-        (1, 28, 28, 1),
-        dict(l_t_prev=jax.ShapeDtypeStruct((1, 2), "float32"), h_t_prev=jax.ShapeDtypeStruct((1, 256), "float32")),
     ),
     "torch_MHA": (MultiheadAttention, dict(embed_dim=32, num_heads=4), (4, 1, 32), keys_and_values(32, 32)),
     "torch_MHA_kdim_biaskv": (

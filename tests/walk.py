@@ -45,9 +45,10 @@ def dropout_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def share_dropout(call, args, kwargs, context):
-    """Linen interceptor: Dropout draws ``dropout_mask``."""
+    """Linen interceptor: every kind of Dropout draws ``dropout_mask``, in the shape of its own draws."""
     if not isinstance(context.module, layers.Dropout) or context.method_name != "__call__":
         return call(*args, **kwargs)
     train = kwargs.get("train", args[1] if len(args) > 1 else False)
     x = args[0]
-    return x * dropout_mask(".".join(context.module.path), x.shape).astype(x.dtype) if train else x
+    mask = dropout_mask(".".join(context.module.path), context.module.mask_shape(x.shape))
+    return x * mask.astype(x.dtype) if train else x

@@ -268,10 +268,11 @@ class SpatialTransformer(Module):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        who = type(self).__name__
         counts = [len(stages) for stages in (self.channels, self.kernel_sizes, self.pools)]
-        expected = "SpatialTransformer: expected as many channels as kernel_sizes and pools"
+        expected = f"{who}: expected as many channels as kernel_sizes and pools"
         require(min(counts) == max(counts) >= 1, f"{expected}, got {counts}")
-        expected = "SpatialTransformer: expected a size that leaves a pixel after the localisation network"
+        expected = f"{who}: expected a size that leaves a pixel after the localisation network"
         require(pixels(self.size, self.kernel_sizes, self.pools) >= 1, f"{expected}, got {tuple(self.size)}")
 
     def setup(self) -> None:
@@ -287,7 +288,7 @@ class SpatialTransformer(Module):
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
         x = self.cast(x)
         features = flatten(self.localization(x, train))
-        expected = f"SpatialTransformer: expected an image of height and width {tuple(self.size)}"
+        expected = f"{type(self).__name__}: expected an image of height and width {tuple(self.size)}"
         require(features.shape[1] == self.features, f"{expected}, got shape {x.shape}")
         theta = self.fc_loc(features, train).reshape(-1, 2, 3)
         grid = affine_grid(theta.astype(accumulator(x.dtype)), x.shape, self.align_corners)

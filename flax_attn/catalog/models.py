@@ -3,7 +3,7 @@
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.blocks.se import SEBasicBlock
 from flax_attn.blocks.senet import SENetBottleneck, SEResNetBottleneck
-from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, Make, image, plain
+from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, Make, image, plain, sized
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.ccnet import CCNet
 from flax_attn.models.danet import DANet
@@ -23,6 +23,8 @@ from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, Cifar
 from flax_attn.models.se_inception import SEInception3
 from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet
 from flax_attn.models.sge_resnet import BAMResNet
+from flax_attn.models.smt import SMT, OverlapPatchEmbed, SMTBlock, SMTHead
+from flax_attn.models.spatial_transformer_net import SpatialTransformerNet
 
 MODELS = [
     # ccnet
@@ -254,4 +256,63 @@ MODELS = [
     ],
     # sge_resnet
     Entry(BAMResNet, (image(3, 33, 41),), dict(block=BasicBlock, layers=(1, 1), num_classes=5), outputs=(PLAIN,)),
+    # smt
+    Entry(
+        SMT,
+        (image(3, 33, 41),),
+        dict(
+            num_classes=5,
+            embed_dims=(4, 6, 8),
+            ca_num_heads=(2, 3, 2),
+            sa_num_heads=(-1, -1, 4),
+            mlp_ratios=(4.0, 4.0, 2.0),
+            depths=(1, 1, 2),
+            ca_attentions=(1, 1, 1),
+            drop_rate=0.1,
+            attn_drop_rate=0.1,
+        ),
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        SMT,
+        (image(2, 33, 41),),
+        dict(
+            in_chans=2,
+            num_classes=0,
+            embed_dims=(4, 6),
+            ca_num_heads=(2, -1),
+            sa_num_heads=(-1, 3),
+            mlp_ratios=(1.5, 2.0),
+            qkv_bias=False,
+            qk_scale=0.4,
+            use_layerscale=True,
+            layerscale_value=0.3,
+            depths=(1, 1),
+            ca_attentions=(1, 0),
+            head_conv=7,
+            expand_ratio=3,
+        ),
+        "layer-scale",
+        outputs=(PLAIN,),
+    ),
+    Entry(SMTHead, (image("in_chans", 13, 11),), dict(head_conv=7, dim=6)),
+    *[
+        Entry(
+            SMTBlock,
+            (plain(2, 35, "dim"),),
+            dict(dim=6, ca_num_heads=2, sa_num_heads=3, mlp_ratio=1.5, ca_attention=ca, drop_path=0.2, **kwargs),
+            tag,
+            dict(H=7, W=5),
+            (PLAIN,),
+        )
+        for ca, kwargs, tag in ((1, {}, ""), (0, dict(use_layerscale=True), "attention"))
+    ],
+    Entry(OverlapPatchEmbed, (image("in_chans"),), dict(in_chans=3, embed_dim=4)),
+    # spatial_transformer_net
+    Entry(
+        SpatialTransformerNet,
+        (sized("size"),),
+        dict(in_channels=2, size=(21, 18), channels=(5,), kernel_sizes=(4,), pools=(3,), hidden=6, num_classes=4),
+        outputs=(PLAIN,),
+    ),
 ]

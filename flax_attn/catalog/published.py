@@ -1,18 +1,22 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
-from flax_attn.catalog.entry import IMAGE, PLAIN, Input, Published, image
+from flax_attn.catalog.entry import IMAGE, PLAIN, Input, Published, image, plain
 from flax_attn.models import (
     ccnet,
     danet,
     detr,
     detr_demo,
     ldnet,
+    non_local_net,
+    ram,
     res2net,
     residual_attention,
     resnet,
     se_inception,
     se_resnet,
     sge_resnet,
+    smt,
+    spatial_transformer_net,
 )
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
@@ -88,6 +92,24 @@ PUBLISHED = [
     *[
         Published(make, (image(3, 96, 64, n=1),), outputs=(IMAGE,) * 5, keys=keys)
         for make, keys in ((ldnet.ldnet, "LDNet"), (ldnet.ldnet_resnet34, "LDNet_ResNet34"))
+    ],
+    # non_local_net
+    Published(non_local_net.non_local_net, (image(1, 28, 28, n=1),), outputs=(PLAIN,), files=("net.pth",)),
+    # ram
+    *[
+        Published(
+            make,
+            (image(1, 28, 28, n=1), plain(1, 2, kind="uniform"), plain(1, 256), plain(1, 2, name="noise")),
+            call=dict(last=True),
+            outputs=(PLAIN,) * 5,
+            keys=keys,
+            files=files,
+            lengths={"num_classes": ("classifier.fc.weight", 0)},
+        )
+        for make, keys, files in (
+            (ram.ram, "ram_head", ()),
+            (ram.ram_6_8x8_2, "", ("ram_6_8x8_2_model_best.pth.tar", "ram_6_8x8_2_ckpt.pth.tar")),
+        )
     ],
     # res2net
     Published(
@@ -215,4 +237,33 @@ PUBLISHED = [
             (sge_resnet.bam_resnet101, "", ()),
         )
     ],
+    # smt
+    *[
+        Published(
+            make,
+            (image(3, 64, 96, n=1),),
+            outputs=(PLAIN,),
+            keys=keys,
+            files=files,
+            lengths={"num_classes": ("head.weight", 0)},
+        )
+        for make, keys, files in (
+            (smt.smt_tiny, "smt_t", ("smt_tiny.pth",)),
+            (smt.smt_small, "smt_s", ("smt_small.pth",)),
+            (smt.smt_base, "smt_b", ("smt_base.pth",)),
+            (
+                smt.smt_large,
+                "smt_l_layerscale",
+                ("smt_large_22k.pth", "smt_large_22k_224_ft.pth", "smt_large_22k_384_ft.pth"),
+            ),
+        )
+    ],
+    # spatial_transformer_net
+    Published(
+        spatial_transformer_net.spatial_transformer_net,
+        (image(1, 28, 28, n=1),),
+        outputs=(PLAIN,),
+        keys="tutorial_stn_net",
+        lengths={"num_classes": ("fc2.weight", 0)},
+    ),
 ]

@@ -4,7 +4,9 @@ Status: the MNIST network of AlexHex7/Non-local_pytorch, there called ``Network`
 Pixels are divided by 255 and not normalised further.
 """
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from flax_attn.blocks.non_local import NONLocalBlock2D
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, Module, Sequential, flatten, relu
@@ -36,3 +38,13 @@ class NonLocalNet(Module):
         x, nl_map_2 = self.nl_2(self.conv_2(x, train), return_nl_map=True, train=train)
         logits = self.fc(flatten(self.conv_3(x, train)), train)
         return (logits, [nl_map_1, nl_map_2]) if return_nl_map else logits
+
+
+def preprocess(digits: ArrayLike) -> Float[Array, "n h w 1"]:
+    """MNIST digits (n, 28, 28, 1), 0 to 255, as upstream takes them: not normalised further than to [0, 1]."""
+    return jnp.asarray(digits, jnp.float32) / 255
+
+
+def non_local_net() -> NonLocalNet:
+    """The network of upstream's ``weights/net.pth``."""
+    return NonLocalNet()

@@ -2,7 +2,7 @@
 
 Status: kevinzakka/recurrent-visual-attention. ``OldRecurrentAttention`` is the network of its published checkpoints,
 which its present code cannot load. Upstream squeezes the baseline, which loses the batch axis of one sample; here it is
-kept. Its MNIST digits are divided by 255, less 0.1307, divided by 0.3081.
+kept.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from flax_attn.blocks.hard_attention import (
     ActionNetwork,
@@ -93,6 +94,11 @@ class OldRecurrentAttention(RecurrentAttention):
     baseliner_class = OldBaselineNetwork
 
 
+def preprocess(digits: ArrayLike) -> Image:
+    """MNIST digits (n, 28, 28, 1), 0 to 255, as upstream normalises them."""
+    return (jnp.asarray(digits, jnp.float32) / 255 - 0.1307) / 0.3081
+
+
 def average_over_trials(
     module: RecurrentAttention, variables: dict, x: Image, num_glimpses: int, trials: int, key: Array
 ) -> Float[Array, "n k"]:
@@ -105,3 +111,13 @@ def average_over_trials(
         return module.apply(variables, x, start, noise, method="classify")
 
     return jax.lax.map(walk, jax.random.split(key, trials)).mean(0)
+
+
+def ram(num_classes: int = 10) -> RecurrentAttention:
+    """Upstream's defaults for MNIST: one patch of 8 x 8 pixels, six glimpses."""
+    return RecurrentAttention(8, 1, 1.0, 1, 128, 128, 0.05, 256, num_classes)
+
+
+def ram_6_8x8_2(num_classes: int = 10) -> OldRecurrentAttention:
+    """The network of upstream's checkpoints: six glimpses, which ``average_over_trials`` is told."""
+    return OldRecurrentAttention(8, 1, 2.0, 1, 128, 128, 0.17, 256, num_classes)

@@ -24,3 +24,11 @@ class NonLocalNet(nn.Module):
         x, nl_map_2 = self.nl_2(self.conv_2(x), return_nl_map=True)
         logits = self.fc(self.conv_3(x).flatten(1))
         return (logits, [nl_map_1, nl_map_2]) if return_nl_map else logits
+
+
+def preprocess(digits: Tensor) -> Tensor:
+    return digits.float().div(255)
+
+
+def non_local_net() -> NonLocalNet:
+    return NonLocalNet()

@@ -35,3 +35,15 @@ class RecurrentAttention(nn.Module):
 class OldRecurrentAttention(RecurrentAttention):
     locator_class = OldLocationNetwork
     baseliner_class = OldBaselineNetwork
+
+
+def preprocess(digits: Tensor) -> Tensor:
+    return digits.float().div(255).sub(0.1307).div(0.3081)
+
+
+def ram(num_classes=10) -> RecurrentAttention:
+    return RecurrentAttention(8, 1, 1.0, 1, 128, 128, 0.05, 256, num_classes)
+
+
+def ram_6_8x8_2(num_classes=10) -> OldRecurrentAttention:
+    return OldRecurrentAttention(8, 1, 2.0, 1, 128, 128, 0.17, 256, num_classes)

@@ -1,0 +1,59 @@
+"""Spatial Transformer Networks - Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, https://arxiv.org/abs/1506.02025
+
+Status: ``Net`` of the tutorial in pytorch/tutorials, which the defaults give; other sizes, channels and numbers of
+classes are ours. The tutorial leaves ``align_corners`` to PyTorch: a network trained with torch before 1.3 needs
+True. Both dropouts have torch's default probability, 0.5.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from flax_attn.blocks.stn import SpatialTransformer, pixels
+from flax_attn.layers import Conv2d, Dropout, Dropout2d, Linear, flatten, log_softmax, max_pool, relu, require
+
+Image = Float[Array, "n h w c"]
+
+
+class SpatialTransformerNet(SpatialTransformer):
+    """Log-probabilities (n, num_classes) of images x (n, h, w, in_channels), resampled by a ``SpatialTransformer``.
+
+    ``stn`` gives the resampled images.
+    """
+
+    num_classes: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fit = pixels(self.size, (5, 5), (2, 2)) >= 1
+        require(fit, f"{type(self).__name__}: expected a size of 16 or more each way, got {tuple(self.size)}")
+
+    def setup(self) -> None:
+        super().setup()
+        self.conv1 = Conv2d(self.in_channels, 10, 5)
+        self.conv2 = Conv2d(10, 20, 5)
+        self.conv2_drop = Dropout2d()
+        self.fc1 = Linear(20 * pixels(self.size, (5, 5), (2, 2)), 50)
+        self.fc1_drop = Dropout()
+        self.fc2 = Linear(50, self.num_classes)
+
+    def stn(self, x: Image, train: bool = False) -> Image:
+        """x as the classifier sees it."""
+        return super().__call__(x, train)
+
+    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n k"]:
+        x = self.stn(x, train)
+        x = relu(max_pool(self.conv1(x), 2))
+        x = relu(max_pool(self.conv2_drop(self.conv2(x), train), 2))
+        x = self.fc1_drop(relu(self.fc1(flatten(x))), train)
+        return log_softmax(self.fc2(x))
+
+
+def preprocess(digits: ArrayLike) -> Image:
+    """MNIST digits (n, 28, 28, 1), 0 to 255, as the tutorial normalises them."""
+    return (jnp.asarray(digits, jnp.float32) / 255 - 0.1307) / 0.3081
+
+
+def spatial_transformer_net(num_classes: int = 10, align_corners: bool = False) -> SpatialTransformerNet:
+    """The tutorial's network for MNIST; ``align_corners`` is True for one trained with torch before 1.3."""
+    return SpatialTransformerNet(num_classes=num_classes, align_corners=align_corners)

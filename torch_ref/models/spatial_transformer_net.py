@@ -1,0 +1,45 @@
+"""Spatial Transformer Networks - Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, https://arxiv.org/abs/1506.02025"""
+
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, max_pool2d, relu
+
+from torch_ref.blocks.stn import SpatialTransformer, pixels
+
+
+class SpatialTransformerNet(SpatialTransformer):
+    def __init__(
+        self,
+        in_channels=1,
+        size=(28, 28),
+        channels=(8, 10),
+        kernel_sizes=(7, 5),
+        pools=(2, 2),
+        hidden=32,
+        align_corners=False,
+        num_classes=10,
+    ):
+        super().__init__(in_channels, size, channels, kernel_sizes, pools, hidden, align_corners)
+        self.conv1 = nn.Conv2d(in_channels, 10, 5)
+        self.conv2 = nn.Conv2d(10, 20, 5)
+        self.conv2_drop = nn.Dropout2d()
+        self.fc1 = nn.Linear(20 * pixels(size, (5, 5), (2, 2)), 50)
+        self.fc1_drop = nn.Dropout()
+        self.fc2 = nn.Linear(50, num_classes)
+
+    def stn(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stn(x)
+        x = relu(max_pool2d(self.conv1(x), 2))
+        x = relu(max_pool2d(self.conv2_drop(self.conv2(x)), 2))
+        x = self.fc1_drop(relu(self.fc1(x.flatten(1))))
+        return log_softmax(self.fc2(x), -1)
+
+
+def preprocess(digits: Tensor) -> Tensor:
+    return digits.float().div(255).sub(0.1307).div(0.3081)
+
+
+def spatial_transformer_net(num_classes=10, align_corners=False) -> SpatialTransformerNet:
+    return SpatialTransformerNet(num_classes=num_classes, align_corners=align_corners)
