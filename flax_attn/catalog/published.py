@@ -20,6 +20,7 @@ from flax_attn.models import (
 )
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
+
 """Where most classifiers' state dicts tell how many classes there are."""
 
 PUBLISHED = [
