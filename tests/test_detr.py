@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from convert import plan
 from flax_attn import DETR, MLP, Backbone, BasicBlock, Bottleneck, DETRdemo, DETRsegm, Joiner, MaskHeadSmallConv
 from flax_attn.catalog import find
-from flax_attn.models.detr import detr_resnet50, mask_like
+from flax_attn.models.detr import detr_resnet50, detr_resnet50_dc5_panoptic, mask_like
 from flax_attn.models.detr_demo import detr_demo
 from tests.layers import check_refusal, trace
 from tests.walk import entry_plan
@@ -79,6 +79,28 @@ def test_detr_resnet50_has_the_published_number_of_parameters():
     rows = plan(detr_resnet50(), jnp.zeros((1, 33, 41, 3))).rows
     assert len(rows) == 458
     assert sum(np.prod(row.shape) for row in rows if row.path[0] == "params") == 41_524_768
+
+
+@pytest.mark.slow
+def test_full_size_network_gives_the_twins_numbers_as_it_starts():
+    """With random numbers in every leaf, as in test_published, its output hardly depends on the image."""
+    torch.manual_seed(0)
+    twin = torch_detr.detr_resnet50_dc5_panoptic().double().eval()
+    for name, buffer in twin.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(1.5, 2.5)
+    x, mask = torch.randn(2, 3, 65, 97, dtype=torch.float64), torch.zeros(2, 65, 97, dtype=torch.bool)
+    mask[1, 40:] = mask[1, :, 70:] = True
+    with torch.no_grad():
+        expected, other = twin(x, mask), twin(x.roll(1, 2), mask)
+    module, image = detr_resnet50_dc5_panoptic(), jnp.asarray(x.permute(0, 2, 3, 1).numpy())
+    padded = jnp.asarray(mask.numpy())
+    variables = plan(module, image, padded).from_torch(twin.state_dict())
+    got = jax.jit(module.apply)(variables, image, padded)
+    assert got.keys() == expected.keys() == {"pred_logits", "pred_boxes", "pred_masks"}
+    for name, out in expected.items():
+        assert (other[name] - out).norm() > 1e-4 * out.norm()
+        assert np.linalg.norm(got[name] - out.numpy()) <= 1e-12 * out.norm()
 
 
 def demo_keys():
