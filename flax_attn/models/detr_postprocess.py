@@ -13,17 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flax_attn.layers import accumulator, interpolate, require, sigmoid, softmax
+from flax_attn.models.detr_boxes import box_cxcywh_to_xyxy
 
 Sizes = Any  # n pairs (h, w), an array or not
 
 COCO_IS_THING = {category: category <= 90 for category in range(250)}
 """Which of COCO's panoptic classes are things."""
-
-
-def box_cxcywh_to_xyxy(boxes: Float[Array, "*n 4"]) -> Float[Array, "*n 4"]:
-    """Boxes (centre, width, height) as (left, top, right, bottom)."""
-    x, y, w, h = jnp.moveaxis(boxes, -1, 0)
-    return jnp.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
 
 
 def pil_nearest(n: int, out: int) -> Int[np.ndarray, " out"]:

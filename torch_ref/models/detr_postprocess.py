@@ -4,12 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, sigmoid, softmax
 
+from torch_ref.models.detr_boxes import box_cxcywh_to_xyxy
+
 COCO_IS_THING = {category: category <= 90 for category in range(250)}
-
-
-def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    x, y, w, h = boxes.unbind(-1)
-    return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
 
 
 def pil_nearest(n, out) -> Tensor:
