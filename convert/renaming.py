@@ -1,4 +1,4 @@
-"""What a dialect is made of: renames by pattern, the reversible changes of form that go with them, and both directions."""
+"""What a dialect is made of: renames by pattern, with the reversible changes of form that go with them."""
 
 import functools
 import re
@@ -18,8 +18,11 @@ PREFIX = r"(|.+\.)"
 
 @functools.cache
 def pattern(template: str) -> re.Pattern:
-    """The regular expression of a template, in which ``#`` stands for a number, ``*`` for what has no dot, and ``**`` for
-    any number of parts: at the beginning none or more with a dot behind each, elsewhere the rest."""
+    """The regular expression of a template.
+
+    In it ``#`` stands for a number, ``*`` for what has no dot, ``**`` at the beginning for any number of parts with a
+    dot behind each, and ``**`` elsewhere for the rest.
+    """
     start, rest = (PREFIX, template[2:]) if template.startswith("**") else ("", template)
     return re.compile(start + re.sub(r"\\\*\\\*|\\\*|\\?#", lambda m: WILD[m[0].replace("\\", "")], re.escape(rest)))
 
@@ -144,7 +147,7 @@ class Dialect(NamedTuple):
     Args:
         about: whose names they are, in one sentence, and what else is different there.
         passes: rules of which the first that applies renames a key; on reading the passes follow one another.
-        signature: templates of keys that are all there in this dialect, and are never ours. Empty: the names do not tell.
+        signature: templates of keys that are all there in this dialect, and are not ours. Empty: names do not tell.
         networks: names of the constructors of published networks that have such files, as ``fnmatch`` takes them.
     """
 
@@ -204,9 +207,8 @@ class Dialect(NamedTuple):
         names = {key: [key] for key in keys}
         for rules in reversed(self.passes[:passes]):
             known = {name for group in names.values() for name in group}
-            names = {
-                k: [part for name in group for part in _written(rules, name, known)[1]] for k, group in names.items()
-            }
+            parts = {name: _written(rules, name, known)[1] for name in known}
+            names = {key: [part for name in group for part in parts[name]] for key, group in names.items()}
         return {key: tuple(group) for key, group in names.items()}
 
     def write(self, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
