@@ -375,8 +375,8 @@ def _header(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     return struct.pack("<Q", len(content)) + content
 
 
-def _little_endian(array: np.ndarray) -> np.ndarray:
+def _little_endian(array: np.ndarray) -> memoryview:
     """The bytes of ``array`` in row-major order."""
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -216,7 +216,8 @@ DIALECTS = (
         "mmcv_nonlocal_scaled",
         "mmcv's NonLocal1d to 3d, an embedded Gaussian with use_scale=True, their default",
         ((*NONLOCAL, Rule("**theta.conv.*", "**theta.*", SCALED)),),
-        ("**conv_out.conv.weight",),
+        ("**conv_out.conv.weight", "**theta.conv.weight"),
+        without=("**concat_project.conv.weight",),
     ),
     Dialect(
         "inplace_abn",
@@ -229,7 +230,7 @@ DIALECTS = (
         "akamaster's CIFAR ResNets",
         ((Rule("linear.*", "fc.*"), Rule("**shortcut.#.*", "**downsample.#.*")),),
         ("linear.weight", "layer1.0.conv1.weight"),
-        ("cifar_*",),
+        ("cifar_resnet*",),
     ),
     Dialect(
         "smt_dense",

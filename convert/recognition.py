@@ -7,13 +7,13 @@ writes it anew.
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from convert.dialects import detect
+from convert.dialects import AUTO, choose, detect
 from convert.renaming import Dialect
 from convert.rules import dropped
 from convert.state_dict import Plan, plan, untranslated
@@ -25,14 +25,14 @@ DIGESTS = Path(__file__).with_name("digests.json")
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A published network that a state dict fits, and how: its constructor with what is not the default, as read.
+    """A published network that a state dict fits.
 
     Args:
+        arguments: what its constructor is given beside the defaults.
         dialect: in which the state dict fits; None for our names.
-        state_dict: under our names.
     """
 
-    constructor: Callable[..., Module]
+    entry: Published
     arguments: dict[str, Any]
     module: Module
     plan: Plan
@@ -41,12 +41,13 @@ class Candidate:
     @property
     def options(self) -> str:
         """What says the same on the command line."""
-        name = self.constructor.__name__
-        return " ".join([f"--model {name}", *(f"--arg {key}={value!r}" for key, value in self.arguments.items())])
+        given = [f"--arg {key}={value!r}" for key, value in self.arguments.items()]
+        spoken = [f"--dialect {self.dialect.name}"] if self.dialect else []
+        return " ".join([f"--model {self.entry.cls.__name__}", *given, *spoken])
 
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
-        return f"{self.constructor.__name__}({inside})"
+        return f"{self.entry.cls.__name__}({inside})"
 
 
 def digest(keys: Iterable[str]) -> str:
@@ -61,9 +62,11 @@ def digests() -> dict[str, str]:
     return json.loads(DIGESTS.read_text())
 
 
-def recognise(state_dict: Mapping[str, Any]) -> list[Candidate]:
-    """Every published network that ``state_dict`` fits, under our names or in a dialect whose signature it bears."""
-    return [candidate for dialect in detect(state_dict) or [None] for candidate in _fitting(dialect, state_dict)]
+def recognise(state_dict: Mapping[str, Any], dialect: str = AUTO) -> list[Candidate]:
+    """Every published network that ``state_dict`` fits, in ``dialect`` or, for "auto", under our names if its own are
+    not those of a dialect, else in every dialect that they may be of."""
+    spoken: list[Dialect | None] = [*detect(state_dict)] if dialect == AUTO else [choose(dialect, state_dict)]
+    return [candidate for one in spoken or [None] for candidate in _fitting(one, state_dict)]
 
 
 def _fitting(dialect: Dialect | None, state_dict: Mapping[str, Any]) -> list[Candidate]:
@@ -96,7 +99,7 @@ def _candidate(entry: Published, dialect: Dialect | None, shapes: Mapping[str, t
         return None
     known = arguments(entry.cls)
     different = {key: value for key, value in given.items() if value != known[key].default}
-    return Candidate(entry.cls, different, module, mapping, dialect) if mapping.shapes == shapes else None
+    return Candidate(entry, different, module, mapping, dialect) if mapping.shapes == shapes else None
 
 
 def entry_plan(entry: Published, module: Module) -> Plan:

@@ -149,6 +149,7 @@ class Dialect(NamedTuple):
         passes: rules of which the first that applies renames a key; on reading the passes follow one another.
         signature: templates of keys that are all there in this dialect, and are not ours. Empty: names do not tell.
         networks: names of the constructors of published networks that have such files, as ``fnmatch`` takes them.
+        without: templates of keys that are not there.
     """
 
     name: str
@@ -156,11 +157,16 @@ class Dialect(NamedTuple):
     passes: tuple[Rules, ...]
     signature: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     def speaks(self, keys: Iterable[str]) -> bool:
         """Whether ``keys`` bear the signature."""
         keys = list(keys)
-        return bool(self.signature) and all(any(pattern(s).fullmatch(key) for key in keys) for s in self.signature)
+
+        def there(template: str) -> bool:
+            return any(map(pattern(template).fullmatch, keys))
+
+        return bool(self.signature) and all(map(there, self.signature)) and not any(map(there, self.without))
 
     def read(self, state_dict: Mapping[str, Any]) -> Translation:
         """``state_dict`` under our names; parts are joined when they are asked for."""
@@ -175,32 +181,34 @@ class Dialect(NamedTuple):
         return Translation(entries, problems)
 
     def _read(self, i: int, rules: Rules, entries: dict[str, Read], problems: list[str]) -> dict[str, Read]:
-        """One pass."""
+        """Pass ``i``, of ``rules``; the first of the parts that are there brings in the others."""
         out: dict[str, Read] = {}
         for key in entries:
             for names, target, form in _targets(rules, key, entries):
-                if form is ZEROS:
-                    out[target] = Read(_joined(form, [entries[key]]), ())
+                if key != next(name for name in names if name in entries):
                     continue
-                there = [name for name in names if name in entries]
-                if key != there[0]:
-                    continue
-                origins = tuple(o for name in there for o in entries[name].origins)
-                value = None
-                if len(there) < len(names):
-                    lost = [name for name in names if name not in entries]
-                    called = self.write_names([*lost, *entries], i)
-                    gone = [part for name in lost for part in called[name]]
-                    problems += [f"- {name}: expected beside {', '.join(origins)}, found nothing" for name in gone]
-                else:
-                    try:
-                        value = _joined(form, [entries[name] for name in names])
-                    except ValueError as error:
-                        problems.append(f"~ {', '.join(origins)}: {error}")
+                read = self._join(i, form, names, entries, problems)
                 if target in out:
-                    problems.append(f"* {target}: comes from {', '.join(out[target].origins)} and {', '.join(origins)}")
-                out[target] = Read(value, origins)
+                    both = [", ".join(origins) for origins in (out[target].origins, read.origins)]
+                    problems.append(f"* {target}: comes from {both[0]} and from {both[1]}")
+                out[target] = read
         return out
+
+    def _join(self, i: int, form: Form, names: Sequence[str], entries: Mapping[str, Read], problems: list[str]) -> Read:
+        """What the parts ``names`` make up; what is wrong with them is added to ``problems``."""
+        parts = [entries[name] for name in names if name in entries]
+        origins = tuple(origin for part in parts for origin in part.origins)
+        if len(parts) < len(names):
+            lost = [name for name in names if name not in entries]
+            called = self.write_names([*lost, *entries], i)
+            gone = [part for name in lost for part in called[name]]
+            problems += [f"- {name}: expected beside {', '.join(origins)}, found nothing" for name in gone]
+            return Read(None, origins)
+        try:
+            return Read(_joined(form, parts), () if form is ZEROS else origins)
+        except ValueError as error:
+            problems.append(f"~ {', '.join(origins)}: {error}")
+            return Read(None, origins)
 
     def write_names(self, keys: Iterable[str], passes: int | None = None) -> dict[str, tuple[str, ...]]:
         """The foreign keys of each of ``keys`` of ours, or of those that the first ``passes`` passes lead to."""
