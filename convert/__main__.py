@@ -85,7 +85,7 @@ def describe(path: Path, checkpoint: Checkpoint) -> list[str]:
 def models(options: argparse.Namespace, terminal: Terminal) -> int:
     """List every model, and every published network, with its arguments."""
     if options.markdown:
-        print(markdown() + "\n\n" + networks())
+        print(markdown())
         return 0
     table = Table("model", "arguments", "paper", box=None)
     for cls in dict.fromkeys(entry.cls for entry in CATALOG):
@@ -105,7 +105,12 @@ def paper(module: str) -> tuple[str, str]:
 
 
 def markdown() -> str:
-    """The README's table of classes: a row a file."""
+    """The README's tables."""
+    return classes() + "\n\n" + networks()
+
+
+def classes() -> str:
+    """A row a file, with its classes."""
     lines = ["| file | classes | paper |", "| --- | --- | --- |"]
     for module in sorted({entry.cls.__module__ for entry in CATALOG}):
         classes = dict.fromkeys(entry.cls.__name__ for entry in CATALOG if entry.cls.__module__ == module)
@@ -119,7 +124,7 @@ def markdown() -> str:
 
 
 def networks() -> str:
-    """The README's table of published networks: a row a constructor."""
+    """A row a constructor of a published network."""
     lines = ["| network | constructor | published files | dialects |", "| --- | --- | --- | --- |"]
     for entry in PUBLISHED:
         kind = type(entry.module()).__name__
