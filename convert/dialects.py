@@ -155,7 +155,7 @@ DIALECTS = (
         "Hugging Face's DETR, as its files are named; pixel_mask is 1 where mask is False",
         (HF_LAYERS, HF_NETWORK),
         ("**layers.#.self_attn_layer_norm.weight", "**layers.#.fc1.weight", f"{HF_RESNET}conv1.weight"),
-        ("detr_*",),
+        ("detr_resnet*",),
     ),
     Dialect(
         "hf_no_timm",
@@ -166,14 +166,14 @@ DIALECTS = (
             "**layers.#.fc1.weight",
             f"{HF_RESNET}embedder.embedder.convolution.weight",
         ),
-        ("detr_*",),
+        ("detr_resnet*",),
     ),
     Dialect(
         "hf5",
         "Hugging Face's DETR as transformers 5 names it in memory",
         (HF5, HF_LAYERS, HF_NETWORK),
         ("**layers.#.self_attn_layer_norm.weight", "**layers.#.mlp.fc1.weight", "**model.backbone.model.conv1.weight"),
-        ("detr_*",),
+        ("detr_resnet*",),
     ),
     Dialect(
         "hf5_no_timm",
@@ -184,7 +184,7 @@ DIALECTS = (
             "**layers.#.mlp.fc1.weight",
             "**model.backbone.model.embedder.embedder.convolution.weight",
         ),
-        ("detr_*",),
+        ("detr_resnet*",),
     ),
     Dialect(
         "timm",
