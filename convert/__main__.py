@@ -11,14 +11,18 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
 from rich.console import Console
 from rich.table import Table
 
 from convert import demo
 from convert.checkpoint import Checkpoint, read, save
-from convert.state_dict import Plan, dropped, plan
+from convert.dialects import AUTO, DIALECTS, NATIVE, choose, detect
+from convert.recognition import Candidate, recognise, suits
+from convert.rules import dropped
+from convert.state_dict import Plan, plan
 from flax_attn import catalog
-from flax_attn.catalog import CATALOG, Entry
+from flax_attn.catalog import CATALOG, PUBLISHED, Entry
 from flax_attn.layers import Module
 
 OUTSIDE, REFUSED = 1, 2
@@ -45,16 +49,25 @@ class Terminal:
 
 
 def inspect(options: argparse.Namespace, terminal: Terminal) -> int:
-    """List the keys, shapes and dtypes in a checkpoint file."""
+    """List the keys, shapes and dtypes in a checkpoint file, and tell what it may be."""
     with terminal.progress(f"reading {options.file}"):
         checkpoint = read(options.file)
     table = Table("key", "shape", "dtype", box=None)
     for key, array in checkpoint.arrays.items():
         table.add_row(key, str(tuple(array.shape)), array.dtype.name)
     terminal.out.print(table)
-    for line in describe(options.file, checkpoint):
-        terminal.say(line)
+    if not options.quiet:
+        for line in describe(options.file, checkpoint) + guess(checkpoint):
+            terminal.say(line)
     return 0
+
+
+def guess(checkpoint: Checkpoint) -> list[str]:
+    """Whose names the keys are, and the published networks that they fit."""
+    spoken = [f"{dialect.name} ({dialect.about})" for dialect in detect(checkpoint.arrays)]
+    fitting = [candidate.options for candidate in recognise(checkpoint.arrays)]
+    lines = [f"dialect: {' or '.join(spoken) or NATIVE}"]
+    return lines + [f"fits {options}" for options in fitting or ["no published network"]]
 
 
 def describe(path: Path, checkpoint: Checkpoint) -> list[str]:
@@ -70,13 +83,17 @@ def describe(path: Path, checkpoint: Checkpoint) -> list[str]:
 
 
 def models(options: argparse.Namespace, terminal: Terminal) -> int:
-    """List every model with its arguments."""
+    """List every model, and every published network, with its arguments."""
     if options.markdown:
         print(markdown())
         return 0
     table = Table("model", "arguments", "paper", box=None)
     for cls in dict.fromkeys(entry.cls for entry in CATALOG):
         table.add_row(cls.__name__, signature(cls), paper(cls.__module__)[0])
+    terminal.out.print(table)
+    table = Table("network", "arguments", "published files", box=None)
+    for entry in PUBLISHED:
+        table.add_row(entry.cls.__name__, signature(entry.cls), ", ".join(entry.files))
     terminal.out.print(table)
     return 0
 
@@ -88,7 +105,12 @@ def paper(module: str) -> tuple[str, str]:
 
 
 def markdown() -> str:
-    """The README's table: a row a file, with its classes."""
+    """The README's tables."""
+    return classes() + "\n\n" + networks()
+
+
+def classes() -> str:
+    """A row a file, with its classes."""
     lines = ["| file | classes | paper |", "| --- | --- | --- |"]
     for module in sorted({entry.cls.__module__ for entry in CATALOG}):
         classes = dict.fromkeys(entry.cls.__name__ for entry in CATALOG if entry.cls.__module__ == module)
@@ -98,6 +120,18 @@ def markdown() -> str:
         path = module.replace(".", "/") + ".py"
         names = ", ".join(f"`{name}`" for name in classes)
         lines.append(f"| [{path.removeprefix('flax_attn/')}]({path}) | {names} | {cited} |")
+    return "\n".join(lines)
+
+
+def networks() -> str:
+    """A row a constructor of a published network."""
+    lines = ["| network | constructor | published files | dialects |", "| --- | --- | --- | --- |"]
+    for entry in PUBLISHED:
+        kind = type(entry.module()).__name__
+        path = entry.cls.__module__.replace(".", "/") + ".py"
+        spoken = ", ".join(f"`{dialect.name}`" for dialect in DIALECTS if suits(dialect, entry))
+        files = ", ".join(entry.files)
+        lines.append(f"| [{kind}]({path}) | `{entry.cls.__name__}({signature(entry.cls)})` | {files} | {spoken} |")
     return "\n".join(lines)
 
 
@@ -120,12 +154,31 @@ def build(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
     raise ValueError(str(refusals[0]).partition("\n")[0])
 
 
+def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate:
+    """The one published network that the file fits; ValueError where there are none or several."""
+    if options.arg:
+        raise ValueError("an argument needs a model to belong to: say which with --model")
+    found = recognise(checkpoint.arrays, options.dialect)
+    if not found:
+        raise ValueError(f"{options.file}: fits no published network; say what it is with --model")
+    if len(found) > 1:
+        several = "\n".join(candidate.options for candidate in found)
+        raise ValueError(f"{options.file}: fits several networks; say which with\n{several}")
+    return found[0]
+
+
 def convert(options: argparse.Namespace, terminal: Terminal) -> int:
     """Convert a PyTorch checkpoint and write the Flax variables as safetensors."""
     with terminal.progress(f"converting {options.file}"):
-        _, module, mapping = build(options)
-        checkpoint = read(options.file)
-        save(options.out, mapping.from_torch(checkpoint.arrays), module)
+        if options.model is None:
+            checkpoint = read(options.file)
+            candidate = recognised(options, checkpoint)
+            module, mapping = candidate.module, candidate.plan
+            terminal.say(f"recognised {candidate}")
+        else:
+            _, module, mapping = build(options)
+            checkpoint = read(options.file)
+        save(options.out, traverse_util.unflatten_dict(mapping.leaves(checkpoint.arrays, options.dialect)), module)
     for line in describe(options.file, checkpoint):
         terminal.say(line)
     left = [key for key in checkpoint.arrays if dropped(key)]
@@ -145,7 +198,10 @@ def verify(options: argparse.Namespace, terminal: Terminal) -> int:
         raise ValueError(f'verify needs PyTorch: pip install "flax_attn[torch]" ({error})') from error
     with terminal.progress(f"running {options.file} on both sides"):
         entry, module, mapping = build(options)
-        rows = compare(entry, module, mapping, read(options.file).arrays, dict(options.arg), options.seed)
+        arrays = read(options.file).arrays
+        if choose(options.dialect, arrays):
+            arrays = mapping.to_torch(mapping.from_torch(arrays, options.dialect))
+        rows = compare(entry, module, mapping, arrays, dict(options.arg), options.seed)
     table = Table("dtype", "max abs difference", "relative", "allowed", "", box=None)
     for row in rows:
         verdict = "ok" if row.within else "OUTSIDE"
@@ -193,18 +249,28 @@ def parser() -> argparse.ArgumentParser:
         added.set_defaults(run=function)
         return added
 
-    def with_model(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def with_model(added: argparse.ArgumentParser, required: bool) -> argparse.ArgumentParser:
         added.add_argument("file", type=Path, help="a .pth, .pt, .pkl, .tar or .safetensors file")
-        added.add_argument("--model", required=True, help="a name that `models` lists")
+        default = "" if required else "; left out, the published network that the file fits, if it is one"
+        added.add_argument("--model", required=required, help=f"a name that `models` lists{default}")
+        added.add_argument(
+            "--dialect",
+            choices=[AUTO, NATIVE, *(dialect.name for dialect in DIALECTS)],
+            default=AUTO,
+            metavar="NAME",
+            help="whose names the keys are: %(choices)s",
+        )
         added.add_argument(
             "--arg", type=key_value, action="append", default=[], metavar="NAME=VALUE", help="an argument of the model"
         )
         return added
 
     command("inspect", inspect).add_argument("file", type=Path, help="a .pth, .pt, .pkl, .tar or .safetensors file")
-    command("models", models).add_argument("--markdown", action="store_true", help="the table in the README")
-    with_model(command("convert", convert)).add_argument("--out", type=Path, required=True, help="the file to write")
-    with_model(command("verify", verify)).add_argument("--seed", type=int, default=0, help="of the random input")
+    command("models", models).add_argument("--markdown", action="store_true", help="the tables in the README")
+    converting = with_model(command("convert", convert), required=False)
+    converting.add_argument("--out", type=Path, required=True, help="the file to write")
+    verifying = with_model(command("verify", verify), required=True)
+    verifying.add_argument("--seed", type=int, default=0, help="of the random input")
     command("demo", run_demo).add_argument("--out", type=Path, default=Path("flax_attn_demo.png"), help="the picture")
     return top
 

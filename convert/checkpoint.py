@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import secrets
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,10 +18,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
+import safetensors
 from flax import traverse_util
 
 from convert.pickles import DTYPES, Opaque, RefusedError, Tensor, shown
+from convert.tensors import Lazy, as_numpy
 from convert.torch_file import MAGIC, TorchFile, map_file, read_legacy, read_zip
 from flax_attn.catalog import build
 from flax_attn.layers import Module
@@ -115,7 +118,7 @@ def read(path: str | os.PathLike, wrapper: str | None = None) -> Checkpoint:
 
 
 @contextmanager
-def _named(path: Path, failed: str, damage: type[Exception] = OSError) -> Iterator[None]:
+def _named(path: Path, failed: str, damage: type[Exception] | tuple[type[Exception], ...] = OSError) -> Iterator[None]:
     """Turn refusals and exceptions of class ``damage`` into a CheckpointError: one sentence that names the file."""
     try:
         yield
@@ -245,15 +248,16 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], module: nn.Modul
     The file appears whole or not at all: on any failure an older one stays as it was. Empty dicts are not kept.
 
     Args:
-        variables: nested dicts with string keys; the leaves are numpy or JAX arrays.
+        variables: nested dicts with string keys; the leaves are numpy or JAX arrays, or what ``Plan.leaves`` gives,
+            of which one at a time is made and written.
         module: its class and those of its arguments that are not the default are written to the metadata.
 
     Raises:
         CheckpointError: if the file cannot be written, or a leaf, key or argument has no place in it.
     """
     path = Path(path)
-    with _named(path, "could not be written"):
-        _replace(path, safetensors.numpy.save(_flat(variables), _about(module)))
+    with _named(path, "could not be written", (OSError, safetensors.SafetensorError)):
+        _replace(path, _flat(variables), _about(module))
 
 
 def restore(path: str | os.PathLike) -> dict[str, Any]:
@@ -287,17 +291,20 @@ def module_of(path: str | os.PathLike) -> nn.Module:
             raise RefusedError(str(error)) from error
 
 
-def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves by key, in the order in which they are written: no number lies across its own width."""
     if not isinstance(variables, Mapping):
         raise RefusedError(f"expected nested dicts of arrays, got {type(variables).__name__}")
     flat = traverse_util.flatten_dict(dict(variables))
     for path, leaf in flat.items():
         if not all(isinstance(part, str) and "/" not in part for part in path):
             raise RefusedError(f"expected keys that are strings without a slash, got {path}")
-        if not isinstance(leaf, np.ndarray | np.generic | jax.Array) or leaf.dtype.name not in SAFETENSORS.values():
+        known = isinstance(leaf, np.ndarray | np.generic | jax.Array | Lazy)
+        if not known or leaf.dtype.name not in SAFETENSORS.values():
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise RefusedError(f"expected arrays of dtypes that safetensors has, got {kind} at {'/'.join(path)}")
-    return {"/".join(path): np.asarray(leaf, order="C") for path, leaf in flat.items()}
+    pairs = [("/".join(path), leaf) for path, leaf in flat.items()]
+    return dict(sorted(pairs, key=lambda pair: (-pair[1].dtype.itemsize, pair[0])))
 
 
 def _about(module: nn.Module | None) -> dict[str, str]:
@@ -337,15 +344,39 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path`` and let it take that place when all of it is on disk."""
+def _replace(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file beside ``path`` and let it take that place when all of it is on disk."""
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with open(temporary, "xb") as file:
-            file.write(content)
+            file.write(_header(arrays, metadata))
+            for array in arrays.values():
+                file.write(_little_endian(as_numpy(array)))
             file.flush()
             os.fsync(file.fileno())
+        with safetensors.safe_open(temporary, framework="numpy"):
+            pass  # it raises where the header does not fit the file
         os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _header(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """The length of the header, and the header: JSON, filled up with spaces to a multiple of 8 bytes."""
+    names = {name: ours for ours, name in SAFETENSORS.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for key, array in arrays.items():
+        start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+        header[key] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    return struct.pack("<Q", len(content)) + content
+
+
+def _little_endian(array: np.ndarray) -> memoryview:
+    """The bytes of ``array`` in row-major order."""
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -61,3 +61,8 @@ def leaf_rule(owner: type, name: str) -> Leaf:
         if cls in RULES:
             return RULES[cls][name]
     return Leaf(name)
+
+
+def dropped(key: str) -> bool:
+    """Whether a torch key is one that no Flax leaf holds."""
+    return key.rpartition(".")[2] in DROPPED

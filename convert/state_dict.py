@@ -1,7 +1,7 @@
 """PyTorch state dicts <-> Flax variables, both read off one plan that follows from the module's structure alone."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from convert.rules import DROPPED, Axes, leaf_rule
-from convert.tensors import as_numpy
+from convert.dialects import AUTO, NATIVE, choose, find
+from convert.renaming import Dialect, Read, Translation
+from convert.rules import Axes, dropped, leaf_rule
+from convert.tensors import Lazy, as_numpy
 
 Path = tuple[str, ...]
 Variables = dict[str, Any]
@@ -59,25 +61,54 @@ class Plan:
         shapes = {r.key: r.torch_shape for r in self.rows}
         return shapes | {key: r.torch_shape for key, r in self.aliases.items()}
 
-    def from_torch(self, state_dict: Mapping[str, Any]) -> Variables:
-        """See ``convert.from_torch``."""
-        found = {k: v for k, v in state_dict.items() if not dropped(k)}
-        summary = f"the state dict does not fit {self.module}"
-        refuse(compare(self.shapes, {k: tuple(v.shape) for k, v in found.items()}), summary)
-        refuse(
-            [f"! {k}: differs from {r.key}" for k, r in self.aliases.items() if differ(found[k], found[r.key])], summary
-        )
-        flat = {r.path: np.asarray(as_numpy(found[r.key]).transpose(r.axes), order="C") for r in self.rows}
-        return traverse_util.unflatten_dict(flat)
+    def leaves(self, state_dict: Mapping[str, Any], dialect: str | None = None) -> dict[Path, Lazy]:
+        """The leaves by path, checked as ``from_torch`` does, none made before it is asked for."""
+        if dialect == AUTO and self.shapes.keys() == {key for key in state_dict if not dropped(key)}:
+            dialect = None
+        chosen = choose(dialect, state_dict)
+        entries, problems = chosen.read(state_dict) if chosen else Translation(untranslated(state_dict), [])
+        found = {key: entry.value for key, entry in entries.items() if entry.value is not None}
+        expected = {key: shape for key, shape in self.shapes.items() if key in found or key not in entries}
+        summary = f"the state dict does not fit {self.module}" + (f", read as {chosen.name}" if chosen else "")
+        labels = called(chosen, entries, expected)
+        refuse(compare(expected, {k: tuple(v.shape) for k, v in found.items()}, labels) + problems, summary)
+        twice = [(k, r.key) for k, r in self.aliases.items() if differ(found[k], found[r.key])]
+        refuse([f"! {labels[second]}: differs from {labels[first]}" for second, first in twice], summary)
+        return {r.path: transposed(found[r.key], r.axes, r.shape) for r in self.rows}
 
-    def to_torch(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def from_torch(self, state_dict: Mapping[str, Any], dialect: str | None = None) -> Variables:
+        """See ``convert.from_torch``."""
+        leaves = self.leaves(state_dict, dialect)
+        return traverse_util.unflatten_dict({p: np.asarray(leaf.make(), order="C") for p, leaf in leaves.items()})
+
+    def to_torch(self, variables: Mapping[str, Any], dialect: str | None = None) -> dict[str, np.ndarray]:
         """See ``convert.to_torch``."""
         found = traverse_util.flatten_dict(dict(variables))
         shapes = {"/".join(path): tuple(np.shape(leaf)) for path, leaf in found.items()}
         problems = compare({"/".join(r.path): r.shape for r in self.rows}, shapes)
         refuse(problems, f"the variables do not fit {self.module}")
         state = {r.key: np.asarray(as_numpy(found[r.path]).transpose(np.argsort(r.axes)), order="C") for r in self.rows}
-        return state | {key: state[r.key] for key, r in self.aliases.items()}
+        state |= {key: state[r.key] for key, r in self.aliases.items()}
+        return state if dialect in (None, NATIVE) else find(dialect).write(state)
+
+
+def untranslated(state_dict: Mapping[str, Any]) -> dict[str, Read]:
+    """``state_dict`` under its own names, without what is dropped."""
+    return {key: Read(value, (key,)) for key, value in state_dict.items() if not dropped(key)}
+
+
+def called(dialect: Dialect | None, entries: Mapping[str, Read], expected: Iterable[str]) -> dict[str, str]:
+    """What a message calls each key: the foreign name, or names, and ours behind it where that is another."""
+    lost = [key for key in expected if key not in entries]
+    names = dialect.write_names([*lost, *expected]) if dialect and lost else {}
+    origins = {key: names.get(key, (key,)) for key in lost} | {key: entry.origins for key, entry in entries.items()}
+    return {k: k if v in ((k,), ()) else f"{', '.join(v)} (here {k})" for k, v in origins.items()}
+
+
+def transposed(value: Any, axes: Axes, shape: tuple[int, ...]) -> Lazy:
+    """``value`` in Flax's layout, a view where ``value`` is an array."""
+    dtype = value.dtype if isinstance(value, Lazy | np.ndarray) else as_numpy(value).dtype
+    return Lazy(shape, dtype, lambda: as_numpy(value).transpose(axes))
 
 
 def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
@@ -124,24 +155,33 @@ def row(path: Path, shape: tuple[int, ...], owners: Mapping[Path, type]) -> Row:
     return Row(path, ".".join([*parents, rule.name]), rule.axes(len(shape)), shape)
 
 
-def from_torch(module: nn.Module, state_dict: Mapping[str, Any], *example_inputs: Any, **kwargs: Any) -> Variables:
+def from_torch(
+    module: nn.Module, state_dict: Mapping[str, Any], *example_inputs: Any, dialect: str | None = None, **kwargs: Any
+) -> Variables:
     """The Flax variables of ``module`` that hold the numbers of a PyTorch ``state_dict``.
 
     Args:
         state_dict: numpy arrays or torch tensors by key, as ``load`` or ``torch.nn.Module.state_dict`` give them.
         example_inputs, kwargs: what ``module`` is called with; arrays or ``jax.ShapeDtypeStruct``.
+        dialect: whose names the keys are, by its name in ``convert.dialects``. None: ours, and no others. "auto":
+            ours where they are exactly these; else those of the dialect whose signature they bear, if it is one.
 
     Returns:
         ``{"params": ..., "batch_stats": ...}``; the leaves are numpy arrays of the dtypes in ``state_dict``.
 
     Raises:
         MismatchError: for any missing key, left-over key or wrong shape; all are listed at once.
+        ValueError: if there is no such dialect, or the keys may be those of several.
     """
-    return plan(module, *example_inputs, **kwargs).from_torch(state_dict)
+    return plan(module, *example_inputs, **kwargs).from_torch(state_dict, dialect)
 
 
 def to_torch(
-    module: nn.Module, variables: Mapping[str, Any], *example_inputs: Any, **kwargs: Any
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    *example_inputs: Any,
+    dialect: str | None = None,
+    **kwargs: Any,
 ) -> dict[str, np.ndarray]:
     """The inverse of ``from_torch``: numpy arrays by PyTorch key, in the dtypes of ``variables``.
 
@@ -150,28 +190,32 @@ def to_torch(
 
     Raises:
         MismatchError: for any missing leaf, left-over leaf or wrong shape; all are listed at once.
+        ValueError: if there is no such dialect, or it has no place for something.
     """
-    return plan(module, *example_inputs, **kwargs).to_torch(variables)
-
-
-def dropped(key: str) -> bool:
-    """Whether a torch key is one that no Flax leaf holds."""
-    return key.rpartition(".")[2] in DROPPED
+    return plan(module, *example_inputs, **kwargs).to_torch(variables, dialect)
 
 
 def differ(a: Any, b: Any) -> bool:
-    """Whether two arrays of one shape differ in a bit."""
-    return as_numpy(a).tobytes() != as_numpy(b).tobytes()
+    """Whether two arrays of one shape differ in a bit; those that are one piece of memory are not read."""
+    a, b = as_numpy(a), as_numpy(b)
+    one = a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
+    return not (one and a.dtype == b.dtype) and a.tobytes() != b.tobytes()
 
 
-def compare(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> list[str]:
-    """A line for each name that is missing (-), left over (+) or of another shape (~)."""
-    missing = [f"- {name}: expected shape {expected[name]}, found nothing" for name in expected if name not in found]
-    surplus = [f"+ {name}: found shape {found[name]}, expected nothing" for name in found if name not in expected]
+def compare(
+    expected: Mapping[str, tuple], found: Mapping[str, tuple], labels: Mapping[str, str] | None = None
+) -> list[str]:
+    """A line for each name that is missing (-), left over (+) or of another shape (~); ``labels`` are shown instead."""
+
+    def label(name: str) -> str:
+        return labels[name] if labels else name
+
+    missing = [f"- {label(k)}: expected shape {expected[k]}, found nothing" for k in expected if k not in found]
+    surplus = [f"+ {label(k)}: found shape {found[k]}, expected nothing" for k in found if k not in expected]
     wrong = [
-        f"~ {name}: expected shape {shape}, found {found[name]}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
+        f"~ {label(k)}: expected shape {shape}, found {found[k]}"
+        for k, shape in expected.items()
+        if k in found and found[k] != shape
     ]
     return missing + surplus + wrong
 

@@ -49,7 +49,7 @@ def compare(
         ImportError: where torch is not installed.
     """
     twins = import_module("torch_ref.twins")
-    twin = twins.twin(type(module))(**arguments)
+    twin = twins.twin(entry.cls)(**arguments)
     differences = []
     for dtype in TOLERANCE:
         cast = {key: as_dtype(value, dtype) for key, value in state_dict.items()}

@@ -41,6 +41,20 @@ MUTATIONS = [
     Mutation(
         "swapped H and W of a kernel", "convert/rules.py", "(*range(2, ndim), 1, 0)", "(*range(2, ndim)[::-1], 1, 0)"
     ),
+    Mutation(
+        "projections in another order",
+        "convert/dialects.py",
+        'for which in "qkv")',
+        'for which in "qvk")',
+        "tests/test_dialects.py -k transformer",
+    ),
+    Mutation(
+        "the root of the width upside down",
+        "convert/renaming.py",
+        "parts[0].shape[0] ** -0.5",
+        "parts[0].shape[0] ** 0.5",
+        "tests/test_dialects.py -k non_local",
+    ),
     Mutation("flatten channels last", "flax_attn/layers/shape.py", "jnp.moveaxis(x, -1, 1).reshape", "x.reshape"),
     Mutation(
         "dropped key",

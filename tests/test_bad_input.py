@@ -27,7 +27,7 @@ CONSTRUCTION = [
     (lambda: fa.CrissCrossAttention(4), "CrissCrossAttention: expected in_dim >= 8, got 4"),
     (lambda: fa.CrissCrossAttention3D(4), "CrissCrossAttention3D: expected in_dim >= 8, got 4"),
     (lambda: fa.RCCAModule(16, 8, 3), "RCCAModule: expected in_channels >= 32, got 16"),
-    (lambda: fa.ABN(4, activation="elu"), "ABN: expected activation 'leaky_relu' or 'identity', got 'elu'"),
+    (lambda: fa.ABN(4, activation="elu"), "ABN: expected activation 'leaky_relu', 'relu' or 'identity', got 'elu'"),
     (lambda: fa.InPlaceABN(0), "InPlaceABN: expected num_features >= 1, got 0"),
 ]
 

@@ -596,6 +596,27 @@ def test_save_of_big_endian_and_frozen_variables(tmp_path):
     assert bits(restore(tmp_path / "x")["params"]["w"]) == bits(NUMBERS)
 
 
+def test_the_file_is_what_safetensors_reads_and_no_number_lies_across_its_width(tmp_path):
+    arrays = {"a": NUMBERS[:1].astype(np.int8), "b": NUMBERS.reshape(2, 3).T, "c": np.float64(3), "d": NUMBERS > 2}
+    save(tmp_path / "x", arrays)
+    got = safetensors.numpy.load_file(tmp_path / "x")
+    assert {key: bits(leaf) for key, leaf in got.items()} == {key: bits(leaf) for key, leaf in arrays.items()}
+    content = (tmp_path / "x").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    assert length % 8 == 0
+    assert list(header) == ["__metadata__", "c", "b", "a", "d"]
+    assert all(header[key]["data_offsets"][0] % leaf.dtype.itemsize == 0 for key, leaf in arrays.items())
+
+
+def test_a_key_that_safetensors_cannot_hold_leaves_the_old_file(tmp_path):
+    save(tmp_path / "x", {"w": NUMBERS})
+    with pytest.raises(CheckpointError, match="could not be written: "):
+        save(tmp_path / "x", {"\ud800": NUMBERS})
+    np.testing.assert_array_equal(load(tmp_path / "x")["w"], NUMBERS)
+    assert os.listdir(tmp_path) == ["x"]
+
+
 def test_restored_leaves_may_be_changed_and_saved_to_the_same_file(tmp_path):
     save(tmp_path / "x", {"w": NUMBERS})
     variables = restore(tmp_path / "x")

@@ -178,12 +178,14 @@ class RCCAModule(Module):
     Args:
         inplace_abn: scale by |weight| + eps as InPlaceABN does; False for a checkpoint that plain BatchNorm was trained
             with, or whose weights have been replaced so.
+        activation: "leaky_relu"; "relu" for mmseg's CCHead, with ``inplace_abn=False``.
     """
 
     in_channels: int
     out_channels: int
     num_classes: int
     inplace_abn: bool = True
+    activation: str = "leaky_relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,7 +193,7 @@ class RCCAModule(Module):
 
     def setup(self) -> None:
         inner = self.in_channels // 4
-        norm = InPlaceABN if self.inplace_abn else ABN
+        norm = partial(InPlaceABN if self.inplace_abn else ABN, activation=self.activation)
         self.conva = Sequential([Conv2d(self.in_channels, inner, 3, padding=1, bias=False), norm(inner)])
         self.cca = CrissCrossAttention(inner)
         self.convb = Sequential([Conv2d(inner, inner, 3, padding=1, bias=False), norm(inner)])

@@ -7,23 +7,25 @@ place here; that was for memory. In a checkpoint for plain BatchNorm the weight 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_attn.layers import BatchNorm2d, leaky_relu, require
+from flax_attn.layers import BatchNorm2d, leaky_relu, relu, require
 
 
 class ABN(BatchNorm2d):
-    """BatchNorm of x (n, h, w, c), then ``activation``: "leaky_relu" with slope ``activation_param``, or "identity"."""
+    """BatchNorm of x (n, h, w, c), then "leaky_relu" with slope ``activation_param``, "relu" or "identity"."""
 
     activation: str = "leaky_relu"
     activation_param: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = ("leaky_relu", "identity")
+        known = ("leaky_relu", "relu", "identity")
         who, got = type(self).__name__, self.activation
-        require(got in known, f"{who}: expected activation 'leaky_relu' or 'identity', got {got!r}")
+        require(got in known, f"{who}: expected activation 'leaky_relu', 'relu' or 'identity', got {got!r}")
 
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
         y = super().__call__(x, train)
+        if self.activation == "relu":
+            return relu(y)
         return y if self.activation == "identity" else leaky_relu(y, self.activation_param)
 
 

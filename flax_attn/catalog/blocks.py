@@ -349,7 +349,7 @@ BLOCKS = [
     Entry(
         RCCAModule,
         (image("in_channels"),),
-        dict(in_channels=36, out_channels=6, num_classes=3, inplace_abn=False),
+        dict(in_channels=36, out_channels=6, num_classes=3, inplace_abn=False, activation="relu"),
         "abn",
     ),
     Entry(

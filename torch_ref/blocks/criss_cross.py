@@ -1,5 +1,7 @@
 """Criss-Cross Attention for Semantic Segmentation - Huang, Wang, Wei et al. 2020, https://arxiv.org/abs/1811.11721"""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -58,10 +60,10 @@ class CrissCrossAttention3D(nn.Module):
 
 
 class RCCAModule(nn.Module):
-    def __init__(self, in_channels, out_channels, num_classes, inplace_abn=True):
+    def __init__(self, in_channels, out_channels, num_classes, inplace_abn=True, activation="leaky_relu"):
         super().__init__()
         inner = in_channels // 4
-        norm = InPlaceABN if inplace_abn else ABN
+        norm = partial(InPlaceABN if inplace_abn else ABN, activation=activation)
         self.conva = nn.Sequential(nn.Conv2d(in_channels, inner, 3, padding=1, bias=False), norm(inner))
         self.cca = CrissCrossAttention(inner)
         self.convb = nn.Sequential(nn.Conv2d(inner, inner, 3, padding=1, bias=False), norm(inner))

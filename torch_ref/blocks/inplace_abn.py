@@ -1,7 +1,7 @@
 """In-Place Activated BatchNorm - Rota Bulo, Porzi, Kontschieder 2018, https://arxiv.org/abs/1712.02616"""
 
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, leaky_relu
+from torch.nn.functional import batch_norm, leaky_relu, relu
 
 
 class ABN(nn.BatchNorm2d):
@@ -16,7 +16,7 @@ class ABN(nn.BatchNorm2d):
         activation_param=0.01,
     ):
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        if activation not in ("leaky_relu", "identity"):
+        if activation not in ("leaky_relu", "relu", "identity"):
             raise ValueError(f"{type(self).__name__}: activation {activation!r}")
         self.activation = activation
         self.activation_param = activation_param
@@ -24,6 +24,8 @@ class ABN(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         statistics = (self.running_mean, self.running_var)
         y = batch_norm(x, *statistics, self.gain(), self.bias, self.training, self.momentum, self.eps)
+        if self.activation == "relu":
+            return relu(y)
         return y if self.activation == "identity" else leaky_relu(y, self.activation_param)
 
     def gain(self):

@@ -1,0 +1,62 @@
+"""Converting a file holds one tensor at a time, beside the file that is mapped."""
+
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from convert import load, plan, restore, save
+from convert.__main__ import main
+from flax_attn import layers
+from flax_attn.catalog.entry import Entry, plain
+
+WIDTH, LAYERS = 2000, 10
+LARGEST = 4 * WIDTH**2  # 16 MB; the model is ten times that
+
+
+def wide() -> layers.Sequential:
+    """A model of 160 MB."""
+    return layers.Sequential([layers.Linear(WIDTH, WIDTH) for _ in range(LAYERS)])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("wide") / "wide.safetensors"
+    rng = np.random.default_rng(0)
+    mapping = plan(wide(), jax.ShapeDtypeStruct((1, WIDTH), "float32"))
+    safetensors.numpy.save_file({k: rng.random(s, np.float32) for k, s in mapping.shapes.items()}, path)
+    return path, mapping
+
+
+def peak(function):
+    """The most that ``function`` holds at a time; numpy tells tracemalloc of its arrays."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_converting_holds_one_tensor_at_a_time(file, tmp_path):
+    path, mapping = file
+    out = tmp_path / "out"
+    assert peak(lambda: save(out, mapping.from_torch(load(path)))) > LAYERS * LARGEST
+    whole = out.read_bytes()
+    assert peak(lambda: save(out, traverse_util.unflatten_dict(mapping.leaves(load(path))))) < 1.2 * LARGEST
+    assert out.read_bytes() == whole
+    kernel = restore(out)["params"]["3"]["kernel"]
+    np.testing.assert_array_equal(kernel.T, load(path)["3.weight"])
+
+
+def test_so_does_the_command_line(file, tmp_path, monkeypatch):
+    path, _ = file
+    entry = Entry(wide, (plain(1, WIDTH),))
+    monkeypatch.setattr("flax_attn.catalog.CATALOG", [entry])
+    monkeypatch.setattr("convert.checkpoint._about", lambda module: {"format": "flax_attn"})
+    arguments = ["convert", str(path), "--model", "wide", "--out", str(tmp_path / "out"), "--quiet"]
+    assert peak(lambda: main(arguments)) < 1.5 * LARGEST
+    assert (tmp_path / "out").stat().st_size > LAYERS * LARGEST
