@@ -3,7 +3,7 @@
 import argparse
 import ast
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.metadata import version
@@ -123,16 +123,23 @@ def classes() -> str:
     return "\n".join(lines)
 
 
-def networks() -> str:
-    """A row a constructor of a published network."""
-    lines = ["| network | constructor | published files | dialects |", "| --- | --- | --- | --- |"]
-    for entry in PUBLISHED:
-        kind = type(entry.module()).__name__
-        path = entry.cls.__module__.replace(".", "/") + ".py"
-        spoken = ", ".join(f"`{dialect.name}`" for dialect in DIALECTS if suits(dialect, entry))
-        files = ", ".join(entry.files)
-        lines.append(f"| [{kind}]({path}) | `{entry.cls.__name__}({signature(entry.cls)})` | {files} | {spoken} |")
-    return "\n".join(lines)
+def networks(figures: Mapping[str, float] | None = None) -> str:
+    """A row a file, with the constructors of its published networks; ``figures`` of them make a column of the worst."""
+    head = ["network", "constructors", "published files", "dialects", *(["float64 difference"] if figures else [])]
+    rows = [head, ["---"] * len(head)]
+    for module in dict.fromkeys(entry.cls.__module__ for entry in PUBLISHED):
+        entries = [entry for entry in PUBLISHED if entry.cls.__module__ == module]
+        path = module.replace(".", "/") + ".py"
+        spoken = [d.name for d in DIALECTS if any(suits(d, entry) for entry in entries)]
+        cells = [f"[{path.removeprefix('flax_attn/')}]({path})", listed(entry.name for entry in entries)]
+        cells += [listed(file for entry in entries for file in entry.files), listed(spoken)]
+        rows.append([*cells, *([f"{max(figures[entry.name] for entry in entries):.0e}"] if figures else [])])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as code, with commas."""
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def signature(cls: Callable[..., Module]) -> str:

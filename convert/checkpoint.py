@@ -283,12 +283,20 @@ def module_of(path: str | os.PathLike) -> nn.Module:
     with _named(Path(path), "could not be read"):
         if "module" not in metadata:
             raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
-        arguments = json.loads(metadata["arguments"])
-        dtypes = {name: getattr(jnp, arguments.pop(name)) for name in ("dtype", "param_dtype") if name in arguments}
         try:
-            return build(metadata["module"], **arguments).clone(**dtypes)
+            return _build(metadata["module"], json.loads(metadata["arguments"]))
         except ValueError as error:
             raise RefusedError(str(error)) from error
+
+
+def _build(module: str, arguments: dict[str, Any]) -> nn.Module:
+    """The inverse of ``_arguments``."""
+    given = {
+        key: _build(**value) if isinstance(value, dict) and value.keys() == {"module", "arguments"} else value
+        for key, value in arguments.items()
+    }
+    dtypes = {key: getattr(jnp, given.pop(key)) for key in ("dtype", "param_dtype") if key in given}
+    return build(module, **given).clone(**dtypes)
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +320,12 @@ def _about(module: nn.Module | None) -> dict[str, str]:
     about = {"format": FORMAT, **{name: _version(name) for name in ("flax_attn", "jax", "flax")}}
     if module is None:
         return about
-    name, arguments = type(module).__name__, {}
+    return {**about, "module": type(module).__name__, "arguments": json.dumps(_arguments(module))}
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    """The arguments of ``module`` that are not the default, in their JSON form."""
+    arguments = {}
     for item in dataclasses.fields(module):
         value = getattr(module, item.name)
         try:
@@ -320,11 +333,9 @@ def _about(module: nn.Module | None) -> dict[str, str]:
             if not default and item.name not in ("parent", "name"):
                 arguments[item.name] = json.loads(json.dumps(value, default=_plain))
         except (TypeError, ValueError) as error:
-            kind = type(value).__name__
-            raise RefusedError(
-                f"expected arguments that JSON can hold, got a {kind} for {item.name} of {name}"
-            ) from error
-    return {**about, "module": name, "arguments": json.dumps(arguments)}
+            got = f"a {type(value).__name__} for {item.name} of {type(module).__name__}"
+            raise RefusedError(f"expected arguments that JSON can hold, got {got}") from error
+    return arguments
 
 
 def _version(package: str) -> str:
@@ -334,7 +345,9 @@ def _version(package: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The JSON form of an argument: a dtype or class of module is its name, a frozen dict a dict."""
+    """The JSON form of an argument: a dtype or class of module is its name, a module a dict, a frozen dict too."""
+    if isinstance(value, Module):
+        return {"module": type(value).__name__, "arguments": _arguments(value)}
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, type) and issubclass(value, Module):

@@ -1,9 +1,12 @@
-"""Measure the published networks at full size: ``python -m examples.networks [WORD] [--json FILE]``.
+"""Measure the published networks at full size: ``python -m examples.networks [WORD]``.
 
 For every published network, or those whose name contains WORD, with random parameters and statistics: the number of
 parameters; the float64 difference from the PyTorch twin on a small image, relative in norm, over all outputs; the time
-of ``flax-attn-convert convert`` on a file of torch.save, a whole process; its peak memory over that of a process which
-only lists the models, against the size of the file; and the time to compile the forward pass for that image.
+of ``flax-attn-convert convert`` on a file of torch.save, a whole process; the size of that file, and the process's peak
+memory, mapped files included, over that of one which converts the demo's; the time to compile the forward pass.
+
+``--json FILE`` writes the figures, with commit and machine. ``--markdown FILE`` prints the README's table with those of
+FILE, and measures nothing.
 """
 
 import argparse
@@ -26,6 +29,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from convert import demo
+from convert.__main__ import networks
 from flax_attn.catalog import PUBLISHED, Published, channels_first, channels_last
 from tests.parity import build_twin, randomise
 from tests.walk import entry_plan
@@ -49,14 +54,14 @@ def command(*arguments: str) -> tuple[float, int]:
 
 
 def conversion(entry: Published, twin: torch.nn.Module, idle: int) -> dict[str, float]:
-    """Seconds of the command, and its memory over ``idle`` bytes as a multiple of the file's size."""
+    """Seconds of the command, megabytes of the file, and of the process's memory over ``idle`` bytes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "net.pth"
         torch.save(twin.float().state_dict(), file)
         arguments = [f"--arg={name}={value!r}" for name, value in entry.kwargs.items()]
         out = str(Path(folder) / "net.safetensors")
         seconds, peak = command("convert", str(file), "--model", entry.name, *arguments, "--out", out, "--quiet")
-        return {"convert": seconds, "memory": max(0, peak - idle) / file.stat().st_size}
+        return {"convert": seconds, "file": file.stat().st_size / 1e6, "memory": (peak - idle) / 1e6}
 
 
 def parity(entry: Published, twin: torch.nn.Module, rng: np.random.Generator) -> float:
@@ -97,12 +102,11 @@ def measure(entry: Published, idle: int) -> dict[str, Any]:
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """The table, and the worst of each column below it."""
-    table = Table("network", "parameters", "float64", "convert s", "memory / file", "compile s", box=None)
+    table = Table("network", "parameters", "float64", "convert s", "file MB", "memory MB", "compile s", box=None)
+    columns = {"float64": ".1e", "convert": ".1f", "file": ".0f", "memory": ".0f", "compile": ".1f"}
     for row in rows:
-        cells = (f"{row[k]:.1f}" for k in ("convert", "memory", "compile"))
-        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['float64']:.1e}", *cells)
-    worst = {key: max(row[key] for row in rows) for key in ("float64", "convert", "memory", "compile")}
-    table.add_row("worst", "", *(f"{v:.1e}" if k == "float64" else f"{v:.1f}" for k, v in worst.items()))
+        table.add_row(row["name"], f"{row['parameters']:,}", *(f"{row[key]:{form}}" for key, form in columns.items()))
+    table.add_row("worst", "", *(f"{max(row[key] for row in rows):{form}}" for key, form in columns.items()))
     Console(width=120).print(table)
 
 
@@ -111,8 +115,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("word", nargs="?", default="", help="only networks whose name contains it")
     options.add_argument("--json", type=Path, help="a file to write the figures to")
+    options.add_argument("--markdown", type=Path, help="a file of figures to print as the README's table")
     given = options.parse_args()
-    _, idle = command("models", "--quiet")
+    if given.markdown:
+        print(networks({row["name"]: row["float64"] for row in json.loads(given.markdown.read_text())["rows"]}))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        smallest = str(demo.FOLDER / "digits.pth"), "--model", "DigitsNet", "--out", f"{folder}/net", "--quiet"
+        _, idle = command("convert", *smallest)
     chosen = [entry for entry in PUBLISHED if given.word in entry.name]
     bar = Console(stderr=True)
     rows = [measure(entry, idle) for entry in track(chosen, "measuring", console=bar, transient=True)]

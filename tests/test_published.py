@@ -3,9 +3,11 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from convert import module_of, save
 from flax_attn.catalog import CATALOG, PUBLISHED, arguments, channels_first, channels_last
 from tests.walk import entry_plan, walk_published
 
@@ -32,6 +34,13 @@ def test_what_a_checkpoint_tells_is_what_the_constructor_made(entry):
     shapes = {row.key: row.torch_shape for row in entry_plan(entry).rows}
     for name, (key, less) in entry.lengths.items():
         assert shapes[key][0] - less == entry.kwargs.get(name, arguments(entry.cls)[name].default)
+
+
+@walk_published
+def test_a_converted_file_tells_which_network_it_is_of(entry, tmp_path):
+    module = entry.module().clone(dtype=jnp.bfloat16)
+    save(tmp_path / "net", {}, module)
+    assert module_of(tmp_path / "net") == module
 
 
 def test_every_network_has_one_entry():
