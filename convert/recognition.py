@@ -90,6 +90,8 @@ def suits(dialect: Dialect, entry: Published) -> bool:
 
 def _candidate(entry: Published, dialect: Dialect | None, shapes: Mapping[str, tuple[int, ...]]) -> Candidate | None:
     """The network with the arguments that ``shapes`` tell, if it has exactly these shapes then."""
+    if any(shapes[key] == () for key, _ in entry.lengths.values()):
+        return None
     told = {name: shapes[key][0] - less for name, (key, less) in entry.lengths.items()}
     given = {**entry.kwargs, **told}
     try:

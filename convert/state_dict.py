@@ -11,6 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from convert.dialects import AUTO, NATIVE, choose, find
+from convert.pickles import DTYPES
 from convert.renaming import Dialect, Read, Translation
 from convert.rules import Axes, dropped, leaf_rule
 from convert.tensors import Lazy, as_numpy
@@ -107,7 +108,7 @@ def called(dialect: Dialect | None, entries: Mapping[str, Read], expected: Itera
 
 def transposed(value: Any, axes: Axes, shape: tuple[int, ...]) -> Lazy:
     """``value`` in Flax's layout, a view where ``value`` is an array."""
-    dtype = value.dtype if isinstance(value, Lazy | np.ndarray) else as_numpy(value).dtype
+    dtype = DTYPES.get(str(value.dtype), value.dtype)
     return Lazy(shape, dtype, lambda: as_numpy(value).transpose(axes))
 
 

@@ -61,6 +61,7 @@ def test_the_same_names_in_another_shape_are_not_recognised():
     state = state_of("cifar_resnet20")
     state["layer2.0.conv1.weight"] = np.zeros((32, 16, 5, 5), np.float32)
     assert recognise(state) == []
+    assert recognise(state | {"fc.weight": np.zeros(())}) == []
     assert recognise({"fc.weight": np.zeros((3, 4))}) == []
     assert recognise(state_of("cifar_resnet20") | {"extra": np.zeros(3)}) == []
 

@@ -52,6 +52,16 @@ def test_converting_holds_one_tensor_at_a_time(file, tmp_path):
     np.testing.assert_array_equal(kernel.T, load(path)["3.weight"])
 
 
+def test_a_leaf_tells_its_dtype_without_being_made():
+    torch = pytest.importorskip("torch")
+    mapping = plan(layers.Linear(3, 2), jax.ShapeDtypeStruct((1, 3), "float32"))
+    for dtype in ("float32", "bfloat16"):
+        state = {k: torch.zeros(s, dtype=getattr(torch, dtype)) for k, s in mapping.shapes.items()}
+        for leaf in mapping.leaves(state).values():
+            assert leaf.dtype == leaf.make().dtype == np.dtype(dtype)
+            assert leaf.shape == leaf.make().shape
+
+
 def test_so_does_the_command_line(file, tmp_path, monkeypatch):
     path, _ = file
     entry = Entry(wide, (plain(1, WIDTH),))
