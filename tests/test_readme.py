@@ -1,18 +1,28 @@
 """The README tells the truth: its table is the catalog's, its Python runs, its commands are those CI runs."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from convert.__main__ import markdown, parser
+from convert.__main__ import classes, networks, parser
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_table_is_that_of_the_catalog():
-    table = README.partition("<!-- flax-attn-convert models --markdown -->\n")[2].partition("\n<!-- end -->")[0]
-    assert table == markdown(), "stale: paste what `flax-attn-convert models --markdown` prints"
+    table = README.partition("--markdown, its first table -->\n")[2].partition("\n<!-- end -->")[0]
+    assert table == classes(), "stale: paste what `flax-attn-convert models --markdown` prints"
+
+
+def test_table_of_networks_is_that_of_the_figures():
+    table = README.partition("--markdown examples/networks.json -->\n")[2].partition("\n<!-- end networks -->")[0]
+    figures = {
+        row["name"]: row["float64"] for row in json.loads((ROOT / "examples" / "networks.json").read_text())["rows"]
+    }
+    assert table == networks(figures), "stale: paste what `python -m examples.networks --markdown ...` prints"
 
 
 def test_python_in_the_readme_runs(tmp_path, monkeypatch):

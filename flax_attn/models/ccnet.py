@@ -1,8 +1,9 @@
 """Criss-Cross Attention for Semantic Segmentation - Huang, Wang, Wei et al. 2020, https://arxiv.org/abs/1811.11721
 
 Status: speedinghzl/CCNet. Upstream's ``Seg_Model`` has ``recurrence=0`` as its default, which leaves the attention out;
-here it is the paper's 2. Dropout before the auxiliary scores and initialisation are not in our description of
-upstream: 0.1, as in the head, and PyTorch's own. Other numbers of stages and blocks are ours.
+here it is the paper's 2. Dropout before the auxiliary scores, initialisation and where a bottleneck strides are not in
+our description of upstream: 0.1, as in the head, PyTorch's own, and in the 3x3 convolution. Other numbers of stages and
+blocks are ours.
 """
 
 from collections.abc import Sequence
