@@ -1,4 +1,4 @@
-"""Every catalog entry works inside NNX, and lowers for CPU, CUDA and TPU."""
+"""Every class of block works inside NNX, and lowers for CPU, CUDA and TPU."""
 
 import functools
 
@@ -10,7 +10,7 @@ from flax import nnx
 from flax.nnx import bridge
 
 from tests.test_transforms import assert_trees_close, setup
-from tests.walk import share_dropout, walk_networks_slowly
+from tests.walk import share_dropout, walk_block_classes
 
 
 def train_step(entry, module, inputs):
@@ -18,7 +18,7 @@ def train_step(entry, module, inputs):
     return module(*args, **call, train=True, mutable=["batch_stats"])
 
 
-@walk_networks_slowly
+@walk_block_classes
 def test_nnx_module_gives_the_same_outputs_and_statistics(entry):
     apply, variables, inputs = setup(entry)
     args, call = entry.arguments(inputs)
@@ -34,7 +34,7 @@ def test_nnx_module_gives_the_same_outputs_and_statistics(entry):
     assert_trees_close(statistics, changed.get("batch_stats", {}))
 
 
-@walk_networks_slowly
+@walk_block_classes
 def test_lowers_for_every_platform(entry):
     apply, variables, inputs = setup(entry, jnp.float32)
     export = jax.export.export(jax.jit(apply), platforms=["cpu", "cuda", "tpu"])

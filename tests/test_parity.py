@@ -7,9 +7,7 @@ torch = pytest.importorskip("torch")
 
 from tests.parity import Parity
 from tests.tolerances import assert_close
-from tests.walk import walk, walk_networks_slowly
-
-precision = pytest.mark.parametrize("dtype", ["float64", "float32"])
+from tests.walk import walk, walk_blocks, walk_but_slow
 
 
 def compare(parity, train, variables, inputs):
@@ -26,18 +24,7 @@ def compare(parity, train, variables, inputs):
     return variables, grads
 
 
-@walk_networks_slowly
-@precision
-def test_eval_mode(entry, dtype):
-    parity = Parity(entry, dtype)
-    compare(parity, False, parity.variables, parity.inputs)
-
-
-@walk
-@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
-def test_two_training_steps(entry, dtype):
-    if dtype == "float32" and entry.kinks:
-        pytest.skip(entry.kinks)
+def train_twice(entry, dtype):
     parity = Parity(entry, dtype)
     variables, grads = compare(parity, True, parity.variables, parity.inputs)
     variables = parity.descend(variables, grads)
@@ -45,3 +32,21 @@ def test_two_training_steps(entry, dtype):
     state = parity.twin.state_dict()
     for key, value in parity.plan.to_torch(variables).items():
         assert_close(value, state[key], dtype, key)
+
+
+@walk_but_slow
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+def test_eval_mode(entry, dtype):
+    parity = Parity(entry, dtype)
+    compare(parity, False, parity.variables, parity.inputs)
+
+
+@walk
+def test_two_training_steps(entry):
+    train_twice(entry, "float64")
+
+
+@pytest.mark.slow
+@walk_blocks
+def test_two_training_steps_in_float32(entry):
+    train_twice(entry, "float32")

@@ -10,7 +10,7 @@ from flax import errors, traverse_util
 
 from flax_attn import layers
 from tests.tolerances import assert_close
-from tests.walk import walk_networks_slowly
+from tests.walk import walk_blocks, walk_but_slow
 
 
 def shapes(entry, module, arrays):
@@ -41,13 +41,13 @@ def assert_trees_close(got, expected, dtype="float64"):
         assert_close(g, e, dtype)
 
 
-@walk_networks_slowly
+@walk_blocks
 def test_jit_equals_eager(entry):
     apply, variables, inputs = setup(entry)
     assert_trees_close(jax.jit(apply)(variables, inputs), apply(variables, inputs))
 
 
-@walk_networks_slowly
+@walk_but_slow
 def test_vmap_equals_a_loop(entry):
     apply, variables, inputs = setup(entry)
     apply = jax.jit(functools.partial(apply, variables))
@@ -57,7 +57,7 @@ def test_vmap_equals_a_loop(entry):
         assert_trees_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), apply([x[i] for x in stacked]))
 
 
-@walk_networks_slowly
+@walk_but_slow
 def test_bfloat16_is_close_to_float32(entry):
     apply, variables, inputs = setup(entry, jnp.float32)
     half = jax.jit(functools.partial(entry.apply, entry.module(dtype=jnp.bfloat16)))(variables, inputs)
@@ -65,14 +65,14 @@ def test_bfloat16_is_close_to_float32(entry):
     assert_trees_close(half, jax.jit(apply)(variables, inputs), "bfloat16")
 
 
-@walk_networks_slowly
+@walk_but_slow
 def test_every_parameter_is_created_in_param_dtype(entry):
     module = entry.module(param_dtype=jnp.bfloat16, dtype=jnp.float32)
     inputs = [jnp.zeros(s.shape, s.dtype) for s in entry.structs(module)]
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes(entry, module, inputs))} <= {jnp.dtype(jnp.bfloat16)}
 
 
-@walk_networks_slowly
+@walk_but_slow
 def test_training_without_mutable_statistics_raises(entry):
     apply, variables, inputs = setup(entry)
     statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}))

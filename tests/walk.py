@@ -8,23 +8,33 @@ import pytest
 from convert import Plan, plan
 from flax_attn import layers
 from flax_attn.catalog import CATALOG, PUBLISHED, Entry
+from flax_attn.catalog.blocks import BLOCKS
 from flax_attn.catalog.models import MODELS
 
 KEEP = 0.7
 PLANS: dict[str, Plan] = {}
 
 
-def entries(slow):
-    """Parametrise by every entry; those of which ``slow`` holds are for the slow run."""
-    marked = [pytest.param(entry, marks=pytest.mark.slow) if slow(entry) else entry for entry in CATALOG]
+def entries(chosen, slow=lambda entry: entry.slow):
+    """Parametrise by the entries ``chosen``; those of which ``slow`` holds are for the slow run."""
+    marked = [pytest.param(entry, marks=pytest.mark.slow) if slow(entry) else entry for entry in chosen]
     return pytest.mark.parametrize("entry", marked, ids=lambda entry: entry.name)
 
 
-walk = entries(lambda entry: entry.slow)
+walk = entries(CATALOG)
 """Every entry, in the plain run but where it says that it is slow."""
 
-walk_networks_slowly = entries(lambda entry: entry.slow or entry in MODELS)
+walk_networks_slowly = entries(CATALOG, lambda entry: entry in MODELS)
 """Every entry, the networks in the slow run: their blocks have been through it."""
+
+walk_but_slow = entries([entry for entry in CATALOG if not entry.slow], lambda entry: entry in MODELS)
+"""The same without the entries that are slow, for what a smaller entry shows as well."""
+
+walk_blocks = entries(BLOCKS)
+"""What networks are made of."""
+
+walk_block_classes = entries({entry.cls: entry for entry in reversed(BLOCKS)}.values())
+"""One entry of every class of block."""
 
 walk_published = pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
 

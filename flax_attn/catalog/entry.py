@@ -111,7 +111,6 @@ class Entry:
         call: further keyword arguments of the call, the same on both sides.
         outputs: the layout of each output, in the order of the flattened result.
         slow: whether tests leave it out of the plain run.
-        kinks: why its gradients in training cannot be compared in float32, or nothing.
     """
 
     cls: Callable[..., Module]
@@ -121,7 +120,6 @@ class Entry:
     call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     outputs: tuple[str, ...] = (IMAGE,)
     slow: bool = False
-    kinks: str = ""
 
     @property
     def name(self) -> str:
