@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+from flax import traverse_util
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -36,8 +37,8 @@ from tests.parity import build_twin, randomise
 from tests.walk import entry_plan
 
 MEASURE = (
-    "import resource, sys; from convert.__main__ import main; status = main(sys.argv[1:]);"
-    "print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    "import sys; from convert.__main__ import main; status = main(sys.argv[1:]);"
+    "print(status, open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 )
 """A command in a process of its own, which prints its status and its peak memory in KiB."""
 
@@ -75,16 +76,18 @@ def parity(entry: Published, twin: torch.nn.Module, rng: np.random.Generator) ->
     with torch.no_grad():
         theirs = jax.tree.leaves(twin(*args, **call))
     theirs = [channels_last(t.numpy(), layout) for t, layout in zip(theirs, entry.outputs, strict=True)]
-    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(ours, theirs, strict=True))
+    smallest = np.finfo(np.float64).tiny
+    return max(
+        float(np.linalg.norm(a - b) / max(np.linalg.norm(b), smallest)) for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def compilation(entry: Published) -> float:
     """Seconds to compile the float32 forward pass, tracing apart."""
     module = entry.module()
-    structs = entry.structs(module)
-    args, kwargs = entry.arguments(structs)
-    shapes = jax.eval_shape(lambda *a: module.init(jax.random.key(0), *a, **kwargs), *args)
-    lowered = jax.jit(functools.partial(entry.apply, module)).lower(shapes, structs)
+    flat = {row.path: jax.ShapeDtypeStruct(row.shape, np.float32) for row in entry_plan(entry).rows}
+    variables = traverse_util.unflatten_dict(flat)
+    lowered = jax.jit(functools.partial(entry.apply, module)).lower(variables, entry.structs(module))
     begin = time.perf_counter()
     lowered.compile()
     return time.perf_counter() - begin
