@@ -291,7 +291,7 @@ def module_of(path: str | os.PathLike) -> nn.Module:
 
 def _build(module: str, arguments: dict[str, Any]) -> nn.Module:
     """The inverse of ``_arguments``."""
-    given = {
+    given: dict[str, Any] = {
         key: _build(**value) if isinstance(value, dict) and value.keys() == {"module", "arguments"} else value
         for key, value in arguments.items()
     }
