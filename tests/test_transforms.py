@@ -41,6 +41,7 @@ def assert_trees_close(got, expected, dtype="float64"):
         assert_close(g, e, dtype)
 
 
+@pytest.mark.slow
 @walk_blocks
 def test_jit_equals_eager(entry):
     apply, variables, inputs = setup(entry)

@@ -191,11 +191,12 @@ MODELS = [
             (Input(lambda module: (2, *module.size, 3)),),
             dict(attention=attention, num_classes=5, size=size, width=1),
             outputs=(PLAIN,),
+            slow=slow,
         )
-        for cls, attention, size in (
-            (ResidualAttentionModel, (2,), (17, 13)),
-            (CifarResidualAttentionModel, (1,), (7, 5)),
-            (OldCifarResidualAttentionModel, (1,), (9, 7)),
+        for cls, attention, size, slow in (
+            (ResidualAttentionModel, (2,), (17, 13), True),
+            (CifarResidualAttentionModel, (1,), (7, 5), False),
+            (OldCifarResidualAttentionModel, (1,), (9, 7), True),
         )
     ],
     # resnet
