@@ -18,9 +18,9 @@ from rich.table import Table
 from convert import demo
 from convert.checkpoint import Checkpoint, read, save
 from convert.dialects import AUTO, DIALECTS, NATIVE, choose, detect
-from convert.recognition import Candidate, recognise, suits
+from convert.recognition import Candidate, entry_plan, recognise, suits
 from convert.rules import dropped
-from convert.state_dict import Plan, plan
+from convert.state_dict import Plan
 from flax_attn import catalog
 from flax_attn.catalog import CATALOG, PUBLISHED, Entry
 from flax_attn.layers import Module
@@ -154,8 +154,7 @@ def build(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
     refusals = []
     for entry in catalog.find(options.model):
         try:
-            args, kwargs = entry.arguments(entry.structs(module))
-            return entry, module, plan(module, *args, **kwargs)
+            return entry, module, entry_plan(entry, module)
         except (TypeError, ValueError) as refusal:
             refusals.append(refusal)
     raise ValueError(str(refusals[0]).partition("\n")[0])

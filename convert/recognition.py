@@ -17,7 +17,7 @@ from convert.dialects import AUTO, choose, detect
 from convert.renaming import Dialect
 from convert.rules import dropped
 from convert.state_dict import Plan, plan, untranslated
-from flax_attn.catalog import PUBLISHED, Published, arguments
+from flax_attn.catalog import PUBLISHED, Entry, Published, arguments
 from flax_attn.layers import Module
 
 DIGESTS = Path(__file__).with_name("digests.json")
@@ -104,7 +104,7 @@ def _candidate(entry: Published, dialect: Dialect | None, shapes: Mapping[str, t
     return Candidate(entry, different, module, mapping, dialect) if mapping.shapes == shapes else None
 
 
-def entry_plan(entry: Published, module: Module) -> Plan:
+def entry_plan(entry: Entry, module: Module) -> Plan:
     """The plan of ``module`` for the example inputs of ``entry``."""
     args, kwargs = entry.arguments(entry.structs(module))
     return plan(module, *args, **kwargs)

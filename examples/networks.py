@@ -32,8 +32,8 @@ from rich.table import Table
 
 from convert import demo
 from convert.__main__ import networks
-from flax_attn.catalog import PUBLISHED, Published, channels_first, channels_last
-from tests.parity import build_twin, randomise
+from flax_attn.catalog import PUBLISHED, Published
+from tests.parity import build_twin, in_eval_mode, randomise
 from tests.walk import entry_plan
 
 MEASURE = (
@@ -67,19 +67,9 @@ def conversion(entry: Published, twin: torch.nn.Module, idle: int) -> dict[str, 
 
 def parity(entry: Published, twin: torch.nn.Module, rng: np.random.Generator) -> float:
     """The largest norm-relative difference of an output in float64."""
-    module = entry.module()
-    variables = entry_plan(entry).from_torch(twin.state_dict())
-    arrays = entry.draw(module, rng, "float64")
-    ours = jax.tree.leaves(jax.jit(functools.partial(entry.apply, module))(variables, arrays))
-    pairs = zip(arrays, entry.inputs, strict=True)
-    args, call = entry.arguments([torch.tensor(channels_first(x, i.layout)) for x, i in pairs])
-    with torch.no_grad():
-        theirs = jax.tree.leaves(twin(*args, **call))
-    theirs = [channels_last(t.numpy(), layout) for t, layout in zip(theirs, entry.outputs, strict=True)]
     smallest = np.finfo(np.float64).tiny
-    return max(
-        float(np.linalg.norm(a - b) / max(np.linalg.norm(b), smallest)) for a, b in zip(ours, theirs, strict=True)
-    )
+    pairs = in_eval_mode(entry, twin, rng)
+    return max(float(np.linalg.norm(a - b) / max(np.linalg.norm(b), smallest)) for a, b in pairs)
 
 
 def compilation(entry: Published) -> float:
@@ -99,7 +89,7 @@ def measure(entry: Published, idle: int) -> dict[str, Any]:
     randomise(twin, rng)
     figures = {"name": entry.name, "parameters": sum(p.numel() for p in twin.parameters())}
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        figures["float64"] = parity(entry, twin.double().eval(), rng)
+        figures["float64"] = parity(entry, twin, rng)
     return figures | {"compile": compilation(entry)} | conversion(entry, twin, idle)
 
 

@@ -74,6 +74,20 @@ def share_attention_dropout(path, forward, *args, need_weights=True, **kwargs):
     return out, weights if need_weights else None
 
 
+def in_eval_mode(entry: Entry, twin: torch.nn.Module, rng: np.random.Generator) -> list[tuple]:
+    """Pairs of the outputs of both sides, channels last, in float64 on one random input; ``twin`` has the numbers."""
+    twin.double().eval()
+    variables = entry_plan(entry).from_torch(twin.state_dict())
+    arrays = entry.draw(entry.module(), rng, "float64")
+    ours = jax.tree.leaves(jax.jit(functools.partial(entry.apply, entry.module()))(variables, arrays))
+    pairs = zip(arrays, entry.inputs, strict=True)
+    args, call = entry.arguments([torch.tensor(channels_first(x, i.layout)) for x, i in pairs])
+    with torch.no_grad():
+        theirs = jax.tree.leaves(twin(*args, **call))
+    theirs = [channels_last(t.numpy(), layout) for t, layout in zip(theirs, entry.outputs, strict=True)]
+    return list(zip(ours, theirs, strict=True))
+
+
 class Parity:
     """Both sides of ``entry`` in ``dtype``: ``flax_step`` and ``torch_step`` give the same outputs and gradients.
 

@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convert import MismatchError, from_torch, plan, to_torch
+from convert import MismatchError, from_torch, plan, recognition, to_torch
 from convert.dialects import AUTO, DIALECTS, NATIVE, choose, detect, find
 from convert.rules import dropped
 from convert.tensors import Lazy, as_numpy
 from flax_attn import (
-    PUBLISHED,
     CrissCrossAttention,
     DANetHead,
     DotProductNonLocalBlock,
@@ -20,6 +19,7 @@ from flax_attn import (
     SAMAttention,
     SELayer,
     Transformer,
+    catalog,
 )
 from flax_attn.models.resnet import cifar_resnet20, cifar_resnet20_option_a
 from tests.test_golden import GOLDEN, golden
@@ -133,23 +133,16 @@ def test_a_foreign_list_is_read_and_written_back_to_the_bit(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_foreign_list_fits_its_network(name):
-    entries = {entry.cls.__name__: entry for entry in PUBLISHED}
-    if NETWORKS[name] not in entries:
-        pytest.skip(f"there is no {NETWORKS[name]} yet")
-    entry = entries[NETWORKS[name]]
-    module = entry.module(num_classes=10)
-    args, kwargs = entry.arguments(entry.structs(module))
-    mapping = plan(module, *args, **kwargs)
+    (entry,) = catalog.find(NETWORKS[name])
+    mapping = recognition.entry_plan(entry, entry.module(num_classes=10))
     state = random_state(shapes(name))
     same_bits(mapping.to_torch(mapping.from_torch(state, AUTO), FOREIGN[name][0]), state)
 
 
 @pytest.mark.parametrize(("name", "constructor"), [("hf_hub_seg", "detr_resnet50_panoptic")])
 def test_hf_names_are_those_of_our_panoptic_detr_but_for_the_number_of_layers(name, constructor):
-    entries = {entry.cls.__name__: entry for entry in PUBLISHED}
-    if constructor not in entries:
-        pytest.skip(f"there is no {constructor} yet")
-    ours = entry_plan(entries[constructor]).shapes
+    (entry,) = catalog.find(constructor)
+    ours = entry_plan(entry).shapes
     native = numbers(find("hf").read(random_state(shapes(name))))
     assert native.keys() <= ours.keys()
     left = [key for key in ours.keys() - native.keys() if ".layers." not in key]

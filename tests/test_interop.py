@@ -14,7 +14,7 @@ import pytest
 
 from convert import from_torch, to_torch
 from convert.rules import dropped
-from flax_attn import PUBLISHED, Bottleneck
+from flax_attn import DETR, Bottleneck, DETRsegm, catalog
 
 torch = pytest.importorskip("torch")
 
@@ -59,8 +59,8 @@ def near(ours, theirs):
 
 
 def published(name):
-    found = [entry for entry in PUBLISHED if entry.cls.__name__ == name]
-    return found[0] if found else pytest.skip(f"there is no {name} yet")
+    (entry,) = catalog.find(name)
+    return entry
 
 
 def same(state, back):
@@ -127,10 +127,9 @@ def hugging_face(kind, backbone):
 
 def detr(kind):
     """The same network of ours."""
-    ours = pytest.importorskip("flax_attn.models.detr")
     sizes = dict(num_classes=5, num_queries=7, hidden_dim=128, enc_layers=2, dec_layers=2)
-    net = ours.DETR(Bottleneck, (2, 2, 2, 2), nheads=8, dim_feedforward=FEEDFORWARD, **sizes)
-    return ours.DETRsegm(net) if kind == "DetrForSegmentation" else net
+    net = DETR(Bottleneck, (2, 2, 2, 2), nheads=8, dim_feedforward=FEEDFORWARD, **sizes)
+    return DETRsegm(net) if kind == "DetrForSegmentation" else net
 
 
 def hub_names(theirs, folder):

@@ -1,14 +1,11 @@
 """The published networks at full size: their constructors, and their numbers on a small image."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from convert import module_of, save
-from flax_attn.catalog import CATALOG, PUBLISHED, arguments, channels_first, channels_last
+from flax_attn.catalog import CATALOG, PUBLISHED, arguments
 from tests.walk import entry_plan, walk_published
 
 NORM_RELATIVE = 1e-9
@@ -51,22 +48,11 @@ def test_every_network_has_one_entry():
 @pytest.mark.slow
 @walk_published
 def test_full_size_network_gives_the_twins_numbers(entry):
-    torch = pytest.importorskip("torch")
-    from tests.parity import build_twin, randomise
+    pytest.importorskip("torch")
+    from tests.parity import build_twin, in_eval_mode, randomise
 
-    twin, module = build_twin(entry), entry.module()
-    rng = np.random.default_rng(0)
+    twin, rng = build_twin(entry), np.random.default_rng(0)
     randomise(twin, rng)
-    twin.double().eval()
-    variables = entry_plan(entry).from_torch(twin.state_dict())
-    arrays = entry.draw(module, rng, "float64")
-    ours = jax.tree.leaves(jax.jit(functools.partial(entry.apply, module))(variables, arrays))
-    args, call = entry.arguments(
-        [torch.tensor(channels_first(x, i.layout)) for x, i in zip(arrays, entry.inputs, strict=True)]
-    )
-    with torch.no_grad():
-        theirs = jax.tree.leaves(twin(*args, **call))
-    for got, expected, layout in zip(ours, theirs, entry.outputs, strict=True):
-        expected = channels_last(expected.numpy(), layout)
+    for got, expected in in_eval_mode(entry, twin, rng):
         assert got.shape == expected.shape
         assert np.linalg.norm(got - expected) <= NORM_RELATIVE * np.linalg.norm(expected)

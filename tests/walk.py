@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from convert import Plan, plan
+from convert import Plan, recognition
 from flax_attn import layers
 from flax_attn.catalog import CATALOG, PUBLISHED, Entry
 from flax_attn.catalog.blocks import BLOCKS
@@ -42,9 +42,7 @@ walk_published = pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: e
 def entry_plan(entry: Entry) -> Plan:
     """The conversion plan of the entry's module, traced once a process."""
     if entry.name not in PLANS:
-        module = entry.module()
-        args, kwargs = entry.arguments(entry.structs(module))
-        PLANS[entry.name] = plan(module, *args, **kwargs)
+        PLANS[entry.name] = recognition.entry_plan(entry, entry.module())
     return PLANS[entry.name]
 
 
