@@ -17,8 +17,8 @@ from rich.progress import track
 from rich.table import Table
 
 from flax_attn.catalog import CATALOG, Entry
-from tests.parity import Parity
-from tests.tolerances import difference
+from tests.helpers.parity import Parity
+from tests.helpers.tolerances import difference
 
 
 def differences(entry: Entry, dtype: str) -> tuple[float, float]:

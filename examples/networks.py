@@ -33,8 +33,8 @@ from rich.table import Table
 from convert import demo
 from convert.__main__ import networks
 from flax_attn.catalog import PUBLISHED, Published
-from tests.parity import build_twin, in_eval_mode, randomise
-from tests.walk import entry_plan
+from tests.helpers.parity import build_twin, in_eval_mode, randomise
+from tests.helpers.walk import entry_plan
 
 MEASURE = (
     "import sys; from convert.__main__ import main; status = main(sys.argv[1:]);"

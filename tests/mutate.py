@@ -22,7 +22,7 @@ class Mutation(NamedTuple):
     file: str
     old: str
     new: str
-    tests: str = f"tests/test_parity.py -k '{SOME}'"
+    tests: str = f"tests/catalog/test_parity.py -k '{SOME}'"
 
 
 MUTATIONS = [
@@ -35,7 +35,7 @@ MUTATIONS = [
         "flax_attn/layers/activation.py",
         "(0.5 * wide * (1 + lax.erf(wide / math.sqrt(2))))",
         "jax.nn.gelu(wide)",
-        "tests/test_layers_misc.py",
+        "tests/layers/test_linear_dropout_containers.py",
     ),
     Mutation("untransposed Linear", "convert/rules.py", "return (1, 0)", "return (0, 1)"),
     Mutation(
@@ -46,14 +46,14 @@ MUTATIONS = [
         "convert/dialects.py",
         'for which in "qkv")',
         'for which in "qvk")',
-        "tests/test_dialects.py -k transformer",
+        "tests/convert/test_dialects.py -k transformer",
     ),
     Mutation(
         "the root of the width upside down",
         "convert/renaming.py",
         "parts[0].shape[0] ** -0.5",
         "parts[0].shape[0] ** 0.5",
-        "tests/test_dialects.py -k non_local",
+        "tests/convert/test_dialects.py -k non_local",
     ),
     Mutation("flatten channels last", "flax_attn/layers/shape.py", "jnp.moveaxis(x, -1, 1).reshape", "x.reshape"),
     Mutation(
@@ -61,7 +61,7 @@ MUTATIONS = [
         "convert/rules.py",
         'DROPPED = ("num_batches_tracked",)',
         'DROPPED = ("num_batches_tracked", "running_mean")',
-        "tests/test_state_dict.py tests/test_golden.py",
+        "tests/convert/test_state_dict.py tests/catalog/test_golden.py",
     ),
     Mutation(
         "softmax over queries", "flax_attn/blocks/non_local.py", "softmax(self.scores(x))", "softmax(self.scores(x), 1)"
@@ -77,7 +77,7 @@ MUTATIONS = [
         "torch_ref/blocks/non_local.py",
         "nn.init.zeros_(layer.weight)",
         "pass",
-        "tests/test_init.py",
+        "tests/catalog/test_init.py",
     ),
 ]
 

@@ -155,7 +155,7 @@ class Published(Entry):
 
     Args:
         kwargs: what the pinned key list was made with, where that is not the default.
-        keys: the name of the pinned key list, tests/golden/NAME.json, where there is one.
+        keys: the name of the pinned key list, tests/catalog/golden/NAME.json, where there is one.
         files: names of published checkpoints.
         lengths: arguments that a checkpoint tells: {name: (key, n)}, the length of the first axis of that key, less n.
     """

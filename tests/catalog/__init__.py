@@ -1,0 +1,1 @@
+"""Properties that every entry of the catalog has."""

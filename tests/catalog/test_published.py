@@ -1,0 +1,58 @@
+"""The published networks at full size: their constructors, and their numbers on a small image."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convert import module_of, save
+from flax_attn.catalog import CATALOG, PUBLISHED, arguments
+from tests.helpers.walk import entry_plan, walk_published
+
+NORM_RELATIVE = 1e-9
+
+
+@walk_published
+def test_a_constructor_needs_nothing_and_makes_a_class_of_the_catalog(entry):
+    assert all(p.default is not p.empty for p in arguments(entry.cls).values())
+    assert type(entry.module()) in {e.cls for e in CATALOG}
+
+
+@walk_published
+def test_a_constructor_has_a_twin_of_the_same_arguments(entry):
+    pytest.importorskip("torch")
+    from torch_ref.twins import twin
+
+    ours, theirs = arguments(entry.cls), arguments(twin(entry.cls))
+    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
+
+
+@walk_published
+def test_what_a_checkpoint_tells_is_what_the_constructor_made(entry):
+    shapes = {row.key: row.torch_shape for row in entry_plan(entry).rows}
+    for name, (key, less) in entry.lengths.items():
+        assert shapes[key][0] - less == entry.kwargs.get(name, arguments(entry.cls)[name].default)
+
+
+@walk_published
+def test_a_converted_file_tells_which_network_it_is_of(entry, tmp_path):
+    module = entry.module().clone(dtype=jnp.bfloat16)
+    save(tmp_path / "net", {}, module)
+    assert module_of(tmp_path / "net") == module
+
+
+def test_every_network_has_one_entry():
+    names = [entry.name for entry in PUBLISHED]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+@walk_published
+def test_full_size_network_gives_the_twins_numbers(entry):
+    pytest.importorskip("torch")
+    from tests.helpers.parity import build_twin, in_eval_mode, randomise
+
+    twin, rng = build_twin(entry), np.random.default_rng(0)
+    randomise(twin, rng)
+    for got, expected in in_eval_mode(entry, twin, rng):
+        assert got.shape == expected.shape
+        assert np.linalg.norm(got - expected) <= NORM_RELATIVE * np.linalg.norm(expected)

@@ -1,0 +1,1 @@
+"""State dicts, files, the command line, and real checkpoints."""
