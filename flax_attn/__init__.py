@@ -15,19 +15,8 @@ from flax_attn.blocks.criss_cross import (
 )
 from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
 from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
-from flax_attn.blocks.hard_attention import (
-    ActionNetwork,
-    BaselineNetwork,
-    CoreNetwork,
-    GlimpseNetwork,
-    GumbelHardAttention,
-    HardAttention,
-    LocationNetwork,
-    OldBaselineNetwork,
-    OldLocationNetwork,
-    Retina,
-    reinforce_loss,
-)
+from flax_attn.blocks.gumbel_attention import GumbelHardAttention
+from flax_attn.blocks.hard_attention import HardAttention
 from flax_attn.blocks.inception import InceptionA, InceptionAux, InceptionB, InceptionC, InceptionD, InceptionE
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
@@ -46,6 +35,17 @@ from flax_attn.blocks.polarized import (
     SequentialPolarizedSelfAttention,
 )
 from flax_attn.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
+from flax_attn.blocks.recurrent_attention import (
+    ActionNetwork,
+    BaselineNetwork,
+    CoreNetwork,
+    GlimpseNetwork,
+    LocationNetwork,
+    OldBaselineNetwork,
+    OldLocationNetwork,
+    Retina,
+    reinforce_loss,
+)
 from flax_attn.blocks.residual_attention import (
     AttentionModule_stage0,
     AttentionModule_stage1,
@@ -76,6 +76,7 @@ from flax_attn.blocks.se import (
 from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck, SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
+from flax_attn.blocks.spatial_transformer import SpatialTransformer
 from flax_attn.blocks.stn import (
     STN,
     AffineGridGen,
@@ -87,7 +88,6 @@ from flax_attn.blocks.stn import (
     DenseAffineGridGen,
     Depth3DGridGen,
     Depth3DGridGen_with_mask,
-    SpatialTransformer,
 )
 from flax_attn.blocks.transformer import (
     MHAttentionMap,
@@ -99,11 +99,12 @@ from flax_attn.blocks.transformer import (
 )
 from flax_attn.catalog import CATALOG, PUBLISHED
 from flax_attn.models.ccnet import CCNet
+from flax_attn.models.cifar_resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet
 from flax_attn.models.danet import DANet
-from flax_attn.models.detr import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
-from flax_attn.models.detr_criterion import HungarianMatcher, SetCriterion
-from flax_attn.models.detr_demo import DETRdemo
-from flax_attn.models.detr_postprocess import PostProcess, PostProcessPanoptic, PostProcessSegm
+from flax_attn.models.detr.criterion import HungarianMatcher, SetCriterion
+from flax_attn.models.detr.demo import DETRdemo
+from flax_attn.models.detr.network import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
+from flax_attn.models.detr.postprocess import PostProcess, PostProcessPanoptic, PostProcessSegm
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.ldnet import DecoderBlock, HeadUpdator, LDNet, LDNetResNet34
 from flax_attn.models.non_local_net import NonLocalNet
@@ -114,7 +115,7 @@ from flax_attn.models.residual_attention import (
     OldCifarResidualAttentionModel,
     ResidualAttentionModel,
 )
-from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.resnet import ResNet
 from flax_attn.models.se_inception import SEInception3
 from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet
 from flax_attn.models.sge_resnet import BAMResNet

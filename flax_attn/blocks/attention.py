@@ -14,8 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_attn.layers import Dropout, Initializer, Linear, Module, accumulator, einsum, init, require, softmax
-
-Tokens = Float[Array, "n l c"]
+from flax_attn.shapes import Tokens
 
 
 def split_heads(x: Tokens, heads: int) -> Float[Array, "n l h d"]:

@@ -8,8 +8,7 @@ product of the two gates, where the paper has their sum.
 from jaxtyping import Array, Float
 
 from flax_attn.layers import BatchNorm1d, BatchNorm2d, Conv2d, Linear, Module, relu, require, sigmoid
-
-Image = Float[Array, "n h w c"]
+from flax_attn.shapes import Image, PixelMap
 
 
 class _GateC(Module):
@@ -51,7 +50,7 @@ class _GateS(Module):
         self.gate_s_bn_di_1 = BatchNorm2d(hidden)
         self.gate_s_conv_final = Conv2d(hidden, 1, 1)
 
-    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n h w 1"]:
+    def __call__(self, x: Image, train: bool = False) -> PixelMap:
         y = relu(self.gate_s_bn_reduce0(self.gate_s_conv_reduce0(x), train))
         y = relu(self.gate_s_bn_di_0(self.gate_s_conv_di_0(y), train))
         y = relu(self.gate_s_bn_di_1(self.gate_s_conv_di_1(y), train))
@@ -66,7 +65,7 @@ class _SpatialGate(Module):
     def setup(self) -> None:
         self.gate_s = _GateS(self.gate_channel, self.hidden, self.dilation_val)
 
-    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n h w 1"]:
+    def __call__(self, x: Image, train: bool = False) -> PixelMap:
         return self.gate_s(x, train)
 
 

@@ -21,8 +21,7 @@ from flax_attn.layers import (
     require,
     sigmoid,
 )
-
-Image = Float[Array, "n h w c"]
+from flax_attn.shapes import Features, Image, PixelMap
 
 
 class ChannelGate(Module):
@@ -54,7 +53,7 @@ class _BasicConv(Module):
         self.conv = Conv2d(2, 1, 7, padding=3, bias=False)
         self.bn = BatchNorm2d(1, momentum=0.01)
 
-    def __call__(self, x: Float[Array, "n h w 2"], train: bool = False) -> Float[Array, "n h w 1"]:
+    def __call__(self, x: Float[Array, "n h w 2"], train: bool = False) -> PixelMap:
         return self.bn(self.conv(x), train)
 
 
@@ -99,7 +98,7 @@ class CBAMBasicBlock(BasicBlock):
         super().setup()
         self.cbam = CBAM(self.planes * self.expansion)
 
-    def residual(self, x: Image, train: bool) -> Float[Array, "n h2 w2 c2"]:
+    def residual(self, x: Image, train: bool) -> Features:
         return self.cbam(super().residual(x, train), train)
 
 
@@ -110,5 +109,5 @@ class CBAMBottleneck(Bottleneck):
         super().setup()
         self.cbam = CBAM(self.planes * self.expansion)
 
-    def residual(self, x: Image, train: bool) -> Float[Array, "n h2 w2 c2"]:
+    def residual(self, x: Image, train: bool) -> Features:
         return self.cbam(super().residual(x, train), train)

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, init, require, softmax
+from flax_attn.shapes import Image, ScoreMap, Volume
 
-Image = Float[Array, "n h w c"]
 Row = Float[Array, "n h w w"]
 Column = Float[Array, "n h w h"]
 
@@ -156,7 +156,7 @@ class CrissCrossAttention3D(Module):
         self.value_conv = Conv3d(self.in_dim, self.in_dim, 1)
         self.gamma = self.parameter("gamma", init.zeros, (1,))
 
-    def __call__(self, x: Float[Array, "n d h w c"], train: bool = False) -> Float[Array, "n d h w c"]:
+    def __call__(self, x: Volume, train: bool = False) -> Volume:
         x, gamma = self.promote(x, self.gamma)
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         d, h = x.shape[1:3]
@@ -206,7 +206,7 @@ class RCCAModule(Module):
             ]
         )
 
-    def __call__(self, x: Image, recurrence: int = 1, train: bool = False) -> Float[Array, "n h w k"]:
+    def __call__(self, x: Image, recurrence: int = 1, train: bool = False) -> ScoreMap:
         x = self.cast(x)
         y: Any = self.conva(x, train)
         for _ in range(max(recurrence, self.is_initializing())):

@@ -6,8 +6,6 @@ the larger weight; the paper does not. Neither attention is scaled.
 
 from collections.abc import Callable
 
-from jaxtyping import Array, Float
-
 from flax_attn.layers import (
     BatchNorm2d,
     Conv2d,
@@ -20,9 +18,7 @@ from flax_attn.layers import (
     require,
     softmax,
 )
-
-Image = Float[Array, "n h w c"]
-Scores = Float[Array, "n h w k"]
+from flax_attn.shapes import Image, ScoreMap
 
 
 class PAM_Module(Module):
@@ -93,7 +89,7 @@ class DANetHead(Module):
     def classify(self, inputs: int) -> Sequential:
         return Sequential([Dropout2d(0.1), Conv2d(inputs, self.out_channels, 1)])
 
-    def __call__(self, x: Image, train: bool = False) -> tuple[Scores, Scores, Scores]:
+    def __call__(self, x: Image, train: bool = False) -> tuple[ScoreMap, ScoreMap, ScoreMap]:
         position = self.conv51(self.sa(self.conv5a(x, train), train), train)
         channel = self.conv52(self.sc(self.conv5c(x, train), train), train)
         both = self.conv8(position + channel, train)

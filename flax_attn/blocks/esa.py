@@ -25,13 +25,10 @@ from flax_attn.layers import (
     sigmoid,
     softmax,
 )
-
-Image = Float[Array, "n h w c"]
-Mask = Float[Array, "n h w 1"]
-Tokens = Float[Array, "n l c"]
+from flax_attn.shapes import Image, PixelMap, Tokens
 
 
-def mask_pool(x: Image, mask: Mask) -> Float[Array, "n 1 c"]:
+def mask_pool(x: Image, mask: PixelMap) -> Float[Array, "n 1 c"]:
     """The mean of x, weighted by the sigmoid of ``mask``; what it covers hardly any of gives almost 0."""
     weight = sigmoid(mask)
     total = einsum("nhwc,nhwi->nic", x, weight, wide=True)

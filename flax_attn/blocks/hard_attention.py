@@ -1,218 +1,17 @@
-"""Recurrent Models of Visual Attention - Mnih, Heess, Graves, Kavukcuoglu 2014, https://arxiv.org/abs/1406.6247
+"""Show, Attend and Tell - Xu, Ba, Kiros et al. 2015, https://arxiv.org/abs/1502.03044
 
-Status: kevinzakka/recurrent-visual-attention. Its checkpoints were trained with an older locator and baseline: here
-``OldLocationNetwork`` and ``OldBaselineNetwork``. Upstream's patches of odd size fall short at the far edge and raise;
-here the border is wide enough. It uses the height for both axes, here each has its own. ``HardAttention`` is the hard
-form of Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044); its arithmetic and keys are ours.
+Follows: the paper's hard attention; its authors' code is in Theano.
+Differs: the scores are a small network of each pixel alone, without the state of a decoder; its keys are ours.
 
-Noise may be passed in; otherwise it is drawn from the rng stream "sample".
+Noise may be passed in; otherwise it is drawn from the rng stream "sample", in training only.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from flax_attn.layers import Linear, Module, accumulator, avg_pool, flatten, log_softmax, relu, require, softmax
-
-Image = Float[Array, "n h w c"]
-Place = Float[Array, "n 2"]
-State = Float[Array, "n d"]
-
-
-def patch(x: Image, place: Place, size: int) -> Float[Array, "n p p c"]:
-    """The ``size`` x ``size`` pixels around ``place``, without gradient to it; zeros beyond the edge.
-
-    ``place`` is (x, y) from -1 to 1; one further out counts as the edge.
-    """
-    before = size // 2
-    pads = [(0, 0), (before, size - before), (before, size - before), (0, 0)]
-    extent = jnp.array([x.shape[2], x.shape[1]])
-    place = lax.stop_gradient(place.astype(accumulator(place.dtype))).clip(-1, 1)
-    start = (0.5 * (place + 1) * extent).astype(int)
-
-    def crop(image: Float[Array, "h w c"], corner: Array) -> Float[Array, "p p c"]:
-        return lax.dynamic_slice(image, (corner[1], corner[0], 0), (size, size, image.shape[-1]))
-
-    return jax.vmap(crop)(jnp.pad(x, pads), start)
-
-
-def patch_sizes(g: int, k: int, s: float) -> list[int]:
-    """How many pixels a side each of the ``k`` patches has."""
-    sizes = []
-    for _ in range(k):
-        sizes.append(g)
-        g = int(s * g)
-    return sizes
-
-
-class Retina(Module):
-    """Patches of x around a place, ``k`` of them, each ``s`` times as large, shrunk to ``g`` x ``g`` and laid in a row.
-
-    Returns (n, k * c * g * g), channel by channel as PyTorch flattens. Raises ValueError for g, k or s below 1, and
-    where a patch of ``size`` pixels a side is not g wide after a pooling by ``size // g``.
-    """
-
-    g: int
-    k: int
-    s: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        got = (self.g, self.k, self.s)
-        require(min(got) >= 1, f"Retina: expected g, k, s >= 1, got {got}")
-        sizes = patch_sizes(*got)
-        fit = all(size // (size // self.g) == self.g for size in sizes)
-        require(fit, f"Retina: expected sizes that a pooling by size // g shrinks to g={self.g}, got {sizes}")
-
-    def __call__(self, x: Image, l: Place, train: bool = False) -> Float[Array, "n d"]:  # noqa: E741
-        require(l.shape == (x.shape[0], 2), f"Retina: expected places of shape {(x.shape[0], 2)}, got {l.shape}")
-        x, sizes = self.cast(x), patch_sizes(self.g, self.k, self.s)
-        return flatten(jnp.concatenate([avg_pool(patch(x, l, size), size // self.g) for size in sizes], -1))
-
-
-class GlimpseNetwork(Module):
-    """One vector (n, h_g + h_l) of what the Retina sees and where it looks."""
-
-    h_g: int
-    h_l: int
-    g: int
-    k: int
-    s: float
-    c: int
-
-    def setup(self) -> None:
-        self.retina = Retina(self.g, self.k, self.s)
-        self.fc1 = Linear(self.k * self.g * self.g * self.c, self.h_g)
-        self.fc2 = Linear(2, self.h_l)
-        self.fc3 = Linear(self.h_g, self.h_g + self.h_l)
-        self.fc4 = Linear(self.h_l, self.h_g + self.h_l)
-
-    def __call__(self, x: Image, l_t_prev: Place, train: bool = False) -> Float[Array, "n d"]:
-        what = self.fc3(relu(self.fc1(self.retina(x, l_t_prev))))
-        where = self.fc4(relu(self.fc2(l_t_prev)))
-        return relu(what + where)
-
-
-class CoreNetwork(Module):
-    """The next state of a plain recurrent network."""
-
-    input_size: int
-    hidden_size: int
-
-    def setup(self) -> None:
-        self.i2h = Linear(self.input_size, self.hidden_size)
-        self.h2h = Linear(self.hidden_size, self.hidden_size)
-
-    def __call__(self, g_t: Float[Array, "n g"], h_t_prev: State, train: bool = False) -> State:
-        return relu(self.i2h(g_t) + self.h2h(h_t_prev))
-
-
-class ActionNetwork(Module):
-    """Log-probabilities of the classes."""
-
-    input_size: int
-    output_size: int
-
-    def setup(self) -> None:
-        self.fc = Linear(self.input_size, self.output_size)
-
-    def __call__(self, h_t: State, train: bool = False) -> Float[Array, "n k"]:
-        return log_softmax(self.fc(h_t))
-
-
-def log_density(x: Place, mean: Place, std: float) -> Float[Array, " n"]:
-    """The logarithm of the density of N(mean, std) at x, the axes together."""
-    return (-0.5 * jnp.square((x - mean) / std) - math.log(std * math.sqrt(2 * math.pi))).sum(-1)
-
-
-class _Locator(Module):
-    input_size: int
-    output_size: int
-    std: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.std > 0, f"{type(self).__name__}: expected std > 0, got {self.std}")
-
-    def mean(self, y: Array) -> Place:
-        """tanh of y, in float32 at least: the density takes differences of places."""
-        return jnp.tanh(y.astype(accumulator(y.dtype)))
-
-    def sample(self, mean: Place, noise: Place | None) -> Place:
-        """The mean plus ``std`` times ``noise``; no gradient."""
-        if noise is None:
-            noise = jax.random.normal(self.make_rng("sample"), mean.shape, mean.dtype)
-        expected = f"{type(self).__name__}: expected noise of shape {mean.shape}"
-        require(noise.shape == mean.shape, f"{expected}, got {noise.shape}")
-        return lax.stop_gradient(mean + self.std * noise.astype(mean.dtype))
-
-
-class LocationNetwork(_Locator):
-    """Where to look next, drawn in eval mode too: (log-density (n,), place (n, 2) within [-1, 1]).
-
-    No gradient flows to the state ``h_t``, nor through the place. ``noise`` (n, 2) is standard normal.
-    """
-
-    def setup(self) -> None:
-        self.fc = Linear(self.input_size, self.input_size // 2)
-        self.fc_lt = Linear(self.input_size // 2, self.output_size)
-
-    def __call__(self, h_t: State, noise: Place | None = None, train: bool = False) -> tuple[Float[Array, " n"], Place]:
-        y = self.fc_lt(relu(self.fc(lax.stop_gradient(h_t))))
-        mean = self.mean(y)
-        place = self.sample(mean, noise)
-        return log_density(place, mean, self.std).astype(y.dtype), jnp.clip(place, -1, 1).astype(y.dtype)
-
-
-class OldLocationNetwork(_Locator):
-    """The locator of upstream's checkpoints: one layer, and tanh where ``LocationNetwork`` clips."""
-
-    def setup(self) -> None:
-        self.fc = Linear(self.input_size, self.output_size)
-
-    def __call__(self, h_t: State, noise: Place | None = None, train: bool = False) -> tuple[Float[Array, " n"], Place]:
-        y = self.fc(lax.stop_gradient(h_t))
-        mean = self.mean(y)
-        place = jnp.tanh(self.sample(mean, noise))
-        return log_density(place, mean, self.std).astype(y.dtype), place.astype(y.dtype)
-
-
-class BaselineNetwork(Module):
-    """The reward to expect in state ``h_t``, to which no gradient flows."""
-
-    input_size: int
-    output_size: int
-
-    def setup(self) -> None:
-        self.fc = Linear(self.input_size, self.output_size)
-
-    def __call__(self, h_t: State, train: bool = False) -> Float[Array, "n k"]:
-        return self.fc(lax.stop_gradient(h_t))
-
-
-class OldBaselineNetwork(BaselineNetwork):
-    """The baseline of upstream's checkpoints: never negative."""
-
-    def __call__(self, h_t: State, train: bool = False) -> Float[Array, "n k"]:
-        return relu(super().__call__(h_t))
-
-
-def reinforce_loss(
-    log_pi: Float[Array, "n t"], reward: Float[Array, "n t"], baseline: Float[Array, "n t"], weight: float = 0.01
-) -> Float[Array, ""]:
-    """Mean squared error of the learned baseline, plus ``weight`` times what REINFORCE descends: -log_pi (R - b).
-
-    The advantage R - b passes no gradient; the sum over steps is averaged over the batch. The caller adds the loss of
-    the classifier, and what weight an entropy is to have. Raises ValueError unless the three have one shape (n, t).
-    """
-    shapes = [a.shape for a in (log_pi, reward, baseline)]
-    fit = len(set(shapes)) == 1 and log_pi.ndim == 2
-    require(fit, f"reinforce_loss: expected log_pi, reward and baseline of one shape (n, t), got {shapes}")
-    advantage = lax.stop_gradient(reward - baseline)
-    return jnp.square(baseline - reward).mean() - weight * (log_pi * advantage).sum(1).mean()
+from flax_attn.layers import Linear, Module, accumulator, log_softmax, require
+from flax_attn.shapes import Image
 
 
 def pick(weights: Float[Array, "n s"], x: Image) -> Float[Array, "n c"]:
@@ -220,7 +19,15 @@ def pick(weights: Float[Array, "n s"], x: Image) -> Float[Array, "n c"]:
     return (weights[..., None].astype(x.dtype) * x.reshape(x.shape[0], -1, x.shape[-1])).sum(1)
 
 
-class _HardAttention(Module):
+class HardAttention(Module):
+    """One pixel of x (n, h, w, dim), chosen at random by scores of all pixels.
+
+    Returns the glimpse (n, dim), the log-probability (n,) of the choice and the entropy (n,) of the scores.
+
+    In eval mode the likeliest is taken. ``noise`` (n, h * w) is Gumbel noise. No gradient flows through the choice:
+    train it with ``reinforce_loss``.
+    """
+
     dim: int
     hidden_dim: int
 
@@ -245,44 +52,10 @@ class _HardAttention(Module):
             return logits, logits + jax.random.gumbel(self.make_rng("sample"), logits.shape, logits.dtype)
         return logits, logits
 
-
-class HardAttention(_HardAttention):
-    """One pixel of x (n, h, w, dim), chosen at random by scores of all: (glimpse (n, dim), log-probability, entropy).
-
-    In eval mode the likeliest is taken. ``noise`` (n, h * w) is Gumbel noise. No gradient flows through the choice:
-    train it with ``reinforce_loss``.
-    """
-
-    def __call__(
-        self, x: Image, noise: Array | None = None, train: bool = False
-    ) -> tuple[Float[Array, "n c"], Float[Array, " n"], Float[Array, " n"]]:
+    def __call__(self, x: Image, noise: Array | None = None, train: bool = False) -> tuple[Array, ...]:
         x = self.cast(x)
         logits, noisy = self.scores(x, noise, train)
         choice = jax.nn.one_hot(noisy.argmax(-1), logits.shape[-1], dtype=logits.dtype)
         log_p = log_softmax(logits)
         entropy = -(jnp.exp(log_p) * log_p).sum(-1)
         return pick(choice, x), (choice * log_p).sum(-1).astype(x.dtype), entropy.astype(x.dtype)
-
-
-class GumbelHardAttention(_HardAttention):
-    """One pixel of x (n, h, w, dim), with the gradient of a softmax at ``temperature`` (straight-through Gumbel).
-
-    Returns the glimpse (n, dim) and the weights (n, h * w), which are 0 or 1. ``noise`` (n, h * w) is Gumbel noise; in
-    eval mode there is none.
-    """
-
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.temperature > 0, f"GumbelHardAttention: expected temperature > 0, got {self.temperature}")
-
-    def __call__(
-        self, x: Image, noise: Array | None = None, train: bool = False
-    ) -> tuple[Float[Array, "n c"], Float[Array, "n s"]]:
-        x = self.cast(x)
-        _, noisy = self.scores(x, noise, train)
-        soft = softmax(noisy / self.temperature)
-        hard = jax.nn.one_hot(noisy.argmax(-1), noisy.shape[-1], dtype=soft.dtype)
-        weights = (hard + (soft - lax.stop_gradient(soft))).astype(x.dtype)
-        return pick(weights, x), weights

@@ -8,16 +8,11 @@ width it has. Kernels start as torchvision's, whose truncated normal is cut 20 d
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from flax_attn.blocks.se import SELayer
 from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, avg_pool, init, max_pool, relu
 from flax_attn.layers.conv import Ints
-
-Image = Float[Array, "n h w c"]
-Map = Float[Array, "n h w c2"]
-Strided = Float[Array, "n h2 w2 c2"]
-Scores = Float[Array, "n k"]
+from flax_attn.shapes import Features, Image, Scores, Widened
 
 
 class _Conv(Module):
@@ -33,11 +28,11 @@ class _Conv(Module):
         self.conv = Conv2d(*sizes, bias=False, kernel_init=init.normal(self.stddev))
         self.bn = BatchNorm2d(self.out_channels, 0.001)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         return relu(self.bn(self.conv(x), train))
 
 
-def chain(x: Image, train: bool, *layers: Module) -> Strided:
+def chain(x: Image, train: bool, *layers: Module) -> Features:
     """What the last of ``layers`` makes of what the one before it makes of x, and so on."""
     for layer in layers:
         x = layer(x, train)
@@ -74,7 +69,7 @@ class InceptionA(_Gated):
         self.branch3x3dbl_3 = _Conv(96, 96, 3, padding=1)
         self.branch_pool = _Conv(self.in_channels, self.pool_features, 1)
 
-    def __call__(self, x: Image, train: bool = False) -> Map:
+    def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
         five = chain(x, train, self.branch5x5_1, self.branch5x5_2)
         three = chain(x, train, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3)
@@ -92,7 +87,7 @@ class InceptionB(_Gated):
         self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = _Conv(96, 96, 3, 2)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.gate(x)
         double = chain(x, train, self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3)
         return jnp.concatenate([self.branch3x3(x, train), double, max_pool(x, 3, 2)], -1)
@@ -117,7 +112,7 @@ class InceptionC(_Gated):
         self.branch7x7dbl_5 = _Conv(c, 192, *wide)
         self.branch_pool = _Conv(self.in_channels, 192, 1)
 
-    def __call__(self, x: Image, train: bool = False) -> Map:
+    def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
         seven = chain(x, train, self.branch7x7_1, self.branch7x7_2, self.branch7x7_3)
         double = chain(x, train, self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3)
@@ -138,7 +133,7 @@ class InceptionD(_Gated):
         self.branch7x7x3_3 = _Conv(192, 192, (7, 1), padding=(3, 0))
         self.branch7x7x3_4 = _Conv(192, 192, 3, 2)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.gate(x)
         three = chain(x, train, self.branch3x3_1, self.branch3x3_2)
         seven = chain(x, train, self.branch7x7x3_1, self.branch7x7x3_2, self.branch7x7x3_3, self.branch7x7x3_4)
@@ -160,7 +155,7 @@ class InceptionE(_Gated):
         self.branch3x3dbl_3b = _Conv(384, 384, (3, 1), padding=(1, 0))
         self.branch_pool = _Conv(self.in_channels, 192, 1)
 
-    def __call__(self, x: Image, train: bool = False) -> Map:
+    def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
         y = self.branch3x3_1(x, train)
         three = [self.branch3x3_2a(y, train), self.branch3x3_2b(y, train)]

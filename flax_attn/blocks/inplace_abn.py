@@ -5,9 +5,10 @@ place here; that was for memory. In a checkpoint for plain BatchNorm the weight 
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from flax_attn.layers import BatchNorm2d, leaky_relu, relu, require
+from flax_attn.shapes import Image
 
 
 class ABN(BatchNorm2d):
@@ -22,7 +23,7 @@ class ABN(BatchNorm2d):
         who, got = type(self).__name__, self.activation
         require(got in known, f"{who}: expected activation 'leaky_relu', 'relu' or 'identity', got {got!r}")
 
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Image, train: bool = False) -> Image:
         y = super().__call__(x, train)
         if self.activation == "relu":
             return relu(y)

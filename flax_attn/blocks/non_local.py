@@ -11,10 +11,9 @@ from jaxtyping import Array, Float
 
 from flax_attn import layers
 from flax_attn.layers import BatchNorm, Conv, Conv2d, Module, Sequential, einsum, init, relu, require, softmax
+from flax_attn.shapes import Weights
 
 POOL = {1: 2, 2: (2, 2), 3: (1, 2, 2)}
-
-Pair = Float[Array, "n q k"]
 
 
 def tokens(x: Float[Array, "n *space c"]) -> Float[Array, "n s c"]:
@@ -78,14 +77,14 @@ class _NonLocalBlockND(Module):
         self.theta = self.conv(self.in_channels, self.inner)
         self.phi = self.pooled(self.conv(self.in_channels, self.inner))
 
-    def pairwise(self, x: Array) -> Pair:
+    def pairwise(self, x: Array) -> Weights:
         """The weight of each position attended to (k), for each position (q)."""
         raise NotImplementedError
 
-    def scores(self, x: Array) -> Pair:
+    def scores(self, x: Array) -> Weights:
         return einsum("nqc,nkc->nqk", tokens(self.theta(x)), tokens(self.phi(x)), wide=True)
 
-    def __call__(self, x: Array, return_nl_map: bool = False, train: bool = False) -> Array | tuple[Array, Pair]:
+    def __call__(self, x: Array, return_nl_map: bool = False, train: bool = False) -> Array | tuple[Array, Weights]:
         self.check_channels(x, self.in_channels, [self.dimension + 2])
         x = self.cast(x)
         nl_map = self.pairwise(x).astype(x.dtype)
@@ -97,7 +96,7 @@ class _NonLocalBlockND(Module):
 class EmbeddedGaussianNonLocalBlock(_NonLocalBlockND):
     """Weights softmax(theta(x) phi(x)^T), not scaled: dot-product self-attention with one head."""
 
-    def pairwise(self, x: Array) -> Pair:
+    def pairwise(self, x: Array) -> Weights:
         return softmax(self.scores(x))
 
 
@@ -108,7 +107,7 @@ class GaussianNonLocalBlock(_NonLocalBlockND):
         if self.sub_sample:
             self.phi = self.pool()
 
-    def pairwise(self, x: Array) -> Pair:
+    def pairwise(self, x: Array) -> Weights:
         keys = self.phi(x) if self.sub_sample else x
         return softmax(einsum("nqc,nkc->nqk", tokens(x), tokens(keys), wide=True))
 
@@ -116,7 +115,7 @@ class GaussianNonLocalBlock(_NonLocalBlockND):
 class DotProductNonLocalBlock(_NonLocalBlockND):
     """Weights theta(x) phi(x)^T divided by the number of positions attended to."""
 
-    def pairwise(self, x: Array) -> Pair:
+    def pairwise(self, x: Array) -> Weights:
         scores = self.scores(x)
         return scores / scores.shape[-1]
 
@@ -128,7 +127,7 @@ class ConcatenationNonLocalBlock(_NonLocalBlockND):
         super().embed()
         self.concat_project = Sequential([Conv2d(2 * self.inner, 1, 1, bias=False), relu])
 
-    def pairwise(self, x: Array) -> Pair:
+    def pairwise(self, x: Array) -> Weights:
         theta, phi = tokens(self.theta(x))[:, :, None], tokens(self.phi(x))[:, None]
         shape = (x.shape[0], theta.shape[1], phi.shape[2], self.inner)
         pairs = jnp.concatenate([jnp.broadcast_to(theta, shape), jnp.broadcast_to(phi, shape)], -1)

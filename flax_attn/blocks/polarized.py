@@ -11,8 +11,7 @@ from typing import ClassVar
 from jaxtyping import Array, Float
 
 from flax_attn.layers import Conv2d, LayerNorm, Module, Sequential, einsum, init, relu, require, sigmoid, softmax
-
-Image = Float[Array, "n h w c"]
+from flax_attn.shapes import Image, PixelMap
 
 
 class _PolarizedSelfAttention(Module):
@@ -37,7 +36,7 @@ class _PolarizedSelfAttention(Module):
         context = einsum("nhwc,nhwi->nic", value, query)[:, None]
         return sigmoid(self.ln(self.ch_wz(context)))
 
-    def spatial_gate(self, x: Image) -> Float[Array, "n h w 1"]:
+    def spatial_gate(self, x: Image) -> PixelMap:
         value = self.sp_wv(x)
         query = softmax(self.sp_wq(x).mean((1, 2)))
         return sigmoid(einsum("nhwc,nc->nhw", value, query))[..., None]

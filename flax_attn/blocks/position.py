@@ -8,12 +8,11 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from flax_attn.layers import Embedding, Module, accumulator, init, require
+from flax_attn.shapes import Image, Padding
 
-Image = Float[Array, "n h w c"]
-Mask = Bool[Array, "n h w"]
 Position = Float[Array, "n h w p"]
 
 
@@ -40,7 +39,7 @@ class PositionEmbeddingSine(Module):
         alone = self.scale is not None and not self.normalize
         require(not alone, f"PositionEmbeddingSine: expected normalize=True with a scale, got scale={self.scale}")
 
-    def __call__(self, x: Image, mask: Mask, train: bool = False) -> Position:
+    def __call__(self, x: Image, mask: Padding, train: bool = False) -> Position:
         expected = f"PositionEmbeddingSine: expected a mask of shape {x.shape[:3]}"
         require(mask.shape == x.shape[:3], f"{expected}, got {mask.shape}")
         x = self.cast(x)
@@ -66,7 +65,7 @@ class PositionEmbeddingLearned(Module):
         self.row_embed = Embedding(50, self.num_pos_feats, embedding_init=init.uniform(0.0, 1.0))
         self.col_embed = Embedding(50, self.num_pos_feats, embedding_init=init.uniform(0.0, 1.0))
 
-    def __call__(self, x: Image, mask: Mask | None = None, train: bool = False) -> Position:
+    def __call__(self, x: Image, mask: Padding | None = None, train: bool = False) -> Position:
         n, h, w, _ = x.shape
         require(max(h, w) <= 50, f"PositionEmbeddingLearned: expected at most 50 rows and columns, got {h}, {w}")
         column, row = self.col_embed(jnp.arange(w)), self.row_embed(jnp.arange(h))

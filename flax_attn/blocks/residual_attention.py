@@ -8,14 +8,10 @@ Each stage asks for its image sizes; the keys of ``AttentionModule_stage3_cifar`
 
 from typing import ClassVar
 
-from jaxtyping import Array, Float
-
 from flax_attn.layers import BatchNorm2d, Conv2d, Module, Sequential, interpolate, max_pool, relu, require, sigmoid
+from flax_attn.shapes import Features, Image
 
 Size = tuple[int, int]
-
-Image = Float[Array, "n h w c"]
-Strided = Float[Array, "n h2 w2 c2"]
 
 
 class ResidualBlock(Module):
@@ -38,7 +34,7 @@ class ResidualBlock(Module):
         self.conv3 = Conv2d(inner, self.output_channels, 1, bias=False)
         self.conv4 = Conv2d(self.input_channels, self.output_channels, 1, self.stride, bias=False)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.cast(x)
         a = relu(self.bn1(x, train))
         y = relu(self.bn2(self.conv1(a), train))
@@ -99,7 +95,7 @@ class _AttentionModule(Module):
     def block(self, i: int) -> Module:
         return getattr(self, self.blocks[i])
 
-    def hourglass(self, x: Image, level: int, train: bool) -> Strided:
+    def hourglass(self, x: Image, level: int, train: bool) -> Features:
         """x at half its size and through all smaller ones, brought to the size of this level, which is 1 at the top."""
         y = self.block(level - 1)(max_pool(x, 3, 2, 1), train)
         if level < self.depth:

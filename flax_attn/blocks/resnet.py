@@ -10,14 +10,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from flax_attn.layers import BatchNorm2d, Conv2d, Module, Sequential, relu, require
+from flax_attn.shapes import Features, Image
 
 Norm = Callable[[int], Module]
-
-Image = Float[Array, "n h w c"]
-Strided = Float[Array, "n h2 w2 c2"]
 
 
 def downsample(inplanes: int, planes: int, stride: int = 1, norm_layer: Norm = BatchNorm2d) -> Sequential:
@@ -25,7 +22,7 @@ def downsample(inplanes: int, planes: int, stride: int = 1, norm_layer: Norm = B
     return Sequential([Conv2d(inplanes, planes, 1, stride, bias=False), norm_layer(planes)])
 
 
-def add_shortcut(block: Any, y: Strided, x: Image, train: bool) -> Strided:
+def add_shortcut(block: Any, y: Features, x: Image, train: bool) -> Features:
     """y plus what the ``downsample`` of ``block`` makes of x, or x itself where that is None."""
     shortcut = block.cast(x) if block.downsample is None else block.downsample(x, train)
     who = type(block).__name__
@@ -38,7 +35,7 @@ class OptionA(Module):
 
     planes: int
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         side = self.planes // 4
         self.check_channels(x, self.planes - 2 * side, [4])
         return jnp.pad(self.cast(x)[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (side, side)))
@@ -57,10 +54,10 @@ class _Residual(Module):
     def norm(self, planes: int) -> Module:
         return (self.norm_layer or BatchNorm2d)(planes)
 
-    def residual(self, x: Image, train: bool) -> Strided:
+    def residual(self, x: Image, train: bool) -> Features:
         raise NotImplementedError
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         return relu(add_shortcut(self, self.residual(x, train), x, train))
 
 
@@ -86,7 +83,7 @@ class BasicBlock(_Residual):
         self.conv2 = Conv2d(self.planes, self.planes, 3, padding=1, bias=False)
         self.bn2 = self.norm(self.planes)
 
-    def residual(self, x: Image, train: bool) -> Strided:
+    def residual(self, x: Image, train: bool) -> Features:
         y = relu(self.bn1(self.conv1(x), train))
         return self.bn2(self.conv2(y), train)
 
@@ -110,7 +107,7 @@ class Bottleneck(_Residual):
         self.conv3 = Conv2d(width, planes, 1, bias=False)
         self.bn3 = self.norm(planes)
 
-    def residual(self, x: Image, train: bool) -> Strided:
+    def residual(self, x: Image, train: bool) -> Features:
         y = relu(self.bn1(self.conv1(x), train))
         y = relu(self.bn2(self.conv2(y), train))
         return self.bn3(self.conv3(y), train)
@@ -139,7 +136,7 @@ class CifarBasicBlock(Module):
     def shortcut(self) -> Module:
         return downsample(self.inplanes, self.planes, self.stride)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.cast(x)
         y = relu(self.bn1(self.conv1(x), train))
         y = self.bn2(self.conv2(y), train)
@@ -157,7 +154,7 @@ class PreActBasicBlock(CifarBasicBlock):
         projection = [Conv2d(self.inplanes, self.planes, 1, self.stride, bias=False)]
         self.downsample = Sequential([] if self.inplanes == self.planes else projection)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.cast(x)
         y = self.conv1(relu(self.bn1(x, train)))
         y = self.conv2(relu(self.bn2(y, train)))

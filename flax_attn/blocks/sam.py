@@ -22,9 +22,7 @@ from flax_attn.layers import (
     require,
     softmax,
 )
-
-Tokens = Float[Array, "n l c"]
-Image = Float[Array, "n h w c"]
+from flax_attn.shapes import Image, Tokens
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> Linear:

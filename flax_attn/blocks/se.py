@@ -9,10 +9,9 @@ whose forward forgets to return its result: upstream has no pre-activation block
 import dataclasses
 from typing import Any, ClassVar
 
-from jaxtyping import Array, Float
-
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, add_shortcut
 from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, relu, require, sigmoid
+from flax_attn.shapes import Features, Image
 
 
 class SELayer(Module):
@@ -36,7 +35,7 @@ class SELayer(Module):
         excite = Linear(hidden, self.channel, self.bias)
         self.fc = Sequential([squeeze, relu, excite, sigmoid])
 
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Image, train: bool = False) -> Image:
         self.check_channels(x, self.channel, [4])
         x = self.cast(x)
         gate = self.fc(x.mean((1, 2)), train)
@@ -73,7 +72,7 @@ class SEBasicBlock(_SEBlock):
         self.bn2 = BatchNorm2d(self.planes)
         self.se = SELayer(self.planes, self.reduction)
 
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h2 w2 c2"]:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         y = relu(self.bn1(self.conv1(x), train))
         y = self.se(self.bn2(self.conv2(y), train))
         return relu(add_shortcut(self, y, x, train))
@@ -94,7 +93,7 @@ class SEBottleneck(_SEBlock):
         self.bn3 = BatchNorm2d(width)
         self.se = SELayer(width, self.reduction)
 
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h2 w2 c2"]:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         y = relu(self.bn1(self.conv1(x), train))
         y = relu(self.bn2(self.conv2(y), train))
         y = self.se(self.bn3(self.conv3(y), train))
@@ -108,7 +107,7 @@ class InsightSEBasicBlock(BasicBlock):
         super().setup()
         self.se = SELayer(self.planes * self.expansion, bias=True)
 
-    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+    def residual(self, x: Image, train: bool) -> Features:
         return self.se(super().residual(x, train))
 
 
@@ -119,7 +118,7 @@ class InsightSEBottleneck(Bottleneck):
         super().setup()
         self.se = SELayer(self.planes * self.expansion, bias=True)
 
-    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+    def residual(self, x: Image, train: bool) -> Features:
         return self.se(super().residual(x, train))
 
 
@@ -132,7 +131,7 @@ class CifarSEBasicBlock(CifarBasicBlock):
         super().setup()
         self.se = SELayer(self.planes, self.reduction)
 
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h2 w2 c2"]:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.cast(x)
         y = relu(self.bn1(self.conv1(x), train))
         y = self.se(self.bn2(self.conv2(y), train))

@@ -10,14 +10,10 @@ published network anyway. Assumed: the ReLU in front of the gate of ``SEResNetBl
 import dataclasses
 from typing import ClassVar
 
-from jaxtyping import Array, Float
-
 from flax_attn.blocks.resnet import BasicBlock, _Residual, add_shortcut
 from flax_attn.blocks.se import SELayer
 from flax_attn.layers import Conv2d, relu, require
-
-Image = Float[Array, "n h w c"]
-Strided = Float[Array, "n h2 w2 c2"]
+from flax_attn.shapes import Features, Image
 
 
 class SEResNetBlock(BasicBlock):
@@ -29,7 +25,7 @@ class SEResNetBlock(BasicBlock):
         super().setup()
         self.se = SELayer(self.planes, self.reduction, True)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         y = relu(self.bn1(self.conv1(x), train))
         y = relu(self.bn2(self.conv2(y), train))
         return relu(add_shortcut(self, self.se(y), x, train))
@@ -54,7 +50,7 @@ class _SEBottleneck(_Residual):
         self.bn3 = self.norm(planes)
         self.se = SELayer(planes, self.reduction, True)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         y = relu(self.bn1(self.conv1(x), train))
         y = relu(self.bn2(self.conv2(y), train))
         y = self.se(self.bn3(self.conv3(y), train))

@@ -5,10 +5,9 @@ External-Attention's copy starts it at 0 (``init_bias=0``). The deviation is the
 this is not a GroupNorm. On a 1x1 map the deviation of one element is NaN, and so is the output, as in PyTorch.
 """
 
-from jaxtyping import Array, Float
-
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.layers import Module, accumulator, init, require, sigmoid, std
+from flax_attn.shapes import Features, Image
 
 
 class SpatialGroupEnhance(Module):
@@ -25,7 +24,7 @@ class SpatialGroupEnhance(Module):
         self.weight = self.parameter("weight", init.zeros, (1, self.groups, 1, 1))
         self.bias = self.parameter("bias", init.constant(self.init_bias), (1, self.groups, 1, 1))
 
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Image, train: bool = False) -> Image:
         require(x.ndim == 4, f"SpatialGroupEnhance: expected an input (n, h, w, c), got shape {x.shape}")
         n, h, w, c = x.shape
         require(c % self.groups == 0, f"SpatialGroupEnhance: {self.groups} groups do not divide {c} channels")
@@ -45,7 +44,7 @@ class SGEBasicBlock(BasicBlock):
         super().setup()
         self.sge = SpatialGroupEnhance(64)
 
-    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+    def residual(self, x: Image, train: bool) -> Features:
         return self.sge(super().residual(x, train))
 
 
@@ -56,5 +55,5 @@ class SGEBottleneck(Bottleneck):
         super().setup()
         self.sge = SpatialGroupEnhance(64)
 
-    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+    def residual(self, x: Image, train: bool) -> Features:
         return self.sge(super().residual(x, train))

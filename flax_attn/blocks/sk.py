@@ -4,10 +4,9 @@ Status: implus/PytorchInsight. Its two branches are a plain and a grouped 3x3 co
 5x5; the hidden layer of the selection is ``planes // 16`` wide, without the paper's lower limit of 32.
 """
 
-from jaxtyping import Array, Float
-
 from flax_attn.blocks.resnet import Bottleneck
 from flax_attn.layers import Conv2d, relu, require, softmax
+from flax_attn.shapes import Features, Image
 
 
 class SKBottleneck(Bottleneck):
@@ -32,7 +31,7 @@ class SKBottleneck(Bottleneck):
         self.bn_fc1 = self.norm(hidden)
         self.conv_fc2 = Conv2d(hidden, 2 * planes, 1, bias=False)
 
-    def residual(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
+    def residual(self, x: Image, train: bool) -> Features:
         y = relu(self.bn1(self.conv1(x), train))
         a = relu(self.bn2(self.conv2(y), train))
         b = relu(self.bn2g(self.conv2g(y), train))

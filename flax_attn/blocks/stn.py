@@ -1,14 +1,12 @@
 """Spatial Transformer Networks - Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, https://arxiv.org/abs/1506.02025
 
-Status: fxia22/stn.pytorch, and pytorch/tutorials for ``SpatialTransformer``. Upstream's places and affine matrices are
-in the order (y, x), the tutorial's in (x, y). Upstream's base grid of H rows lies at -1 + 2i/H and never reaches 1,
-while its sampler has -1 and 1 at the centres of the outermost pixels; numpy's arange, from which upstream builds it,
-makes a row too many for H = 49, 98, 103 and others. ``aux_loss`` of a generator that has none, and a layout other than
-the two, are refused here. Coordinates are computed in float32 at least. Grids, matrices and depths have the same shape
-on both sides.
+Follows: fxia22/stn.pytorch. Places and affine matrices are in the order (y, x). The base grid of H rows lies at
+-1 + 2i/H and never reaches 1, though the sampler has -1 and 1 at the centres of the outermost pixels.
+Differs: upstream builds the base grid with numpy's arange, which makes a row too many for H = 49, 98, 103 and others;
+here a grid always has H rows. ``aux_loss`` of a generator that has none, and a layout other than the two, are refused.
+Coordinates are computed in float32 at least.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -17,20 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flax_attn.layers import (
-    Conv2d,
-    Linear,
-    MaxPool2d,
-    Module,
-    Sequential,
-    accumulator,
-    affine_grid,
-    flatten,
-    grid_sample,
-    init,
-    relu,
-    require,
-)
+from flax_attn.layers import Module, accumulator, grid_sample, require
 
 Grid = Float[Array, "n h w 2"]
 
@@ -110,7 +95,7 @@ class _GridGen(Module):
         """x (n, *shape) in float32 at least."""
         expected = f"(n, {', '.join(map(str, shape))})"
         require(x.shape[1:] == shape, f"{type(self).__name__}: expected {name} {expected}, got shape {x.shape}")
-        return x.astype(accumulator(self.dtype or x.dtype))
+        return x.astype(accumulator(self.compute_dtype or x.dtype))
 
     def base(self, dtype: DTypeLike) -> Float[Array, "h w 3"]:
         """(y, x, 1) of each pixel."""
@@ -119,7 +104,7 @@ class _GridGen(Module):
 
     def result(self, x: Array, grid: Array, loss: Array | None = None) -> Any:
         """Grid and loss in the precision of x, or the one set."""
-        dtype = self.dtype or x.dtype
+        dtype = self.compute_dtype or x.dtype
         return grid.astype(dtype) if loss is None or not self.aux_loss else (grid.astype(dtype), loss.astype(dtype))
 
 
@@ -228,68 +213,3 @@ class Depth3DGridGen_with_mask(_Depth3D):
         turn = self.wide("rotate", rotate, 1)[..., None] * np.pi
         x, y = x * jnp.cos(turn) - y * jnp.sin(turn), x * jnp.sin(turn) + y * jnp.cos(turn)
         return self.result(depth, jnp.stack(project(x, y, z), -1))
-
-
-def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """The affine matrix that moves nothing, its rows one after the other."""
-    return jnp.asarray([1, 0, 0, 0, 1, 0], dtype).reshape(shape)
-
-
-def pixels(size: Sequence[int], kernel_sizes: Sequence[int], pools: Sequence[int]) -> int:
-    """How many pixels convolutions and poolings leave of an image."""
-    h, w = size
-    for kernel, pool in zip(kernel_sizes, pools, strict=True):
-        h, w = ((side - kernel + 1) // pool for side in (h, w))
-    return max(0, h) * max(0, w)
-
-
-class SpatialTransformer(Module):
-    """Resample x by the affine matrix that a small network reads off it; fresh, the matrix is the identity.
-
-    The defaults are the tutorial's network for MNIST.
-
-    Args:
-        in_channels: channels of x.
-        size: height and width of x, from which the width of ``fc_loc`` follows.
-        channels: output channels of each convolution, followed by max pooling and a relu.
-        kernel_sizes: of each convolution.
-        pools: window and stride of each pooling.
-        hidden: width of the layer before the matrix.
-        align_corners: False since torch 1.3; networks trained before need True.
-    """
-
-    in_channels: int = 1
-    size: Sequence[int] = (28, 28)
-    channels: Sequence[int] = (8, 10)
-    kernel_sizes: Sequence[int] = (7, 5)
-    pools: Sequence[int] = (2, 2)
-    hidden: int = 32
-    align_corners: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        who = type(self).__name__
-        counts = [len(stages) for stages in (self.channels, self.kernel_sizes, self.pools)]
-        expected = f"{who}: expected as many channels as kernel_sizes and pools"
-        require(min(counts) == max(counts) >= 1, f"{expected}, got {counts}")
-        expected = f"{who}: expected a size that leaves a pixel after the localisation network"
-        require(pixels(self.size, self.kernel_sizes, self.pools) >= 1, f"{expected}, got {tuple(self.size)}")
-
-    def setup(self) -> None:
-        stages: list[Any] = []
-        inputs = [self.in_channels, *self.channels[:-1]]
-        for c, out, kernel, pool in zip(inputs, self.channels, self.kernel_sizes, self.pools, strict=True):
-            stages += [Conv2d(c, out, kernel), MaxPool2d(pool), relu]
-        self.localization = Sequential(stages)
-        self.features = self.channels[-1] * pixels(self.size, self.kernel_sizes, self.pools)
-        theta = Linear(self.hidden, 6, kernel_init=init.zeros, bias_init=identity)
-        self.fc_loc = Sequential([Linear(self.features, self.hidden), relu, theta])
-
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
-        x = self.cast(x)
-        features = flatten(self.localization(x, train))
-        expected = f"{type(self).__name__}: expected an image of height and width {tuple(self.size)}"
-        require(features.shape[1] == self.features, f"{expected}, got shape {x.shape}")
-        theta = self.fc_loc(features, train).reshape(-1, 2, 3)
-        grid = affine_grid(theta.astype(accumulator(x.dtype)), x.shape, self.align_corners)
-        return grid_sample(x, grid, align_corners=self.align_corners)

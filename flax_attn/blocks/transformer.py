@@ -9,7 +9,7 @@ own. ``MHAttentionMap`` takes its softmax over heads and pixels together, as pub
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from flax_attn.blocks.attention import MultiheadAttention, split_heads
 from flax_attn.layers import (
@@ -26,10 +26,9 @@ from flax_attn.layers import (
     require,
     softmax,
 )
+from flax_attn.shapes import Image, Padding, Tokens
 
-Tokens = Float[Array, "n l c"]
 Memory = Float[Array, "n m c"]
-Image = Float[Array, "n h w c"]
 
 ACTIVATIONS = {"relu": relu, "gelu": gelu}
 
@@ -248,7 +247,7 @@ class Transformer(Module):
     def __call__(
         self,
         src: Image,
-        mask: Bool[Array, "n h w"],
+        mask: Padding,
         query_embed: Float[Array, "q c"],
         pos_embed: Image,
         train: bool = False,

@@ -12,18 +12,8 @@ from flax_attn.blocks.cbam import CBAM, CBAMBasicBlock, CBAMBottleneck, ChannelG
 from flax_attn.blocks.criss_cross import CrissCrossAttention, CrissCrossAttention3D, RCCAModule
 from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
 from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
-from flax_attn.blocks.hard_attention import (
-    ActionNetwork,
-    BaselineNetwork,
-    CoreNetwork,
-    GlimpseNetwork,
-    GumbelHardAttention,
-    HardAttention,
-    LocationNetwork,
-    OldBaselineNetwork,
-    OldLocationNetwork,
-    Retina,
-)
+from flax_attn.blocks.gumbel_attention import GumbelHardAttention
+from flax_attn.blocks.hard_attention import HardAttention
 from flax_attn.blocks.inception import InceptionA, InceptionAux, InceptionB, InceptionC, InceptionD, InceptionE
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
@@ -42,6 +32,16 @@ from flax_attn.blocks.polarized import (
     SequentialPolarizedSelfAttention,
 )
 from flax_attn.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
+from flax_attn.blocks.recurrent_attention import (
+    ActionNetwork,
+    BaselineNetwork,
+    CoreNetwork,
+    GlimpseNetwork,
+    LocationNetwork,
+    OldBaselineNetwork,
+    OldLocationNetwork,
+    Retina,
+)
 from flax_attn.blocks.residual_attention import (
     AttentionModule_stage0,
     AttentionModule_stage1,
@@ -73,6 +73,7 @@ from flax_attn.blocks.se import (
 from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck, SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
+from flax_attn.blocks.spatial_transformer import SpatialTransformer
 from flax_attn.blocks.stn import (
     STN,
     AffineGridGen,
@@ -84,7 +85,6 @@ from flax_attn.blocks.stn import (
     DenseAffineGridGen,
     Depth3DGridGen,
     Depth3DGridGen_with_mask,
-    SpatialTransformer,
 )
 from flax_attn.blocks.transformer import (
     MHAttentionMap,

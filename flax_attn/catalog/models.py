@@ -6,9 +6,10 @@ from flax_attn.blocks.senet import SENetBottleneck, SEResNetBottleneck
 from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, Make, image, plain, sized
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.ccnet import CCNet
+from flax_attn.models.cifar_resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet
 from flax_attn.models.danet import DANet
-from flax_attn.models.detr import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
-from flax_attn.models.detr_demo import DETRdemo
+from flax_attn.models.detr.demo import DETRdemo
+from flax_attn.models.detr.network import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.ldnet import DecoderBlock, HeadUpdator, LDNet, LDNetResNet34
 from flax_attn.models.non_local_net import NonLocalNet
@@ -19,7 +20,7 @@ from flax_attn.models.residual_attention import (
     OldCifarResidualAttentionModel,
     ResidualAttentionModel,
 )
-from flax_attn.models.resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet, ResNet
+from flax_attn.models.resnet import ResNet
 from flax_attn.models.se_inception import SEInception3
 from flax_attn.models.se_resnet import CifarSEPreActResNet, CifarSEResNet, SENet, SEResNet
 from flax_attn.models.sge_resnet import BAMResNet

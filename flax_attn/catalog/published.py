@@ -3,9 +3,9 @@
 from flax_attn.catalog.entry import IMAGE, PLAIN, Input, Published, image, plain
 from flax_attn.models import (
     ccnet,
+    cifar_resnet,
     danet,
     detr,
-    detr_demo,
     ldnet,
     non_local_net,
     ram,
@@ -82,7 +82,7 @@ PUBLISHED = [
     ],
     # detr_demo
     Published(
-        detr_demo.detr_demo,
+        detr.detr_demo,
         (image(3, 65, 97, n=1),),
         outputs=(PLAIN,) * 2,
         files=("detr_demo-da2a99e9.pth",),
@@ -152,18 +152,18 @@ PUBLISHED = [
     *[
         Published(make, (image(3, 32, 32, n=1),), outputs=(PLAIN,), keys=keys, lengths=CLASSES)
         for make, keys in (
-            (resnet.cifar_resnet20, "cifar_resnet20"),
-            (resnet.cifar_resnet32, "cifar_resnet32"),
-            (resnet.cifar_resnet44, ""),
-            (resnet.cifar_resnet56, "cifar_resnet56"),
-            (resnet.cifar_resnet110, "cifar_resnet110"),
-            (resnet.cifar_preact_resnet20, "cifar_preact_resnet20"),
-            (resnet.cifar_preact_resnet110, ""),
-            (resnet.cifar_resnet20_option_a, ""),
-            (resnet.cifar_resnet32_option_a, ""),
-            (resnet.cifar_resnet44_option_a, ""),
-            (resnet.cifar_resnet56_option_a, ""),
-            (resnet.cifar_resnet110_option_a, ""),
+            (cifar_resnet.cifar_resnet20, "cifar_resnet20"),
+            (cifar_resnet.cifar_resnet32, "cifar_resnet32"),
+            (cifar_resnet.cifar_resnet44, ""),
+            (cifar_resnet.cifar_resnet56, "cifar_resnet56"),
+            (cifar_resnet.cifar_resnet110, "cifar_resnet110"),
+            (cifar_resnet.cifar_preact_resnet20, "cifar_preact_resnet20"),
+            (cifar_resnet.cifar_preact_resnet110, ""),
+            (cifar_resnet.cifar_resnet20_option_a, ""),
+            (cifar_resnet.cifar_resnet32_option_a, ""),
+            (cifar_resnet.cifar_resnet44_option_a, ""),
+            (cifar_resnet.cifar_resnet56_option_a, ""),
+            (cifar_resnet.cifar_resnet110_option_a, ""),
         )
     ],
     # se_inception

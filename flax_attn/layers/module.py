@@ -1,8 +1,8 @@
 """What every module here shares: precision, PyTorch-named parameters, one-sentence argument checks."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, dataclass_transform
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import flax.linen as nn
 import jax
@@ -12,8 +12,18 @@ from jaxtyping import Array
 
 Initializer = Callable[..., Array]
 
-Rules = Sequence[tuple[type, str, Initializer]]
-"""How a network starts the leaves of its layers: (class of layer, leaf, initialiser)."""
+
+class InitRule(NamedTuple):
+    """How a network starts a leaf of its layers: ``leaf`` of every ``layer`` below the path prefix ``under``."""
+
+    layer: type
+    leaf: str
+    init: Initializer
+    under: str = ""
+
+    def suits(self, layer: nn.Module, leaf: str, path: Sequence[str]) -> bool:
+        """Whether the rule is for ``leaf`` of ``layer``, which lies at ``path`` in the network."""
+        return isinstance(layer, self.layer) and leaf == self.leaf and ".".join(path).startswith(self.under)
 
 
 def require(condition: bool, message: str) -> None:
@@ -33,63 +43,65 @@ class _Dataclass(nn.Module):
 
 
 class Module(_Dataclass):
-    """A linen module that hands its precision down.
+    """A linen module that looks up its precision, and its network's initialisers, in the modules around it.
 
     Args:
-        dtype: the dtype to compute in. None: that of the parent module, or, at the top, whatever input and
-            parameters promote to.
-        param_dtype: the dtype parameters are created in. None: that of the parent module, or float32.
+        dtype: the dtype to compute in. None: that of the next module outside that has one; without any, the dtype that
+            input and parameters promote to.
+        param_dtype: the dtype in which parameters are created. None: that of the next module outside that has one;
+            without any, float32.
 
-    Every ``__call__`` below takes ``train: bool = False``: whether BatchNorm uses and updates batch statistics and
-    dropout drops.
+    Every ``__call__`` takes ``train: bool = False``: whether BatchNorm uses and updates batch statistics and dropout
+    drops.
 
-    ``initializers`` of a network say how the leaves of layers anywhere inside start, whatever the layers say, as
-    PyTorch's networks do in a loop over their modules: (class of layer, leaf, initialiser). The outermost one wins.
-    ``aliases`` of a network are second names that its twin's state dict has for some children: (second, first).
+    ``init_rules`` of a network say how leaves of the layers inside start, as a PyTorch network does in a loop over its
+    modules. The rules of the outermost network win. ``aliases`` of a network are second names of children that the
+    published state dict has: (second, first).
     """
 
-    initializers: ClassVar[Rules] = ()
+    init_rules: ClassVar[Sequence[InitRule]] = ()
     aliases: ClassVar[Sequence[tuple[str, str]]] = ()
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
-        self._inherit_precision()  # before linen attaches the children of an attached module
-        super().__post_init__()
-        self._inherit_precision()  # after linen has found the parent of a new one
+    @property
+    def outwards(self) -> "Iterator[Module]":
+        """This module, the module that it is part of, and so on."""
+        module: Any = self
+        while isinstance(module, Module):
+            yield module
+            module = module.parent
 
-    @nn.nowrap
-    def _inherit_precision(self) -> None:
-        if isinstance(self.parent, Module):
-            for field in ("dtype", "param_dtype"):
-                if getattr(self, field) is None:
-                    object.__setattr__(self, field, getattr(self.parent, field))
+    @property
+    def compute_dtype(self) -> DTypeLike | None:
+        """The ``dtype`` of this module, or of the next one outside that has one."""
+        return next((module.dtype for module in self.outwards if module.dtype is not None), None)
+
+    @property
+    def storage_dtype(self) -> DTypeLike:
+        """The ``param_dtype`` of this module, or of the next one outside that has one, or float32."""
+        return next((module.param_dtype for module in self.outwards if module.param_dtype is not None), jnp.float32)
 
     def parameter(self, name: str, init: Initializer, shape: Sequence[int]) -> Array:
-        """A trainable array in ``param_dtype``; the counterpart of ``torch.nn.Parameter``."""
-        network = self.parent
-        while isinstance(network, Module):
-            init = network.initializer(self, name) or init
-            network = network.parent
-        return jnp.asarray(self.param(name, init, tuple(shape), self.param_dtype or jnp.float32))
-
-    @nn.nowrap
-    def initializer(self, layer: nn.Module, name: str) -> Initializer | None:
-        """What this network starts leaf ``name`` of ``layer`` with; None leaves it to the layer."""
-        return next((rule for cls, leaf, rule in self.initializers if leaf == name and isinstance(layer, cls)), None)
+        """A trainable array; the counterpart of ``torch.nn.Parameter``."""
+        for network in self.outwards:
+            path = self.path[len(network.path) :]
+            init = next((rule.init for rule in network.init_rules if rule.suits(self, name, path)), init)
+        return jnp.asarray(self.param(name, init, tuple(shape), self.storage_dtype))
 
     def buffer(self, name: str, value: float, shape: Sequence[int]) -> nn.Variable:
-        """A running statistic in ``param_dtype``, filled with ``value``; the counterpart of ``register_buffer``."""
-        return self.variable("batch_stats", name, jnp.full, tuple(shape), value, self.param_dtype or jnp.float32)
+        """A running statistic, filled with ``value`` at first; the counterpart of ``register_buffer``."""
+        return self.variable("batch_stats", name, jnp.full, tuple(shape), value, self.storage_dtype)
 
     def cast(self, x: Array) -> Array:
         """x in the dtype to compute in, where one is set."""
-        return x if self.dtype is None else x.astype(self.dtype)
+        dtype = self.compute_dtype
+        return x if dtype is None else x.astype(dtype)
 
     def promote(self, *arrays: Array | None) -> tuple[Any, ...]:
         """Cast every array to the dtype to compute in; a None stays None."""
-        dtype = self.dtype or jnp.result_type(*(a for a in arrays if a is not None))
+        dtype = self.compute_dtype or jnp.result_type(*(a for a in arrays if a is not None))
         return tuple(None if a is None else jnp.asarray(a, dtype) for a in arrays)
 
     def check_channels(self, x: Array, expected: int, ndims: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from flax_attn.blocks.criss_cross import RCCAModule
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.resnet import Bottleneck, Norm, downsample
 from flax_attn.layers import Conv2d, Dropout2d, Module, Sequential, interpolate, max_pool, relu, require
+from flax_attn.shapes import Image, ScoreMap
 
 Scores = Float[Array, "n h2 w2 k"]
 Auxiliary = Float[Array, "n h3 w3 k"]
@@ -63,7 +64,7 @@ class CCNet(Module):
         first, last = Conv2d(width // 2, width // 4, 3, padding=1), Conv2d(width // 4, self.num_classes, 1)
         self.dsn = Sequential([first, abn(width // 4), Dropout2d(0.1), last])
 
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> tuple[Scores, Auxiliary]:
+    def __call__(self, x: Image, train: bool = False) -> tuple[Scores, Auxiliary]:
         x = relu(self.bn1(self.conv1(self.cast(x)), train))
         x = relu(self.bn2(self.conv2(x), train))
         x = relu(self.bn3(self.conv3(x), train))
@@ -87,7 +88,7 @@ def preprocess(images: UInt8[np.ndarray, "*n h w 3"]) -> Float32[np.ndarray, "*n
     return images[..., ::-1].astype(np.float32) - np.asarray(BGR_MEAN, np.float32)
 
 
-def upsample(scores: Scores, size: Sequence[int]) -> Float[Array, "n h w k"]:
+def upsample(scores: Scores, size: Sequence[int]) -> ScoreMap:
     """The scores at ``size`` (height, width), corners on corners."""
     return interpolate(scores, size, mode="bilinear", align_corners=True)
 

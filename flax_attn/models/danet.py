@@ -13,8 +13,7 @@ from flax_attn.blocks.danet import DANetHead
 from flax_attn.blocks.resnet import Bottleneck
 from flax_attn.layers import Module, interpolate, require
 from flax_attn.models.resnet import ResNet
-
-Scores = Float[Array, "n h w k"]
+from flax_attn.shapes import Image, ScoreMap
 
 
 class DANet(Module):
@@ -52,12 +51,12 @@ class DANet(Module):
         width = 32 * 2 ** len(self.layers) * Bottleneck.expansion
         self.head = DANetHead(width, self.num_classes)
 
-    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> tuple[Scores, Scores, Scores]:
+    def __call__(self, x: Image, train: bool = False) -> tuple[ScoreMap, ScoreMap, ScoreMap]:
         both, position, channel = self.head(self.pretrained.features(x, train)[-1], train)
         return upsample(both, x), upsample(position, x), upsample(channel, x)
 
 
-def upsample(scores: Float[Array, "n a b k"], x: Float[Array, "n h w c"]) -> Scores:
+def upsample(scores: Float[Array, "n a b k"], x: Image) -> ScoreMap:
     """The scores at the height and width of x, corners on corners."""
     return interpolate(scores, x.shape[1:3], mode="bilinear", align_corners=True)
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from flax_attn.blocks.non_local import NONLocalBlock2D
 from flax_attn.blocks.se import SELayer
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, Module, Sequential, flatten, relu
+from flax_attn.shapes import PixelMap, Scores
 
 
 class DigitsNet(Module):
@@ -24,8 +25,8 @@ class DigitsNet(Module):
         self.fc = Sequential([Dropout(0.3), Linear(48 * 4 * 4, 10)])
 
     def __call__(
-        self, x: Float[Array, "n h w 1"], return_nl_map: bool = False, train: bool = False
-    ) -> Float[Array, "n k"] | tuple[Float[Array, "n k"], Float[Array, "n q p"]]:
+        self, x: PixelMap, return_nl_map: bool = False, train: bool = False
+    ) -> Scores | tuple[Scores, Float[Array, "n q p"]]:
         x, nl_map = self.nl(self.conv1(x, train), return_nl_map=True, train=train)
         x = self.se(self.conv2(x, train), train)
         logits = self.fc(flatten(x), train)

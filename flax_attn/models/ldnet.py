@@ -9,7 +9,6 @@ are always (3, 4, 6, 3), and it gives maps at the size of its input only: ``resi
 from collections.abc import Sequence
 from typing import ClassVar
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
@@ -20,7 +19,7 @@ from flax_attn.layers import (
     BatchNorm2d,
     Conv2d,
     GroupNorm,
-    Initializer,
+    InitRule,
     LayerNorm,
     Linear,
     Module,
@@ -36,14 +35,12 @@ from flax_attn.layers import (
 )
 from flax_attn.models import res2net
 from flax_attn.models.resnet import deep_stem
+from flax_attn.shapes import Features, Image, ScoreMap, Widened
 
-Image = Float[Array, "n h w c"]
-Doubled = Float[Array, "n h2 w2 c2"]
 Heads = Float[Array, "n k c"]
-Maps = Float[Array, "n h w k"]
 
 
-def dynamic_conv(x: Image, head: Heads) -> Maps:
+def dynamic_conv(x: Image, head: Heads) -> ScoreMap:
     """The 1x1 convolution of each sample of x with its own k kernels ``head``."""
     return einsum("nhwc,nkc->nhwk", x, head)
 
@@ -56,7 +53,7 @@ class _ConvBlock(Module):
         self.conv = Conv2d(self.in_channels, self.out_channels, 3, padding=1)
         self.bn = BatchNorm2d(self.out_channels)
 
-    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n h w c2"]:
+    def __call__(self, x: Image, train: bool = False) -> Widened:
         return relu(self.bn(self.conv(x), train))
 
 
@@ -70,7 +67,7 @@ class DecoderBlock(Module):
         self.conv1 = _ConvBlock(self.in_channels, self.in_channels // 4)
         self.conv2 = _ConvBlock(self.in_channels // 4, self.out_channels)
 
-    def __call__(self, x: Image, train: bool = False) -> Doubled:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         y = self.conv2(self.conv1(x, train), train)
         return interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)
 
@@ -122,6 +119,7 @@ class LDNet(Module):
     unified_channels: int = 64
     layers: Sequence[int] = (3, 4, 6, 3)
 
+    init_rules = (InitRule(Conv2d, "kernel", init.kaiming_normal("fan_out"), under="encoder"),)
     reduced: ClassVar[bool] = True
     aliases: ClassVar[Sequence[tuple[str, str]]] = tuple(
         (f"{part}List.{i}", f"{part}{4 - i}") for part in ("decoder", "unify", "esa", "lca") for i in range(4)
@@ -157,12 +155,6 @@ class LDNet(Module):
             setattr(self, f"encoder{i + 2}", self.stage(i, blocks))
         for i, width in enumerate(widths if self.reduced else (), 2):
             setattr(self, f"reduce{i}", Conv2d(4 * width, width, 1))
-
-    @nn.nowrap
-    def initializer(self, layer: nn.Module, name: str) -> Initializer | None:
-        """Only the encoder's convolutions are started like those of a classifier."""
-        encoder = layer.path[len(self.path)].startswith("encoder")
-        return init.kaiming_normal("fan_out") if encoder and isinstance(layer, Conv2d) and name == "kernel" else None
 
     def stem(self) -> Module:
         return deep_stem(32, BatchNorm2d)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from flax_attn.blocks.non_local import NONLocalBlock2D
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, Module, Sequential, flatten, relu
+from flax_attn.shapes import PixelMap, Scores
 
 
 def stage(inputs: int, outputs: int) -> Sequential:
@@ -32,15 +33,15 @@ class NonLocalNet(Module):
         self.fc = Sequential([Linear(128 * 3 * 3, 256), relu, Dropout(0.5), Linear(256, 10)])
 
     def __call__(
-        self, x: Float[Array, "n h w 1"], return_nl_map: bool = False, train: bool = False
-    ) -> Float[Array, "n k"] | tuple[Float[Array, "n k"], list[Float[Array, "n q p"]]]:
+        self, x: PixelMap, return_nl_map: bool = False, train: bool = False
+    ) -> Scores | tuple[Scores, list[Float[Array, "n q p"]]]:
         x, nl_map_1 = self.nl_1(self.conv_1(x, train), return_nl_map=True, train=train)
         x, nl_map_2 = self.nl_2(self.conv_2(x, train), return_nl_map=True, train=train)
         logits = self.fc(flatten(self.conv_3(x, train)), train)
         return (logits, [nl_map_1, nl_map_2]) if return_nl_map else logits
 
 
-def preprocess(digits: ArrayLike) -> Float[Array, "n h w 1"]:
+def preprocess(digits: ArrayLike) -> PixelMap:
     """MNIST digits (n, 28, 28, 1), 0 to 255, as upstream takes them: not normalised further than to [0, 1]."""
     return jnp.asarray(digits, jnp.float32) / 255
 

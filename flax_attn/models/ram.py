@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from flax_attn.blocks.hard_attention import (
+from flax_attn.blocks.recurrent_attention import (
     ActionNetwork,
     BaselineNetwork,
     CoreNetwork,
@@ -23,10 +23,7 @@ from flax_attn.blocks.hard_attention import (
     OldLocationNetwork,
 )
 from flax_attn.layers import Module
-
-Image = Float[Array, "n h w c"]
-Place = Float[Array, "n 2"]
-State = Float[Array, "n d"]
+from flax_attn.shapes import Image, Place, Scores, State
 
 
 class RecurrentAttention(Module):
@@ -76,7 +73,7 @@ class RecurrentAttention(Module):
             log_probas = self.classifier(h_t)
         return (h_t, l_t, b_t, log_probas, log_pi) if last else (h_t, l_t, b_t, log_pi)
 
-    def classify(self, x: Image, start: Place, noise: Float[Array, "t n 2"]) -> Float[Array, "n k"]:
+    def classify(self, x: Image, start: Place, noise: Float[Array, "t n 2"]) -> Scores:
         """Log-probabilities of the classes after t glimpses, at ``start`` and at the places that ``noise`` leads to.
 
         The last of the t draws leads to a place that is not looked at any more.
@@ -101,7 +98,7 @@ def preprocess(digits: ArrayLike) -> Image:
 
 def average_over_trials(
     module: RecurrentAttention, variables: dict, x: Image, num_glimpses: int, trials: int, key: Array
-) -> Float[Array, "n k"]:
+) -> Scores:
     """Log-probabilities averaged over ``trials`` random walks, as upstream tests."""
 
     def walk(key: Array) -> Any:

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from flax_attn.blocks.resnet import add_shortcut
 from flax_attn.layers import (
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
+    InitRule,
     Linear,
     Module,
     ModuleList,
-    Rules,
     Sequential,
     avg_pool,
     init,
@@ -28,10 +28,7 @@ from flax_attn.layers import (
     require,
 )
 from flax_attn.models.resnet import deep_stem
-
-Image = Float[Array, "n h w c"]
-Strided = Float[Array, "n h2 w2 c2"]
-Scores = Float[Array, "n k"]
+from flax_attn.shapes import Features, Image, Scores
 
 
 def pooled_downsample(inplanes: int, planes: int, stride: int = 1) -> Sequential:
@@ -74,7 +71,7 @@ class Bottle2neck(Module):
         self.conv3 = Conv2d(inner, planes, 1, bias=False)
         self.bn3 = BatchNorm2d(planes)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         y = relu(self.bn1(self.conv1(x), train))
         *groups, last = jnp.split(y, self.scale, -1)
         done: list[Array] = []
@@ -108,7 +105,7 @@ class Res2Net(Module):
     scale: int = 4
     num_classes: int = 1000
 
-    initializers: ClassVar[Rules] = ((Conv2d, "kernel", init.kaiming_normal("fan_out")),)
+    init_rules: ClassVar[Sequence[InitRule]] = (InitRule(Conv2d, "kernel", init.kaiming_normal("fan_out")),)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,7 +123,7 @@ class Res2Net(Module):
         if self.num_classes:
             self.fc = Linear(inplanes, self.num_classes)
 
-    def features(self, x: Image, train: bool = False) -> list[Strided]:
+    def features(self, x: Image, train: bool = False) -> list[Features]:
         """The map of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of x."""
         x = relu(self.bn1(self.conv1(self.cast(x), train), train))
         x = max_pool(x, 3, 2, 1)

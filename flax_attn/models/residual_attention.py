@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from flax_attn.blocks.residual_attention import (
     AttentionModule_stage0,
@@ -27,9 +27,7 @@ from flax_attn.blocks.residual_attention import (
     Size,
 )
 from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, max_pool, relu, require
-
-Image = Float[Array, "n h w c"]
-Scores = Float[Array, "n k"]
+from flax_attn.shapes import Image, Scores
 
 
 def cifar_images(images: UInt8[np.ndarray, "*n h w c"]) -> Float[np.ndarray, "*n h w c"]:

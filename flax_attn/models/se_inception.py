@@ -10,18 +10,17 @@ ImageNet.
 import jax.numpy as jnp
 
 from flax_attn.blocks.inception import (
-    Image,
     InceptionA,
     InceptionAux,
     InceptionB,
     InceptionC,
     InceptionD,
     InceptionE,
-    Scores,
     _Conv,
     chain,
 )
 from flax_attn.layers import Dropout, Linear, Module, init, max_pool, require
+from flax_attn.shapes import Image, Scores
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck
 from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
 from flax_attn.layers import Conv2d, Dropout, Module, Sequential, max_pool, require
-from flax_attn.models.resnet import CifarPreActResNet, CifarResNet, Image, ResNet, Scores, Strided
+from flax_attn.models.cifar_resnet import CifarPreActResNet, CifarResNet
+from flax_attn.models.resnet import ResNet
+from flax_attn.shapes import Features, Image, Scores
 
 
 class SEResNet(ResNet):
@@ -49,7 +51,7 @@ class SENet(SEResNet):
         size = 1 if stride == 1 else self.downsample_kernel_size
         return Sequential([Conv2d(inplanes, planes, size, stride, size // 2, bias=False), self.norm(planes)])
 
-    def pool(self, x: Image) -> Strided:
+    def pool(self, x: Image) -> Features:
         return max_pool(x, 3, 2, ceil_mode=True)
 
     def __call__(self, x: Image, train: bool = False) -> Scores:

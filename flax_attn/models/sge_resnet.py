@@ -14,7 +14,8 @@ from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.blocks.se import InsightSEBasicBlock, InsightSEBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck
 from flax_attn.blocks.sk import SKBottleneck
-from flax_attn.models.resnet import Image, ResNet, Strided
+from flax_attn.models.resnet import ResNet
+from flax_attn.shapes import Features, Image
 
 
 class BAMResNet(ResNet):
@@ -25,7 +26,7 @@ class BAMResNet(ResNet):
         for i in range(len(self.layers) - 1):
             setattr(self, f"bam{i + 1}", BAM(64 * 2**i * self.block.expansion))
 
-    def pass_stage(self, number: int, x: Image, train: bool) -> Strided:
+    def pass_stage(self, number: int, x: Image, train: bool) -> Features:
         x = super().pass_stage(number, x, train)
         return x if number == len(self.layers) else getattr(self, f"bam{number}")(x, train)
 

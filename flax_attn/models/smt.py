@@ -8,8 +8,6 @@ Input is ImageNet's: shorter side to 256 (bicubic), the centre 224 x 224, normal
 
 from collections.abc import Sequence
 
-from jaxtyping import Array, Float
-
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention, linear
 from flax_attn.layers import (
     BatchNorm2d,
@@ -23,11 +21,7 @@ from flax_attn.layers import (
     relu,
     require,
 )
-
-Tokens = Float[Array, "n l c"]
-Image = Float[Array, "n h w c"]
-Strided = Float[Array, "n h2 w2 c2"]
-Scores = Float[Array, "n k"]
+from flax_attn.shapes import Features, Image, Scores, Tokens
 
 
 def conv(inputs: int, outputs: int, kernel_size: int, stride: int, padding: int, bias: bool = True) -> Conv2d:
@@ -99,7 +93,7 @@ class SMTHead(Module):
         self.conv = Sequential([first, BatchNorm2d(self.dim), relu, conv(self.dim, self.dim, 2, 2, 0)])
         self.norm = LayerNorm(self.dim)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         return self.norm(self.conv(x, train))
 
 
@@ -115,7 +109,7 @@ class OverlapPatchEmbed(Module):
         self.proj = conv(self.in_chans, self.embed_dim, self.patch_size, self.stride, self.patch_size // 2)
         self.norm = LayerNorm(self.embed_dim)
 
-    def __call__(self, x: Image, train: bool = False) -> Strided:
+    def __call__(self, x: Image, train: bool = False) -> Features:
         return self.norm(self.proj(x))
 
 
@@ -179,7 +173,7 @@ class SMT(Module):
         scales = (self.qkv_bias, self.qk_scale, self.use_layerscale, self.layerscale_value)
         return SMTBlock(*each, *scales, self.drop_rate, self.attn_drop_rate, rate, attention, self.expand_ratio)
 
-    def features(self, x: Image, train: bool = False) -> list[Strided]:
+    def features(self, x: Image, train: bool = False) -> list[Features]:
         """The normalised map of each stage: 1/4, 1/8, 1/16 and 1/32 of the size of x."""
         x = self.cast(x)
         maps = []

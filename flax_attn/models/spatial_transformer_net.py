@@ -6,13 +6,11 @@ True. Both dropouts have torch's default probability, 0.5.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
-from flax_attn.blocks.stn import SpatialTransformer, pixels
+from flax_attn.blocks.spatial_transformer import SpatialTransformer, pixels
 from flax_attn.layers import Conv2d, Dropout, Dropout2d, Linear, flatten, log_softmax, max_pool, relu, require
-
-Image = Float[Array, "n h w c"]
+from flax_attn.shapes import Image, Scores
 
 
 class SpatialTransformerNet(SpatialTransformer):
@@ -41,7 +39,7 @@ class SpatialTransformerNet(SpatialTransformer):
         """x as the classifier sees it."""
         return super().__call__(x, train)
 
-    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n k"]:
+    def __call__(self, x: Image, train: bool = False) -> Scores:
         x = self.stn(x, train)
         x = relu(max_pool(self.conv1(x), 2))
         x = relu(max_pool(self.conv2_drop(self.conv2(x), train), 2))

@@ -7,7 +7,7 @@ import pytest
 from flax.errors import InvalidRngError
 
 import flax_attn as fa
-from flax_attn.blocks.hard_attention import patch
+from flax_attn.blocks.recurrent_attention import patch
 from tests.helpers.tolerances import assert_close
 
 
@@ -28,7 +28,7 @@ def test_patch_is_centred_on_the_place_and_zero_beyond_the_edge():
 @pytest.mark.parametrize("size", [2, 3, 4, 7])
 def test_patch_is_the_twins_at_random_places(size):
     torch = pytest.importorskip("torch")
-    from torch_ref.blocks.hard_attention import patch as twin
+    from torch_ref.blocks.recurrent_attention import patch as twin
 
     rng = np.random.default_rng(0)
     x, place = rng.normal(size=(50, 7, 9, 2)), rng.uniform(-1, 1, (50, 2))
@@ -76,7 +76,7 @@ def test_a_location_is_drawn_around_its_mean_and_its_density_is_exact_in_half_pr
 
 def test_gumbel_choice_is_torchs():
     torch = pytest.importorskip("torch")
-    from torch_ref.blocks.hard_attention import GumbelHardAttention
+    from torch_ref.blocks.gumbel_attention import GumbelHardAttention
 
     twin = GumbelHardAttention(4, 8, 0.7).double()
     x = torch.randn(5, 4, 3, 6, dtype=torch.float64)
@@ -129,7 +129,7 @@ def test_gumbel_weights_are_one_hot_with_the_gradient_of_the_softmax():
 
 def test_reinforce_loss_is_the_twins_and_detaches_the_advantage():
     torch = pytest.importorskip("torch")
-    from torch_ref.blocks.hard_attention import reinforce_loss
+    from torch_ref.blocks.recurrent_attention import reinforce_loss
 
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(5, 6)) for _ in range(3)]
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(call, sentence):
 @pytest.mark.parametrize("arguments", [(0, 1, 1.0), (8, 2, 1.5), (8, 2, 0.5), (4, 0, 2.0)])
 def test_patches_that_do_not_fit_are_refused_on_both_sides(arguments):
     torch = pytest.importorskip("torch")
-    from torch_ref.blocks.hard_attention import Retina
+    from torch_ref.blocks.recurrent_attention import Retina
 
     with pytest.raises(ValueError, match="Retina: expected"):
         fa.Retina(*arguments)

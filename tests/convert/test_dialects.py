@@ -21,7 +21,7 @@ from flax_attn import (
     Transformer,
     catalog,
 )
-from flax_attn.models.resnet import cifar_resnet20, cifar_resnet20_option_a
+from flax_attn.models.cifar_resnet import cifar_resnet20, cifar_resnet20_option_a
 from tests.catalog.test_golden import GOLDEN, golden
 from tests.helpers.walk import entry_plan, walk_published
 

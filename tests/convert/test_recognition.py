@@ -11,7 +11,7 @@ from convert.__main__ import main
 from convert.recognition import digest, digests, recognise
 from convert.rules import dropped
 from flax_attn import PUBLISHED
-from flax_attn.models import resnet
+from flax_attn.models import cifar_resnet, resnet
 from tests.catalog.test_golden import golden
 from tests.convert.test_cli import refusal, run
 from tests.helpers.walk import entry_plan, walk_published
@@ -84,10 +84,10 @@ def test_few_networks_are_traced(monkeypatch):
 def twice(monkeypatch):
     """A second network with the keys of cifar_resnet20, as the dilated form of a network has."""
 
-    def cifar_resnet20_dilated(num_classes: int = 10) -> resnet.CifarResNet:
-        return resnet.cifar_resnet20(num_classes)
+    def cifar_resnet20_dilated(num_classes: int = 10) -> cifar_resnet.CifarResNet:
+        return cifar_resnet.cifar_resnet20(num_classes)
 
-    entry = next(entry for entry in PUBLISHED if entry.cls is resnet.cifar_resnet20)
+    entry = next(entry for entry in PUBLISHED if entry.cls is cifar_resnet.cifar_resnet20)
     monkeypatch.setattr(recognition, "PUBLISHED", [*PUBLISHED, dataclasses.replace(entry, cls=cifar_resnet20_dilated)])
     known = digests() | {"cifar_resnet20_dilated": digests()["cifar_resnet20"]}
     monkeypatch.setattr(recognition, "digests", lambda: known)
@@ -114,7 +114,7 @@ def test_convert_without_a_model(capsys, tmp_path):
     status, printed, _ = run(capsys, "convert", write(tmp_path / "a", theirs), "--out", out)
     assert status == 0
     assert "recognised cifar_resnet20_option_a(num_classes=5)" in printed
-    assert module_of(out) == resnet.cifar_resnet20_option_a(5)
+    assert module_of(out) == cifar_resnet.cifar_resnet20_option_a(5)
     np.testing.assert_array_equal(restore(out)["params"]["fc"]["kernel"].T, state["fc.weight"])
 
 

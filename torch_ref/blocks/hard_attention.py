@@ -1,128 +1,15 @@
-"""Recurrent Models of Visual Attention - Mnih, Heess, Graves, Kavukcuoglu 2014, https://arxiv.org/abs/1406.6247"""
+"""Show, Attend and Tell - Xu, Ba, Kiros et al. 2015, https://arxiv.org/abs/1502.03044"""
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
-from torch.nn.functional import avg_pool2d, log_softmax, one_hot, pad, relu
-
-
-def patch(x: Tensor, place: Tensor, size: int) -> Tensor:
-    before = size // 2
-    padded = pad(x, (before, size - before) * 2)
-    extent = torch.tensor([x.shape[3], x.shape[2]], device=place.device)
-    start = (0.5 * (place.clamp(-1, 1) + 1) * extent).long()
-    return torch.stack([image[:, v : v + size, u : u + size] for image, (u, v) in zip(padded, start, strict=True)])
-
-
-def patch_sizes(g, k, s) -> list[int]:
-    sizes = []
-    for _ in range(k):
-        sizes.append(g)
-        g = int(s * g)
-    return sizes
-
-
-class Retina(nn.Module):
-    def __init__(self, g, k, s):
-        super().__init__()
-        self.g = g
-        self.k = k
-        self.s = s
-
-    def forward(self, x: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-        sizes = patch_sizes(self.g, self.k, self.s)
-        return torch.cat([avg_pool2d(patch(x, l, size), size // self.g) for size in sizes], 1).flatten(1)
-
-
-class GlimpseNetwork(nn.Module):
-    def __init__(self, h_g, h_l, g, k, s, c):
-        super().__init__()
-        self.retina = Retina(g, k, s)
-        self.fc1 = nn.Linear(k * g * g * c, h_g)
-        self.fc2 = nn.Linear(2, h_l)
-        self.fc3 = nn.Linear(h_g, h_g + h_l)
-        self.fc4 = nn.Linear(h_l, h_g + h_l)
-
-    def forward(self, x: Tensor, l_t_prev: Tensor) -> Tensor:
-        what = self.fc3(relu(self.fc1(self.retina(x, l_t_prev))))
-        where = self.fc4(relu(self.fc2(l_t_prev)))
-        return relu(what + where)
-
-
-class CoreNetwork(nn.Module):
-    def __init__(self, input_size, hidden_size):
-        super().__init__()
-        self.i2h = nn.Linear(input_size, hidden_size)
-        self.h2h = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, g_t: Tensor, h_t_prev: Tensor) -> Tensor:
-        return relu(self.i2h(g_t) + self.h2h(h_t_prev))
-
-
-class ActionNetwork(nn.Module):
-    def __init__(self, input_size, output_size):
-        super().__init__()
-        self.fc = nn.Linear(input_size, output_size)
-
-    def forward(self, h_t: Tensor) -> Tensor:
-        return log_softmax(self.fc(h_t), -1)
-
-
-class _Locator(nn.Module):
-    def sample(self, mean: Tensor, noise: Tensor | None) -> Tensor:
-        noise = torch.randn_like(mean) if noise is None else noise
-        return (mean + self.std * noise).detach()
-
-
-class LocationNetwork(_Locator):
-    def __init__(self, input_size, output_size, std):
-        super().__init__()
-        self.std = std
-        self.fc = nn.Linear(input_size, input_size // 2)
-        self.fc_lt = nn.Linear(input_size // 2, output_size)
-
-    def forward(self, h_t: Tensor, noise=None) -> tuple[Tensor, Tensor]:
-        mean = torch.tanh(self.fc_lt(relu(self.fc(h_t.detach()))))
-        place = self.sample(mean, noise)
-        return Normal(mean, self.std).log_prob(place).sum(-1), place.clamp(-1, 1)
-
-
-class OldLocationNetwork(_Locator):
-    def __init__(self, input_size, output_size, std):
-        super().__init__()
-        self.std = std
-        self.fc = nn.Linear(input_size, output_size)
-
-    def forward(self, h_t: Tensor, noise=None) -> tuple[Tensor, Tensor]:
-        mean = torch.tanh(self.fc(h_t.detach()))
-        place = torch.tanh(self.sample(mean, noise))
-        return Normal(mean, self.std).log_prob(place).sum(-1), place
-
-
-class BaselineNetwork(nn.Module):
-    def __init__(self, input_size, output_size):
-        super().__init__()
-        self.fc = nn.Linear(input_size, output_size)
-
-    def forward(self, h_t: Tensor) -> Tensor:
-        return self.fc(h_t.detach())
-
-
-class OldBaselineNetwork(BaselineNetwork):
-    def forward(self, h_t: Tensor) -> Tensor:
-        return relu(super().forward(h_t))
-
-
-def reinforce_loss(log_pi: Tensor, reward: Tensor, baseline: Tensor, weight=0.01) -> Tensor:
-    advantage = (reward - baseline).detach()
-    return nn.functional.mse_loss(baseline, reward) + weight * (-log_pi * advantage).sum(1).mean()
+from torch.nn.functional import log_softmax, one_hot
 
 
 def pick(weights: Tensor, x: Tensor) -> Tensor:
     return (weights[:, None] * x.flatten(2)).sum(-1)
 
 
-class _HardAttention(nn.Module):
+class HardAttention(nn.Module):
     def __init__(self, dim, hidden_dim):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
@@ -134,27 +21,9 @@ class _HardAttention(nn.Module):
             noise = -torch.empty_like(logits).exponential_().log() if self.training else torch.zeros_like(logits)
         return logits, logits + noise
 
-
-class HardAttention(_HardAttention):
-    def __init__(self, dim, hidden_dim):
-        super().__init__(dim, hidden_dim)
-
     def forward(self, x: Tensor, noise=None) -> tuple[Tensor, Tensor, Tensor]:
         logits, noisy = self.scores(x, noise)
         choice = one_hot(noisy.argmax(-1), logits.shape[-1]).to(x.dtype)
         log_p = log_softmax(logits, -1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         return pick(choice, x), (choice * log_p).sum(-1), entropy
-
-
-class GumbelHardAttention(_HardAttention):
-    def __init__(self, dim, hidden_dim, temperature=1.0):
-        super().__init__(dim, hidden_dim)
-        self.temperature = temperature
-
-    def forward(self, x: Tensor, noise=None) -> tuple[Tensor, Tensor]:
-        _, noisy = self.scores(x, noise)
-        soft = torch.softmax(noisy / self.temperature, -1)
-        hard = one_hot(noisy.argmax(-1), noisy.shape[-1]).to(x.dtype)
-        weights = hard + (soft - soft.detach())
-        return pick(weights, x), weights

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from torch_ref.blocks.hard_attention import (
+from torch_ref.blocks.recurrent_attention import (
     ActionNetwork,
     BaselineNetwork,
     CoreNetwork,

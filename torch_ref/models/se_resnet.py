@@ -5,7 +5,8 @@ from torch.nn.functional import max_pool2d
 
 from torch_ref.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck
 from torch_ref.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
-from torch_ref.models.resnet import CifarPreActResNet, CifarResNet, ResNet
+from torch_ref.models.cifar_resnet import CifarPreActResNet, CifarResNet
+from torch_ref.models.resnet import ResNet
 
 
 class SEResNet(ResNet):

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, max_pool2d, relu
 
-from torch_ref.blocks.stn import SpatialTransformer, pixels
+from torch_ref.blocks.spatial_transformer import SpatialTransformer, pixels
 
 
 class SpatialTransformerNet(SpatialTransformer):

@@ -1,6 +1,9 @@
-"""Pin key lists of published code: ``python -m tests.catalog.golden.pin FOLDER NAME...`` reads FOLDER/NAME.txt, lines such as
-``conv1.weight (64, 3, 7, 7) float32``, and writes NAME.json beside this file. NAME:PREFIX pins what lies under PREFIX
-of NAME.txt, one block of a network, as NAME.PREFIX.json. Lists in the names of other code go to ``--foreign``."""
+"""Pin key lists of published code: ``python -m tests.catalog.golden.pin FOLDER NAME...``.
+
+Reads FOLDER/NAME.txt, lines such as ``conv1.weight (64, 3, 7, 7) float32``, and writes NAME.json beside this file.
+NAME:PREFIX pins the keys under PREFIX of NAME.txt, one block of a network, as NAME.PREFIX.json. With ``--foreign`` the
+lists are written to the folder foreign: the key names of other code.
+"""
 
 import argparse
 import ast

@@ -10,12 +10,12 @@ torch = pytest.importorskip("torch")
 from convert import plan
 from flax_attn import DETR, MLP, Backbone, BasicBlock, Bottleneck, DETRdemo, DETRsegm, Joiner, MaskHeadSmallConv
 from flax_attn.catalog import find
-from flax_attn.models.detr import detr_resnet50, detr_resnet50_dc5_panoptic, mask_like
-from flax_attn.models.detr_demo import detr_demo
+from flax_attn.models.detr.demo import detr_demo
+from flax_attn.models.detr.network import detr_resnet50, detr_resnet50_dc5_panoptic, mask_like
 from tests.helpers.layer import check_refusal, trace
 from tests.helpers.walk import entry_plan
-from torch_ref.models import detr as torch_detr
-from torch_ref.models import detr_demo as torch_demo
+from torch_ref.models.detr import demo as torch_demo
+from torch_ref.models.detr import network as torch_detr
 
 SMALL = dict(num_classes=3, num_queries=5, hidden_dim=16, nheads=2, enc_layers=1, dim_feedforward=24)
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 
 from flax_attn.layers import require
-from flax_attn.models import preprocess
+from flax_attn.models.preprocess import normalize, resize
 
 Image = Num[np.ndarray, "_ _ 3"]
 Batch = tuple[Num[np.ndarray, "n h w 3"], Bool[np.ndarray, "n h w"]]
@@ -35,10 +35,10 @@ def resized_size(h: int, w: int, size: int = 800, max_size: int | None = 1333) -
     return (int(size * h / w), size) if w < h else (size, int(size * w / h))
 
 
-def resize(image: Image, size: int = 800, max_size: int | None = 1333) -> Image:
+def resize_within(image: Image, size: int = 800, max_size: int | None = 1333) -> Image:
     """The image at ``resized_size``, bilinear and antialiased; the dtype stays."""
     h, w, _ = image.shape
-    return preprocess.resize(image, resized_size(h, w, size, max_size))
+    return resize(image, resized_size(h, w, size, max_size))
 
 
 def nested_batch(images: Sequence[Image], size: tuple[int, int] | None = None, multiple: int = 1) -> Batch:
@@ -64,7 +64,7 @@ def nested_batch(images: Sequence[Image], size: tuple[int, int] | None = None, m
     return batch, mask
 
 
-def detr_input(
+def preprocess(
     images: Sequence[Image],
     size: int = 800,
     max_size: int | None = 1333,
@@ -76,7 +76,7 @@ def detr_input(
     Each is resized, normalised as for ImageNet and padded; see ``resized_size`` and ``nested_batch``. Every image
     that is at most twice as long as wide fits ``pad_size=(max_size, max_size)``.
     """
-    normalized = [preprocess.normalize(resize(image, size, max_size)) for image in images]
+    normalized = [normalize(resize_within(image, size, max_size)) for image in images]
     return nested_batch(normalized, pad_size, multiple)
 
 

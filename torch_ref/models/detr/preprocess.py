@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torch_ref.models import preprocess
-from torch_ref.models.detr_boxes import box_xyxy_to_cxcywh
+from torch_ref.models.detr.boxes import box_xyxy_to_cxcywh
+from torch_ref.models.preprocess import normalize, resize
 
 
 def resized_size(h, w, size=800, max_size=1333) -> tuple[int, int]:
@@ -17,9 +17,9 @@ def resized_size(h, w, size=800, max_size=1333) -> tuple[int, int]:
     return (int(size * h / w), size) if w < h else (size, int(size * w / h))
 
 
-def resize(image: Tensor, size=800, max_size=1333) -> Tensor:
+def resize_within(image: Tensor, size=800, max_size=1333) -> Tensor:
     _, h, w = image.shape
-    return preprocess.resize(image, resized_size(h, w, size, max_size))
+    return resize(image, resized_size(h, w, size, max_size))
 
 
 def nested_batch(images: list[Tensor], size=None, multiple=1) -> tuple[Tensor, Tensor]:
@@ -36,8 +36,8 @@ def nested_batch(images: list[Tensor], size=None, multiple=1) -> tuple[Tensor, T
     return batch, torch.stack(valid) == 0
 
 
-def detr_input(images: list[Tensor], size=800, max_size=1333, pad_size=None, multiple=1) -> tuple[Tensor, Tensor]:
-    normalized = [preprocess.normalize(resize(image, size, max_size)) for image in images]
+def preprocess(images: list[Tensor], size=800, max_size=1333, pad_size=None, multiple=1) -> tuple[Tensor, Tensor]:
+    normalized = [normalize(resize_within(image, size, max_size)) for image in images]
     return nested_batch(normalized, pad_size, multiple)
 
 

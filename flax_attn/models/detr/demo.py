@@ -20,8 +20,7 @@ from flax_attn.blocks.transformer import (
 )
 from flax_attn.layers import Conv2d, LayerNorm, Linear, Module, init, require, sigmoid
 from flax_attn.models.resnet import Block, ResNet
-
-Image = Float[Array, "n h w c"]
+from flax_attn.shapes import Image, Tokens
 
 
 class _Transformer(Module):
@@ -39,9 +38,7 @@ class _Transformer(Module):
         decoder_layer = TransformerDecoderLayer(*sizes, kernel_init=xavier)
         self.decoder = TransformerDecoder(decoder_layer, self.num_decoder_layers, LayerNorm(self.d_model))
 
-    def __call__(
-        self, src: Float[Array, "n m c"], tgt: Float[Array, "n l c"], train: bool = False
-    ) -> Float[Array, "n l c"]:
+    def __call__(self, src: Float[Array, "n m c"], tgt: Tokens, train: bool = False) -> Tokens:
         return self.decoder(tgt, self.encoder(src, train=train), train=train)[0]
 
 

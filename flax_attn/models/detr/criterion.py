@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from optax.assignment import hungarian_algorithm
 
 from flax_attn.layers import accumulator, interpolate, log_softmax, require, sigmoid, softmax
-from flax_attn.models.detr_boxes import box_cxcywh_to_xyxy, generalized_box_iou
+from flax_attn.models.detr.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 
 Outputs = Mapping[str, Any]
 """pred_logits (n, q, c+1), the last for no object; pred_boxes (n, q, 4), cxcywh in [0, 1]; of the last layer.

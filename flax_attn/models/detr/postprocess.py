@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flax_attn.layers import accumulator, interpolate, require, sigmoid, softmax
-from flax_attn.models.detr_boxes import box_cxcywh_to_xyxy
+from flax_attn.models.detr.boxes import box_cxcywh_to_xyxy
 
 Sizes = Any  # n pairs (h, w), an array or not
 

@@ -11,12 +11,13 @@ from scipy.optimize import linear_sum_assignment
 
 torch = pytest.importorskip("torch")
 
-from flax_attn.models import detr_boxes, detr_criterion
-from flax_attn.models.detr_criterion import HungarianMatcher, SetCriterion, pad_targets
+from flax_attn.models.detr import boxes as detr_boxes
+from flax_attn.models.detr import criterion as detr_criterion
+from flax_attn.models.detr.criterion import HungarianMatcher, SetCriterion, pad_targets
 from tests.helpers.layer import check_refusal
 from tests.helpers.tolerances import assert_close
-from torch_ref.models import detr_boxes as torch_boxes
-from torch_ref.models import detr_criterion as torch_criterion
+from torch_ref.models.detr import boxes as torch_boxes
+from torch_ref.models.detr import criterion as torch_criterion
 
 CLASSES = 5
 ALL = ("labels", "boxes", "cardinality", "masks")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, sigmoid, softmax
 
-from torch_ref.models.detr_boxes import box_cxcywh_to_xyxy
+from torch_ref.models.detr.boxes import box_cxcywh_to_xyxy
 
 COCO_IS_THING = {category: category <= 90 for category in range(250)}
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torch_ref.models.detr_boxes import box_cxcywh_to_xyxy, generalized_box_iou
+from torch_ref.models.detr.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 
 LOSSES = ("labels", "boxes", "cardinality", "masks")
 

@@ -21,10 +21,10 @@ from flax_attn.layers import (
     Embedding,
     FrozenBatchNorm2d,
     GroupNorm,
+    InitRule,
     Linear,
     Module,
     ModuleList,
-    Rules,
     init,
     interpolate,
     relu,
@@ -32,16 +32,14 @@ from flax_attn.layers import (
     sigmoid,
 )
 from flax_attn.models.resnet import Block, ResNet
+from flax_attn.shapes import Features, Image, Padding
 
-Image = Float[Array, "n h w c"]
-Strided = Float[Array, "n h2 w2 c2"]
-Mask = Bool[Array, "n h w"]
 Found = Float[Array, "k n q d"]
 
 POSITIONS = ("sine", "learned")
 
 
-def mask_like(mask: Mask, x: Strided) -> Bool[Array, "n h2 w2"]:
+def mask_like(mask: Padding, x: Features) -> Bool[Array, "n h2 w2"]:
     """The padding mask of images at the size of their map x: the nearest pixel, rounded down."""
     return interpolate(mask[..., None], x.shape[1:3])[..., 0]
 
@@ -90,7 +88,7 @@ class Joiner(Module):
         half, sine = self.hidden_dim // 2, self.position_embedding == "sine"
         setattr(self, "1", PositionEmbeddingSine(half, normalize=True) if sine else PositionEmbeddingLearned(half))
 
-    def __call__(self, x: Image, mask: Mask, train: bool = False) -> tuple[list[Array], Strided]:
+    def __call__(self, x: Image, mask: Padding, train: bool = False) -> tuple[list[Array], Features]:
         maps = getattr(self, "0")(x, train)
         return maps, getattr(self, "1")(maps[-1], mask_like(mask, maps[-1]))
 
@@ -164,8 +162,8 @@ class DETR(Module):
         self.backbone = Joiner(self.block, self.layers, dim, self.position_embedding, self.dilation)
 
     def features(
-        self, x: Image, mask: Mask | None = None, train: bool = False
-    ) -> tuple[list[Array], Strided, Bool[Array, "n h2 w2"], Found, Strided]:
+        self, x: Image, mask: Padding | None = None, train: bool = False
+    ) -> tuple[list[Array], Features, Bool[Array, "n h2 w2"], Found, Features]:
         """Maps of all stages; the transformer's input, its padding mask; what each layer found; the encoder's image."""
         if mask is None:
             mask = jnp.zeros(x.shape[:3], bool)
@@ -182,7 +180,7 @@ class DETR(Module):
         *aux, out = [{"pred_logits": a, "pred_boxes": b} for a, b in zip(logits, boxes, strict=True)]
         return {**out, "aux_outputs": aux} if self.aux_loss else out
 
-    def __call__(self, x: Image, mask: Mask | None = None, train: bool = False) -> dict[str, Any]:
+    def __call__(self, x: Image, mask: Padding | None = None, train: bool = False) -> dict[str, Any]:
         return self.predict(self.features(x, mask, train)[3])
 
 
@@ -200,7 +198,10 @@ class MaskHeadSmallConv(Module):
     fpn_dims: Sequence[int]
     context_dim: int
 
-    initializers: ClassVar[Rules] = ((Conv2d, "kernel", init.kaiming_uniform(1.0)), (Conv2d, "bias", init.zeros))
+    init_rules: ClassVar[Sequence[InitRule]] = (
+        InitRule(Conv2d, "kernel", init.kaiming_uniform(1.0)),
+        InitRule(Conv2d, "bias", init.zeros),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -226,7 +227,7 @@ class MaskHeadSmallConv(Module):
         x: Image,
         bbox_mask: Float[Array, "n q heads h w"],
         layer3: Float[Array, "n h3 w3 c3"],
-        layer2: Float[Array, "n h2 w2 c2"],
+        layer2: Features,
         layer1: Float[Array, "n h1 w1 c1"],
         train: bool = False,
     ) -> Float[Array, "n q h1 w1"]:
@@ -255,7 +256,7 @@ class DETRsegm(Module):
         self.bbox_attention = MHAttentionMap(dim, dim, heads)
         self.mask_head = MaskHeadSmallConv(dim + heads, [width * expansion for width in (256, 128, 64)], dim)
 
-    def __call__(self, x: Image, mask: Mask | None = None, train: bool = False) -> dict[str, Any]:
+    def __call__(self, x: Image, mask: Padding | None = None, train: bool = False) -> dict[str, Any]:
         (layer1, layer2, layer3, _), src, padding, found, memory = self.detr.features(x, mask, train)
         bbox_mask = self.bbox_attention(found[-1], memory, padding, train)
         masks = self.mask_head(src, bbox_mask, layer3, layer2, layer1)

@@ -6,11 +6,12 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from flax_attn.models import detr_input, preprocess
+from flax_attn.models.detr import preprocess as ours
+from flax_attn.models.preprocess import normalize
 from tests.helpers.layer import check_refusal
 from tests.helpers.tolerances import assert_close
-from torch_ref.models import detr_boxes as torch_boxes
-from torch_ref.models import detr_input as torch_input
+from torch_ref.models.detr import boxes as torch_boxes
+from torch_ref.models.detr import preprocess as theirs
 
 SIZES = {
     (480, 640): (800, 1066),
@@ -37,16 +38,16 @@ def tensor(image):
 
 @pytest.mark.parametrize(("old", "new"), SIZES.items())
 def test_sizes_are_upstreams(old, new):
-    assert detr_input.resized_size(*old) == new
-    assert torch_input.resized_size(*old) == new
+    assert ours.resized_size(*old) == new
+    assert theirs.resized_size(*old) == new
 
 
 def test_sizes_for_all_images_are_the_twins():
     for h in range(1, 60):
         for w in range(1, 60):
             for limit in (None, 33):
-                got = detr_input.resized_size(h, w, 20, limit)
-                assert got == torch_input.resized_size(h, w, 20, limit)
+                got = ours.resized_size(h, w, 20, limit)
+                assert got == theirs.resized_size(h, w, 20, limit)
                 assert limit is None or max(got) <= limit + max(h / w, w / h) / 2
                 assert limit is None or max(got) <= limit or max(h, w) > 2 * min(h, w)
 
@@ -62,8 +63,8 @@ def test_sizes_for_all_images_are_the_twins():
 )
 def test_batch_and_mask_are_the_twins(options, size):
     images = [draw(15, 20, 0), draw(40, 21, 1), draw(8, 30, 2), draw(20, 20, 3)]
-    batch, mask = detr_input.detr_input(images, 20, 33, **options)
-    expected, expected_mask = torch_input.detr_input(list(map(tensor, images)), 20, 33, **options)
+    batch, mask = ours.preprocess(images, 20, 33, **options)
+    expected, expected_mask = theirs.preprocess(list(map(tensor, images)), 20, 33, **options)
     assert_close(batch, expected.movedim(1, -1))
     np.testing.assert_array_equal(mask, expected_mask)
     assert (batch[mask] == 0).all()
@@ -73,31 +74,31 @@ def test_batch_and_mask_are_the_twins(options, size):
 
 def test_uint8_images_are_resized_as_pil_does():
     image = draw(37, 53, dtype=np.uint8)
-    batch, mask = detr_input.detr_input([image], 20, 33)
+    batch, mask = ours.preprocess([image], 20, 33)
     resized = np.asarray(Image.fromarray(image).resize((28, 20), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(batch[0], preprocess.normalize(resized))
+    np.testing.assert_array_equal(batch[0], normalize(resized))
     assert batch.dtype == np.float32
     assert not mask.any()
 
 
 def test_boxes_are_relative_to_their_image():
     boxes = np.array([[10.0, 20.0, 30.0, 50.0], [0, 0, 200, 100]])
-    got = detr_input.normalize_boxes(boxes, (100, 200))
+    got = ours.normalize_boxes(boxes, (100, 200))
     assert_close(got, [[0.1, 0.35, 0.1, 0.3], [0.5, 0.5, 1, 1]])
-    assert_close(got, torch_input.normalize_boxes(torch.tensor(boxes), (100, 200)))
+    assert_close(got, theirs.normalize_boxes(torch.tensor(boxes), (100, 200)))
     assert_close(torch_boxes.box_cxcywh_to_xyxy(torch.tensor(got)) * torch.tensor([200, 100] * 2), boxes)
-    assert detr_input.normalize_boxes(boxes.astype(int), (100, 200)).dtype == np.float64
-    assert detr_input.normalize_boxes(np.zeros((0, 4), np.float32), (100, 200)).shape == (0, 4)
+    assert ours.normalize_boxes(boxes.astype(int), (100, 200)).dtype == np.float64
+    assert ours.normalize_boxes(np.zeros((0, 4), np.float32), (100, 200)).shape == (0, 4)
 
 
 def test_batches_that_do_not_fit_are_refused():
     check_refusal(
-        lambda: detr_input.nested_batch([draw(5, 7), draw(6, 4)], (5, 9)),
+        lambda: ours.nested_batch([draw(5, 7), draw(6, 4)], (5, 9)),
         r"nested_batch: expected images of at most \(5, 9\), got \(6, 7\)",
-        lambda: torch_input.nested_batch([tensor(draw(5, 7)), tensor(draw(6, 4))], (5, 9)),
+        lambda: theirs.nested_batch([tensor(draw(5, 7)), tensor(draw(6, 4))], (5, 9)),
     )
     check_refusal(
-        lambda: detr_input.nested_batch([]),
+        lambda: ours.nested_batch([]),
         "nested_batch: expected at least one image, got none",
-        lambda: torch_input.nested_batch([]),
+        lambda: theirs.nested_batch([]),
     )

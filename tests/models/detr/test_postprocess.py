@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flax_attn.models import detr_postprocess as ours
+from flax_attn.models.detr import postprocess as ours
 from tests.helpers.tolerances import assert_close
-from torch_ref.models import detr_postprocess as theirs
+from torch_ref.models.detr import postprocess as theirs
 
 THINGS = {0: True, 1: False, 2: False}
 

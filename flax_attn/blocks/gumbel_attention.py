@@ -1,0 +1,36 @@
+"""Categorical Reparameterization with Gumbel-Softmax - Jang, Gu, Poole 2017, https://arxiv.org/abs/1611.01144
+
+Follows: the paper's straight-through estimator, applied to the scores of ``HardAttention``. This block is ours.
+"""
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+from flax_attn.blocks.hard_attention import HardAttention, pick
+from flax_attn.layers import require, softmax
+from flax_attn.shapes import Image
+
+
+class GumbelHardAttention(HardAttention):
+    """One pixel of x (n, h, w, dim), with the gradient of a softmax at ``temperature`` (straight-through Gumbel).
+
+    Returns the glimpse (n, dim) and the weights (n, h * w), which are 0 or 1. ``noise`` (n, h * w) is Gumbel noise; in
+    eval mode there is none.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.temperature > 0, f"GumbelHardAttention: expected temperature > 0, got {self.temperature}")
+
+    def __call__(
+        self, x: Image, noise: Array | None = None, train: bool = False
+    ) -> tuple[Float[Array, "n c"], Float[Array, "n s"]]:
+        x = self.cast(x)
+        _, noisy = self.scores(x, noise, train)
+        soft = softmax(noisy / self.temperature)
+        hard = jax.nn.one_hot(noisy.argmax(-1), noisy.shape[-1], dtype=soft.dtype)
+        weights = (hard + (soft - lax.stop_gradient(soft))).astype(x.dtype)
+        return pick(weights, x), weights

@@ -1,0 +1,1 @@
+"""DETR: its network, batches, losses and results."""

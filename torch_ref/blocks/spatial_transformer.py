@@ -1,0 +1,48 @@
+"""Spatial Transformer Networks - Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, https://arxiv.org/abs/1506.02025"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample
+
+
+def identity(bias: Tensor) -> None:
+    with torch.no_grad():
+        bias.copy_(torch.eye(2, 3).flatten())
+
+
+def pixels(size, kernel_sizes, pools) -> int:
+    h, w = size
+    for kernel, pool in zip(kernel_sizes, pools, strict=True):
+        h, w = ((side - kernel + 1) // pool for side in (h, w))
+    return max(0, h) * max(0, w)
+
+
+class SpatialTransformer(nn.Module):
+    def __init__(
+        self,
+        in_channels=1,
+        size=(28, 28),
+        channels=(8, 10),
+        kernel_sizes=(7, 5),
+        pools=(2, 2),
+        hidden=32,
+        align_corners=False,
+    ):
+        super().__init__()
+        self.align_corners = align_corners
+        stages: list[nn.Module] = []
+        inputs = [in_channels, *channels[:-1]]
+        for c, out, kernel, pool in zip(inputs, channels, kernel_sizes, pools, strict=True):
+            stages += [nn.Conv2d(c, out, kernel), nn.MaxPool2d(pool), nn.ReLU()]
+        self.localization = nn.Sequential(*stages)
+        features = channels[-1] * pixels(size, kernel_sizes, pools)
+        theta = nn.Linear(hidden, 6)
+        nn.init.zeros_(theta.weight)
+        identity(theta.bias)
+        self.fc_loc = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), theta)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.localization(x).flatten(1)
+        theta = self.fc_loc(features).unflatten(-1, (2, 3))
+        grid = affine_grid(theta, x.shape, self.align_corners)
+        return grid_sample(x, grid, align_corners=self.align_corners)

@@ -1,0 +1,1 @@
+"""The twins of flax_attn.models.detr."""
