@@ -7,6 +7,7 @@ from flax_attn.blocks.attention import (
 )
 from flax_attn.blocks.bam import BAM
 from flax_attn.blocks.cbam import CBAM, CBAMBasicBlock, CBAMBottleneck, ChannelGate, SpatialGate
+from flax_attn.blocks.cifar_resnet import CifarBasicBlock, CifarOptionABlock, OptionA, PreActBasicBlock
 from flax_attn.blocks.criss_cross import (
     CrissCrossAttention,
     CrissCrossAttention3D,
@@ -17,7 +18,15 @@ from flax_attn.blocks.danet import CAM_Module, DANetHead, PAM_Module
 from flax_attn.blocks.esa import ESA, LCA, PPM, ESABlock, LCABlock
 from flax_attn.blocks.gumbel_attention import GumbelHardAttention
 from flax_attn.blocks.hard_attention import HardAttention
-from flax_attn.blocks.inception import InceptionA, InceptionAux, InceptionB, InceptionC, InceptionD, InceptionE
+from flax_attn.blocks.inception import (
+    BasicConv2d,
+    InceptionA,
+    InceptionAux,
+    InceptionB,
+    InceptionC,
+    InceptionD,
+    InceptionE,
+)
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.non_local import (
     ConcatenationNonLocalBlock,
@@ -56,14 +65,7 @@ from flax_attn.blocks.residual_attention import (
     AttentionModule_stage3_cifar,
     ResidualBlock,
 )
-from flax_attn.blocks.resnet import (
-    BasicBlock,
-    Bottleneck,
-    CifarBasicBlock,
-    CifarOptionABlock,
-    OptionA,
-    PreActBasicBlock,
-)
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention
 from flax_attn.blocks.se import (
     CifarSEBasicBlock,
@@ -72,8 +74,11 @@ from flax_attn.blocks.se import (
     SEBasicBlock,
     SEBottleneck,
     SELayer,
+    SENetBottleneck,
+    SEResNetBlock,
+    SEResNetBottleneck,
+    SEResNeXtBottleneck,
 )
-from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck, SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.blocks.spatial_transformer import SpatialTransformer

@@ -1,7 +1,7 @@
 """CBAM: Convolutional Block Attention Module - Woo, Park, Lee, Kweon 2018, https://arxiv.org/abs/1807.06521
 
-Status: implus/PytorchInsight, the authors' code. Its other kinds of pooling (Lp, log-sum-exp) are left out. The spatial
-gate's BatchNorm has momentum 0.01.
+Follows: implus/PytorchInsight, the authors' code. The BatchNorm of the spatial gate has momentum 0.01.
+Differs: the other kinds of pooling of that code (Lp, log-sum-exp) are left out.
 """
 
 import jax.numpy as jnp
@@ -25,9 +25,11 @@ from flax_attn.shapes import Features, Image, PixelMap
 
 
 class ChannelGate(Module):
-    """Scale each channel of x by a gate in (0, 1), computed from the spatial mean and maximum of all channels.
+    """Scale each channel of x by a gate in (0, 1) that is computed from the spatial mean and maximum of all channels.
 
-    With ``gate_channels < reduction_ratio`` the hidden layer is empty, and x leaves no trace in the gate.
+    Args:
+        reduction_ratio: the hidden layer has ``gate_channels // reduction_ratio`` units. It may have none: the gate
+            then does not depend on x.
     """
 
     gate_channels: int
@@ -58,7 +60,7 @@ class _BasicConv(Module):
 
 
 class SpatialGate(Module):
-    """Scale each pixel of x by a gate in (0, 1): a 7x7 convolution of the maximum and mean over channels."""
+    """Scale each pixel of x by a gate in (0, 1): a 7x7 convolution of the maximum and the mean over channels."""
 
     def setup(self) -> None:
         self.spatial = _BasicConv()
@@ -71,7 +73,7 @@ class SpatialGate(Module):
 
 
 class CBAM(Module):
-    """x through its ChannelGate, and that through its SpatialGate, unless ``no_spatial``."""
+    """Scale x by a ChannelGate and then, unless ``no_spatial``, by a SpatialGate."""
 
     gate_channels: int
     reduction_ratio: int = 16
@@ -91,23 +93,20 @@ class CBAM(Module):
         return x if self.no_spatial else self.SpatialGate(x, train)
 
 
-class CBAMBasicBlock(BasicBlock):
-    """A BasicBlock with a CBAM at the end of its residual branch."""
+class _CBAMGate(Module):
+    """Mixed into a residual block: its residual branch ends in a CBAM."""
 
     def setup(self) -> None:
         super().setup()
         self.cbam = CBAM(self.planes * self.expansion)
 
-    def residual(self, x: Image, train: bool) -> Features:
-        return self.cbam(super().residual(x, train), train)
+    def gate(self, y: Features, train: bool) -> Features:
+        return self.cbam(y, train)
 
 
-class CBAMBottleneck(Bottleneck):
-    """A Bottleneck with a CBAM at the end of its residual branch."""
+class CBAMBasicBlock(_CBAMGate, BasicBlock):
+    """A BasicBlock whose residual branch ends in a CBAM."""
 
-    def setup(self) -> None:
-        super().setup()
-        self.cbam = CBAM(self.planes * self.expansion)
 
-    def residual(self, x: Image, train: bool) -> Features:
-        return self.cbam(super().residual(x, train), train)
+class CBAMBottleneck(_CBAMGate, Bottleneck):
+    """A Bottleneck whose residual branch ends in a CBAM."""

@@ -1,8 +1,9 @@
 """Rethinking the Inception Architecture - Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2016, https://arxiv.org/abs/1512.00567
 
-Status: the blocks of torchvision's Inception v3, each with the SELayer that moskomule/senet.pytorch hangs into it.
-Upstream's forward never calls that layer, and so it does here; ``gated=True`` lets it scale the block's input, whose
-width it has. Kernels start as torchvision's, whose truncated normal is cut 20 deviations out: as a normal here.
+Follows: pytorch/vision's Inception v3, each block with the SELayer that moskomule/senet.pytorch adds to it. The forward
+pass of that code never calls the SELayer: its weights are in the files and do nothing.
+Differs: ``gated=True`` is ours and scales the block's input by the SELayer. torchvision's kernels start as a normal
+distribution cut at 20 standard deviations; here it is not cut.
 """
 
 import dataclasses
@@ -15,7 +16,13 @@ from flax_attn.layers.conv import Ints
 from flax_attn.shapes import Features, Image, Scores, Widened
 
 
-class _Conv(Module):
+class BasicConv2d(Module):
+    """A convolution of x, BatchNorm and ReLU.
+
+    Args:
+        stddev: the kernel starts from N(0, stddev).
+    """
+
     in_channels: int
     out_channels: int
     kernel_size: Ints
@@ -24,8 +31,15 @@ class _Conv(Module):
     stddev: float = 0.1
 
     def setup(self) -> None:
-        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
-        self.conv = Conv2d(*sizes, bias=False, kernel_init=init.normal(self.stddev))
+        self.conv = Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            bias=False,
+            kernel_init=init.normal(self.stddev),
+        )
         self.bn = BatchNorm2d(self.out_channels, 0.001)
 
     def __call__(self, x: Image, train: bool = False) -> Features:
@@ -33,7 +47,7 @@ class _Conv(Module):
 
 
 def chain(x: Image, train: bool, *layers: Module) -> Features:
-    """What the last of ``layers`` makes of what the one before it makes of x, and so on."""
+    """x passed through all ``layers``, one after the other."""
     for layer in layers:
         x = layer(x, train)
     return x
@@ -48,26 +62,26 @@ class _Gated(Module):
         self.SELayer = SELayer(self.in_channels)
 
     def gate(self, x: Image) -> Image:
-        """x, scaled by the SELayer where that takes part."""
+        """x, scaled by the SELayer if the block is ``gated``."""
         if self.gated or self.is_initializing():
             scaled = self.SELayer(x)
         return scaled if self.gated else self.cast(x)
 
 
 class InceptionA(_Gated):
-    """Branches of 1x1, 5x5, twice 3x3 and averaging side by side: 224 + ``pool_features`` channels."""
+    """Four branches side by side: 1x1, 5x5, two 3x3, and average pooling; 224 + ``pool_features`` channels."""
 
     pool_features: int
 
     def setup(self) -> None:
         super().setup()
-        self.branch1x1 = _Conv(self.in_channels, 64, 1)
-        self.branch5x5_1 = _Conv(self.in_channels, 48, 1)
-        self.branch5x5_2 = _Conv(48, 64, 5, padding=2)
-        self.branch3x3dbl_1 = _Conv(self.in_channels, 64, 1)
-        self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = _Conv(96, 96, 3, padding=1)
-        self.branch_pool = _Conv(self.in_channels, self.pool_features, 1)
+        self.branch1x1 = BasicConv2d(self.in_channels, 64, 1)
+        self.branch5x5_1 = BasicConv2d(self.in_channels, 48, 1)
+        self.branch5x5_2 = BasicConv2d(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = BasicConv2d(self.in_channels, 64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
+        self.branch_pool = BasicConv2d(self.in_channels, self.pool_features, 1)
 
     def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
@@ -78,14 +92,14 @@ class InceptionA(_Gated):
 
 
 class InceptionB(_Gated):
-    """Branches of 3x3, twice 3x3 and maxima, all with stride 2: 480 channels and those of x."""
+    """Three branches of stride 2 side by side: 3x3, two 3x3, and max pooling; 480 channels more than x has."""
 
     def setup(self) -> None:
         super().setup()
-        self.branch3x3 = _Conv(self.in_channels, 384, 3, 2)
-        self.branch3x3dbl_1 = _Conv(self.in_channels, 64, 1)
-        self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = _Conv(96, 96, 3, 2)
+        self.branch3x3 = BasicConv2d(self.in_channels, 384, 3, stride=2)
+        self.branch3x3dbl_1 = BasicConv2d(self.in_channels, 64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
 
     def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.gate(x)
@@ -94,23 +108,23 @@ class InceptionB(_Gated):
 
 
 class InceptionC(_Gated):
-    """Branches of 1x1, 7x7, twice 7x7 and averaging side by side, each 7x7 as 1x7 and 7x1: 768 channels."""
+    """Four branches side by side: 1x1, 7x7, two 7x7, and average pooling; 768 channels. A 7x7 is a 1x7 and a 7x1."""
 
     channels_7x7: int
 
     def setup(self) -> None:
         super().setup()
-        c, wide, high = self.channels_7x7, ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
-        self.branch1x1 = _Conv(self.in_channels, 192, 1)
-        self.branch7x7_1 = _Conv(self.in_channels, c, 1)
-        self.branch7x7_2 = _Conv(c, c, *wide)
-        self.branch7x7_3 = _Conv(c, 192, *high)
-        self.branch7x7dbl_1 = _Conv(self.in_channels, c, 1)
-        self.branch7x7dbl_2 = _Conv(c, c, *high)
-        self.branch7x7dbl_3 = _Conv(c, c, *wide)
-        self.branch7x7dbl_4 = _Conv(c, c, *high)
-        self.branch7x7dbl_5 = _Conv(c, 192, *wide)
-        self.branch_pool = _Conv(self.in_channels, 192, 1)
+        c = self.channels_7x7
+        self.branch1x1 = BasicConv2d(self.in_channels, 192, 1)
+        self.branch7x7_1 = BasicConv2d(self.in_channels, c, 1)
+        self.branch7x7_2 = BasicConv2d(c, c, (1, 7), padding=(0, 3))
+        self.branch7x7_3 = BasicConv2d(c, 192, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_1 = BasicConv2d(self.in_channels, c, 1)
+        self.branch7x7dbl_2 = BasicConv2d(c, c, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_3 = BasicConv2d(c, c, (1, 7), padding=(0, 3))
+        self.branch7x7dbl_4 = BasicConv2d(c, c, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_5 = BasicConv2d(c, 192, (1, 7), padding=(0, 3))
+        self.branch_pool = BasicConv2d(self.in_channels, 192, 1)
 
     def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
@@ -122,16 +136,16 @@ class InceptionC(_Gated):
 
 
 class InceptionD(_Gated):
-    """Branches of 3x3, 7x7 with 3x3 and maxima, all with stride 2: 512 channels and those of x."""
+    """Three branches of stride 2 side by side: 3x3, 7x7 with 3x3, and max pooling; 512 channels more than x has."""
 
     def setup(self) -> None:
         super().setup()
-        self.branch3x3_1 = _Conv(self.in_channels, 192, 1)
-        self.branch3x3_2 = _Conv(192, 320, 3, 2)
-        self.branch7x7x3_1 = _Conv(self.in_channels, 192, 1)
-        self.branch7x7x3_2 = _Conv(192, 192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = _Conv(192, 192, (7, 1), padding=(3, 0))
-        self.branch7x7x3_4 = _Conv(192, 192, 3, 2)
+        self.branch3x3_1 = BasicConv2d(self.in_channels, 192, 1)
+        self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = BasicConv2d(self.in_channels, 192, 1)
+        self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
 
     def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.gate(x)
@@ -141,19 +155,22 @@ class InceptionD(_Gated):
 
 
 class InceptionE(_Gated):
-    """Branches of 1x1, 3x3, twice 3x3 and averaging side by side, the last 3x3 as 1x3 beside 3x1: 2048 channels."""
+    """Four branches side by side: 1x1, 3x3, two 3x3, and average pooling; 2048 channels.
+
+    The last 3x3 of a branch is a 1x3 and a 3x1 side by side.
+    """
 
     def setup(self) -> None:
         super().setup()
-        self.branch1x1 = _Conv(self.in_channels, 320, 1)
-        self.branch3x3_1 = _Conv(self.in_channels, 384, 1)
-        self.branch3x3_2a = _Conv(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3_2b = _Conv(384, 384, (3, 1), padding=(1, 0))
-        self.branch3x3dbl_1 = _Conv(self.in_channels, 448, 1)
-        self.branch3x3dbl_2 = _Conv(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = _Conv(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3dbl_3b = _Conv(384, 384, (3, 1), padding=(1, 0))
-        self.branch_pool = _Conv(self.in_channels, 192, 1)
+        self.branch1x1 = BasicConv2d(self.in_channels, 320, 1)
+        self.branch3x3_1 = BasicConv2d(self.in_channels, 384, 1)
+        self.branch3x3_2a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = BasicConv2d(self.in_channels, 448, 1)
+        self.branch3x3dbl_2 = BasicConv2d(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
+        self.branch_pool = BasicConv2d(self.in_channels, 192, 1)
 
     def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
@@ -166,14 +183,14 @@ class InceptionE(_Gated):
 
 
 class InceptionAux(_Gated):
-    """Class scores (n, num_classes) of a map x of 17x17 pixels or more."""
+    """Class scores (n, num_classes) from a feature map x of at least 17x17 pixels."""
 
     num_classes: int
 
     def setup(self) -> None:
         super().setup()
-        self.conv0 = _Conv(self.in_channels, 128, 1)
-        self.conv1 = _Conv(128, 768, 5, stddev=0.01)
+        self.conv0 = BasicConv2d(self.in_channels, 128, 1)
+        self.conv1 = BasicConv2d(128, 768, 5, stddev=0.01)
         self.fc = Linear(768, self.num_classes, kernel_init=init.normal(0.001))
 
     def __call__(self, x: Image, train: bool = False) -> Scores:

@@ -1,23 +1,33 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507
 
-Status: moskomule/senet.pytorch. Its gate has no biases, unlike the paper's and PytorchInsight's (``bias=True``).
-Upstream ignores ``groups``, ``base_width`` and ``dilation`` other than the defaults; here they are refused.
-``norm_layer`` is ignored on both sides. ``CifarSEBasicBlock`` is also the block of upstream's CifarSEPreActResNet,
-whose forward forgets to return its result: upstream has no pre-activation block with a gate.
+Follows: moskomule/senet.pytorch for ``SELayer`` and its key names, ``SEBasicBlock``, ``SEBottleneck`` and
+``CifarSEBasicBlock``: gates without biases; implus/PytorchInsight for the blocks ``InsightSE...``: gates with biases,
+as in the paper; Cadene/pretrained-models.pytorch, timm's legacy networks, for ``SEResNetBlock``,
+``SEResNetBottleneck``, ``SEResNeXtBottleneck`` and ``SENetBottleneck`` (called SEBottleneck there): gates with biases.
+Differs: moskomule's blocks ignore ``groups``, ``base_width``, ``dilation`` and ``norm_layer``; here the first three are
+refused and the last one is used. The keys of Cadene's gates are moskomule's here: ``se.fc.0`` and ``se.fc.2`` for the
+1x1 convolutions ``se_module.fc1`` and ``se_module.fc2``. ``dilation`` of Cadene's bottlenecks and ``reduction`` of the
+blocks ``InsightSE...`` are ours. ``SEResNeXtBottleneck`` is also timm's Bottleneck with an SEModule: timm rounds the
+hidden width to a multiple of 8, which changes nothing in its published networks.
+Assumed: the ReLU in front of the gate of ``SEResNetBlock``.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from flax_attn.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, add_shortcut
-from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, relu, require, sigmoid
+from flax_attn.blocks.cifar_resnet import CifarBasicBlock
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck, require_plain
+from flax_attn.layers import Linear, Module, Sequential, relu, require, sigmoid
 from flax_attn.shapes import Features, Image
 
 
 class SELayer(Module):
     """Scale each channel of x by a gate in (0, 1) that is computed from the spatial mean of all channels.
 
-    With ``channel < reduction`` the hidden layer is empty and the gate is 1/2, as in PyTorch.
+    Args:
+        reduction: the hidden layer has ``channel // reduction`` units. It may have none: the gate is then 1/2, as in
+            PyTorch.
+        bias: whether both linear layers have a bias.
     """
 
     channel: int
@@ -42,88 +52,101 @@ class SELayer(Module):
         return x * gate[:, None, None, :]
 
 
-class _SEBlock(Module):
-    inplanes: int
-    planes: int
-    stride: int = 1
-    downsample: Module | None = None
-    groups: int = 1
-    base_width: int = 64
-    dilation: int = 1
-    norm_layer: Any = None
+class _SEGate(Module):
+    """Mixed into a residual block: its residual branch ends in an SELayer."""
+
     reduction: int = dataclasses.field(default=16, kw_only=True)
+
+    bias: ClassVar[bool] = False
+
+    def setup(self) -> None:
+        super().setup()
+        self.se = SELayer(self.planes * self.expansion, self.reduction, self.bias)
+
+    def gate(self, y: Features, train: bool) -> Features:
+        return self.se(y, train)
+
+
+class SEBasicBlock(_SEGate, BasicBlock):
+    """A BasicBlock whose residual branch ends in an SELayer."""
+
+
+class SEBottleneck(_SEGate, Bottleneck):
+    """A Bottleneck whose residual branch ends in an SELayer; ``groups``, ``base_width``, ``dilation`` are refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        plain = (self.groups, self.base_width, self.dilation) == (1, 64, 1)
-        got = f"{self.groups}, {self.base_width}, {self.dilation}"
-        require(plain, f"{type(self).__name__}: expected groups, base_width, dilation = 1, 64, 1, got {got}")
+        require_plain(self)
 
 
-class SEBasicBlock(_SEBlock):
-    """Two 3x3 convolutions and an SELayer on a residual branch; ``downsample`` is the shortcut's module."""
+class InsightSEBasicBlock(_SEGate, BasicBlock):
+    """A BasicBlock whose residual branch ends in an SELayer with biases."""
 
-    expansion: ClassVar[int] = 1
-
-    def setup(self) -> None:
-        self.conv1 = Conv2d(self.inplanes, self.planes, 3, self.stride, 1, bias=False)
-        self.bn1 = BatchNorm2d(self.planes)
-        self.conv2 = Conv2d(self.planes, self.planes, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm2d(self.planes)
-        self.se = SELayer(self.planes, self.reduction)
-
-    def __call__(self, x: Image, train: bool = False) -> Features:
-        y = relu(self.bn1(self.conv1(x), train))
-        y = self.se(self.bn2(self.conv2(y), train))
-        return relu(add_shortcut(self, y, x, train))
+    bias = True
 
 
-class SEBottleneck(_SEBlock):
-    """A 1x1, 3x3, 1x1 bottleneck, four times ``planes`` wide, and an SELayer on a residual branch."""
+class InsightSEBottleneck(_SEGate, Bottleneck):
+    """A Bottleneck whose residual branch ends in an SELayer with biases."""
 
-    expansion: ClassVar[int] = 4
-
-    def setup(self) -> None:
-        width = self.planes * self.expansion
-        self.conv1 = Conv2d(self.inplanes, self.planes, 1, bias=False)
-        self.bn1 = BatchNorm2d(self.planes)
-        self.conv2 = Conv2d(self.planes, self.planes, 3, self.stride, 1, bias=False)
-        self.bn2 = BatchNorm2d(self.planes)
-        self.conv3 = Conv2d(self.planes, width, 1, bias=False)
-        self.bn3 = BatchNorm2d(width)
-        self.se = SELayer(width, self.reduction)
-
-    def __call__(self, x: Image, train: bool = False) -> Features:
-        y = relu(self.bn1(self.conv1(x), train))
-        y = relu(self.bn2(self.conv2(y), train))
-        y = self.se(self.bn3(self.conv3(y), train))
-        return relu(add_shortcut(self, y, x, train))
+    bias = True
 
 
-class InsightSEBasicBlock(BasicBlock):
-    """PytorchInsight's: a BasicBlock with an SELayer that has biases at the end of its residual branch."""
+class SEResNetBlock(_SEGate, BasicBlock):
+    """A BasicBlock whose residual branch ends in a third ReLU and an SELayer with biases."""
 
-    def setup(self) -> None:
-        super().setup()
-        self.se = SELayer(self.planes * self.expansion, bias=True)
+    bias = True
 
-    def residual(self, x: Image, train: bool) -> Features:
-        return self.se(super().residual(x, train))
+    def gate(self, y: Features, train: bool) -> Features:
+        return super().gate(relu(y), train)
 
 
-class InsightSEBottleneck(Bottleneck):
-    """PytorchInsight's: a Bottleneck with an SELayer that has biases at the end of its residual branch."""
+class SEResNetBottleneck(_SEGate, Bottleneck):
+    """A bottleneck that strides in its first 1x1 convolution, as Caffe's, and ends in an SELayer with biases.
 
-    def setup(self) -> None:
-        super().setup()
-        self.se = SELayer(self.planes * self.expansion, bias=True)
+    The inner convolutions have ``planes`` channels, whatever ``groups``; a ``base_width`` is refused.
+    """
 
-    def residual(self, x: Image, train: bool) -> Features:
-        return self.se(super().residual(x, train))
+    bias = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.base_width == 64, f"{type(self).__name__}: expected base_width 64, got {self.base_width}")
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.planes, self.planes
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        return self.stride, 1
+
+
+class SEResNeXtBottleneck(_SEGate, Bottleneck):
+    """A Bottleneck with ``groups`` and ``base_width`` whose residual branch ends in an SELayer with biases."""
+
+    bias = True
+
+
+class SENetBottleneck(SEResNetBottleneck):
+    """A bottleneck of 2 * ``planes`` channels, then 4 * ``planes``, that ends in an SELayer with biases.
+
+    It strides in its 3x3 convolution; a ``base_width`` is refused.
+    """
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return 2 * self.planes, 4 * self.planes
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        return 1, self.stride
 
 
 class CifarSEBasicBlock(CifarBasicBlock):
-    """A CifarBasicBlock with an SELayer at the end of its residual branch."""
+    """A CifarBasicBlock whose residual branch ends in an SELayer.
+
+    It is also the block of upstream's CifarSEPreActResNet: upstream has no pre-activation block with a gate.
+    """
 
     reduction: int = 16
 
@@ -131,8 +154,5 @@ class CifarSEBasicBlock(CifarBasicBlock):
         super().setup()
         self.se = SELayer(self.planes, self.reduction)
 
-    def __call__(self, x: Image, train: bool = False) -> Features:
-        x = self.cast(x)
-        y = relu(self.bn1(self.conv1(x), train))
-        y = self.se(self.bn2(self.conv2(y), train))
-        return relu(y + self.downsample(x, train))
+    def gate(self, y: Features, train: bool) -> Features:
+        return self.se(y, train)

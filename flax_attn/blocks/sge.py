@@ -1,8 +1,9 @@
 """Spatial Group-wise Enhance - Li, Hu, Yang 2019, https://arxiv.org/abs/1905.09646
 
-Status: implus/PytorchInsight, also for the blocks, which have 64 groups at every width. The gate's bias starts at 1;
-External-Attention's copy starts it at 0 (``init_bias=0``). The deviation is the unbiased one and eps is added to it, so
-this is not a GroupNorm. On a 1x1 map the deviation of one element is NaN, and so is the output, as in PyTorch.
+Follows: implus/PytorchInsight, also for the blocks, which have 64 groups at every width. The bias of the gate starts at
+1. The standard deviation is the unbiased one and eps is added to it, so this is not a GroupNorm. On a map of one pixel
+the standard deviation is NaN, and so is the output, as in PyTorch.
+Differs: ``init_bias`` is ours. External-Attention-pytorch's copy starts the bias at 0 (``init_bias=0``).
 """
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
@@ -11,7 +12,12 @@ from flax_attn.shapes import Features, Image
 
 
 class SpatialGroupEnhance(Module):
-    """Gate each group of channels of x at each position by its likeness to the group's spatial mean."""
+    """Scale each group of channels of x at each pixel by a gate: how similar the pixel is to the group's spatial mean.
+
+    Args:
+        groups: number of groups of channels; ValueError for an input whose channels they do not divide.
+        init_bias: the bias of the gate at the start of training.
+    """
 
     groups: int = 64
     init_bias: float = 1.0
@@ -37,23 +43,20 @@ class SpatialGroupEnhance(Module):
         return (x * gate[..., None]).reshape(n, h, w, c)
 
 
-class SGEBasicBlock(BasicBlock):
-    """A BasicBlock with a SpatialGroupEnhance at the end of its residual branch; 64 divides ``planes``."""
+class _SGEGate(Module):
+    """Mixed into a residual block: its residual branch ends in a SpatialGroupEnhance of 64 groups."""
 
     def setup(self) -> None:
         super().setup()
         self.sge = SpatialGroupEnhance(64)
 
-    def residual(self, x: Image, train: bool) -> Features:
-        return self.sge(super().residual(x, train))
+    def gate(self, y: Features, train: bool) -> Features:
+        return self.sge(y, train)
 
 
-class SGEBottleneck(Bottleneck):
-    """A Bottleneck with a SpatialGroupEnhance at the end of its residual branch; 64 divides ``4 * planes``."""
+class SGEBasicBlock(_SGEGate, BasicBlock):
+    """A BasicBlock whose residual branch ends in a SpatialGroupEnhance; 64 divides ``planes``."""
 
-    def setup(self) -> None:
-        super().setup()
-        self.sge = SpatialGroupEnhance(64)
 
-    def residual(self, x: Image, train: bool) -> Features:
-        return self.sge(super().residual(x, train))
+class SGEBottleneck(_SGEGate, Bottleneck):
+    """A Bottleneck whose residual branch ends in a SpatialGroupEnhance; 64 divides ``4 * planes``."""

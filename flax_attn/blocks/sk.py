@@ -1,7 +1,7 @@
 """Selective Kernel Networks - Li, Wang, Hu, Yang 2019, https://arxiv.org/abs/1903.06586
 
-Status: implus/PytorchInsight. Its two branches are a plain and a grouped 3x3 convolution, unlike the paper's 3x3 and
-5x5; the hidden layer of the selection is ``planes // 16`` wide, without the paper's lower limit of 32.
+Follows: implus/PytorchInsight. Its two branches are a plain and a grouped 3x3 convolution, where the paper has a 3x3
+and a 5x5 one. The hidden layer of the selection has ``planes // 16`` units, without the paper's lower limit of 32.
 """
 
 from flax_attn.blocks.resnet import Bottleneck
@@ -10,22 +10,21 @@ from flax_attn.shapes import Features, Image
 
 
 class SKBottleneck(Bottleneck):
-    """A bottleneck whose middle is two convolutions, mixed channel by channel in shares computed from their mean.
+    """A Bottleneck with two 3x3 convolutions side by side, mixed channel by channel by a softmax over the two.
 
-    It is four times ``planes`` wide outside; 32 divides ``planes``, and ``downsample`` is the shortcut's module.
-    ``groups`` and ``base_width`` are refused other than 1 and 64; ``norm_layer`` is the class of the normalisations.
+    The weights of the softmax are computed from the spatial mean of the sum of both. 32 divides ``planes``; ``groups``
+    and ``base_width`` are refused other than 1 and 64.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        got = f"{self.groups}, {self.base_width}"
-        plain = (self.groups, self.base_width) == (1, 64)
-        require(plain, f"SKBottleneck: expected groups, base_width = 1, 64, got {got}")
+        got = (self.groups, self.base_width)
+        require(got == (1, 64), f"SKBottleneck: expected groups, base_width = 1, 64, got {got[0]}, {got[1]}")
 
     def setup(self) -> None:
         super().setup()
-        planes, hidden, dilation = self.planes, self.planes // 16, self.dilation
-        self.conv2g = Conv2d(planes, planes, 3, self.stride, dilation, dilation, 32, bias=False)
+        planes, hidden, d = self.planes, self.planes // 16, self.dilation
+        self.conv2g = Conv2d(planes, planes, 3, stride=self.stride, padding=d, dilation=d, groups=32, bias=False)
         self.bn2g = self.norm(planes)
         self.conv_fc1 = Conv2d(planes, hidden, 1, bias=False)
         self.bn_fc1 = self.norm(hidden)

@@ -1,8 +1,7 @@
 """Entries of the networks, as small as their structure allows."""
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
-from flax_attn.blocks.se import SEBasicBlock
-from flax_attn.blocks.senet import SENetBottleneck, SEResNetBottleneck
+from flax_attn.blocks.se import SEBasicBlock, SENetBottleneck, SEResNetBottleneck
 from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Input, Make, image, plain, sized
 from flax_attn.layers import FrozenBatchNorm2d
 from flax_attn.models.ccnet import CCNet

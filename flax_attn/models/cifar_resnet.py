@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from flax_attn.blocks.resnet import CifarBasicBlock, CifarOptionABlock, PreActBasicBlock
+from flax_attn.blocks.cifar_resnet import CifarBasicBlock, CifarOptionABlock, PreActBasicBlock
 from flax_attn.layers import BatchNorm2d, Conv2d, InitRule, Linear, Module, Sequential, init, relu, require
 from flax_attn.shapes import Image, Scores
 
 
 class CifarResNet(Module):
-    """Class scores (n, num_classes) of small images x (n, h, w, 3), in three stages of ``n_size`` blocks."""
+    """Class scores (n, num_classes) of small images x (n, h, w, 3), from three stages of ``n_size`` blocks each."""
 
     n_size: int
     num_classes: int = 10
@@ -49,7 +49,7 @@ class CifarResNet(Module):
 
 
 class CifarPreActResNet(CifarResNet):
-    """The same of pre-activation blocks: BatchNorm and ReLU follow the last stage, not the first convolution."""
+    """A ``CifarResNet`` of pre-activation blocks: BatchNorm and ReLU come behind the last stage only."""
 
     block = PreActBasicBlock
     normalised = 64
@@ -61,7 +61,7 @@ class CifarPreActResNet(CifarResNet):
 
 
 class CifarOptionAResNet(CifarResNet):
-    """The same with shortcuts without parameters; in published files ``fc`` is called ``linear``."""
+    """A ``CifarResNet`` whose shortcuts have no parameters; published files call ``fc`` ``linear``."""
 
     block = CifarOptionABlock
     init_rules = (InitRule(Conv2d, "kernel", init.kaiming_normal()), InitRule(Linear, "kernel", init.kaiming_normal()))

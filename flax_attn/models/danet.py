@@ -1,8 +1,9 @@
 """Dual Attention Network for Scene Segmentation - Fu, Liu, Tian et al. 2019, https://arxiv.org/abs/1809.02983
 
-Status: junfu1115/DANet on the dilated ResNet of zhanghang1989/PyTorch-Encoding, whose synchronised BatchNorm is plain
-BatchNorm here. The released DANet101.pth.tar has one 7x7 convolution as its stem and the multi-grid. Other numbers of
-stages and blocks are ours; the backbone starts as ``ResNet`` does, the head as PyTorch's layers do.
+Follows: junfu1115/DANet on the dilated ResNet of zhanghang1989/PyTorch-Encoding. The released DANet101.pth.tar has one
+7x7 convolution as its stem, and the multi-grid.
+Differs: upstream's synchronised BatchNorm is plain BatchNorm here. Numbers of stages and blocks are arguments.
+Assumed: the backbone starts as ``ResNet`` does, the head as PyTorch's layers do.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from flax_attn.shapes import Image, ScoreMap
 
 
 class DANet(Module):
-    """Class scores of each pixel of images x (n, h, w, 3), three times: see ``DANetHead``; the first is the result.
+    """Class scores of each pixel of images x (n, h, w, 3), three times, as ``DANetHead`` has them.
+
+    The first of the three is the result.
 
     Args:
-        layers: how many blocks there are in each stage; the third and the fourth dilate instead of striding.
-        deep_stem: three 3x3 convolutions for a stem instead of one 7x7 convolution.
+        layers: the number of blocks in each stage; the third and the fourth stage dilate instead of striding.
+        deep_stem: whether the stem is three 3x3 convolutions instead of one 7x7 convolution.
         multi_grid: the dilation of each block of the last stage; 2, 4, 4, ... when None.
     """
 
@@ -57,15 +60,15 @@ class DANet(Module):
 
 
 def upsample(scores: Float[Array, "n a b k"], x: Image) -> ScoreMap:
-    """The scores at the height and width of x, corners on corners."""
+    """The scores at the height and width of x: bilinear, with ``align_corners=True``."""
     return interpolate(scores, x.shape[1:3], mode="bilinear", align_corners=True)
 
 
 def danet_resnet50(num_classes: int = 19, deep_stem: bool = True, multi_grid: bool = True) -> DANet:
     """DANet on ResNet-50, with upstream's default stem."""
-    return DANet(num_classes, (3, 4, 6, 3), deep_stem, (4, 8, 16) if multi_grid else None)
+    return DANet(num_classes, (3, 4, 6, 3), deep_stem, multi_grid=(4, 8, 16) if multi_grid else None)
 
 
 def danet_resnet101(num_classes: int = 19, deep_stem: bool = False, multi_grid: bool = True) -> DANet:
     """DANet on ResNet-101, with the stem of the released DANet101.pth.tar."""
-    return DANet(num_classes, (3, 4, 23, 3), deep_stem, (4, 8, 16) if multi_grid else None)
+    return DANet(num_classes, (3, 4, 23, 3), deep_stem, multi_grid=(4, 8, 16) if multi_grid else None)

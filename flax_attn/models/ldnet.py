@@ -1,19 +1,20 @@
 """Lesion-aware Dynamic Kernel for Polyp Segmentation - Zhang et al. 2022, https://arxiv.org/abs/2301.04904
 
-Status: ReaFly/LDNet; ``LDNetResNet34`` is ``LDNet_ResNet34`` there. Kernels are 1x1 and of one class, as in both its
-networks: upstream's ``conv_kernel_size`` is left out, and ``num_classes`` other than 1, which upstream takes and then
-fails when ``LCA`` is given its mask, is refused, as is an image that does not halve five times. Upstream's ``layers``
-are always (3, 4, 6, 3), and it gives maps at the size of its input only: ``resize_prediction`` is ours.
+Follows: ReaFly/LDNet; ``LDNetResNet34`` is upstream's ``LDNet_ResNet34``.
+Differs: kernels are 1x1, as in both networks of upstream: its ``conv_kernel_size`` is left out. Upstream takes
+``num_classes`` other than 1 and fails later; here they are refused, as are images whose height or width 32 does not
+divide. The number of blocks is an argument. ``resize_prediction`` is ours.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from flax_attn.blocks.esa import ESABlock, LCABlock
-from flax_attn.blocks.resnet import BasicBlock, downsample
+from flax_attn.blocks.resnet import BasicBlock, stage
 from flax_attn.layers import (
     AdaptiveAvgPool2d,
     BatchNorm2d,
@@ -33,15 +34,15 @@ from flax_attn.layers import (
     require,
     sigmoid,
 )
-from flax_attn.models import res2net
-from flax_attn.models.resnet import deep_stem
+from flax_attn.models.res2net import res2net_stage
+from flax_attn.models.resnet import deep_stem, stage_maps
 from flax_attn.shapes import Features, Image, ScoreMap, Widened
 
 Heads = Float[Array, "n k c"]
 
 
 def dynamic_conv(x: Image, head: Heads) -> ScoreMap:
-    """The 1x1 convolution of each sample of x with its own k kernels ``head``."""
+    """The 1x1 convolution of each sample of x with its own k kernels, ``head``."""
     return einsum("nhwc,nkc->nhwk", x, head)
 
 
@@ -58,7 +59,10 @@ class _ConvBlock(Module):
 
 
 class DecoderBlock(Module):
-    """Two 3x3 convolutions of x, over ``in_channels // 4`` channels, and twice the size, corner pixels in place."""
+    """Two 3x3 convolutions of x, with ``in_channels // 4`` channels between them, then twice the height and width.
+
+    The upsampling is bilinear, with ``align_corners=True``.
+    """
 
     in_channels: int
     out_channels: int
@@ -73,10 +77,10 @@ class DecoderBlock(Module):
 
 
 class HeadUpdator(Module):
-    """New kernels (n, k, channels) of ``head``, by what of x lies under the k maps ``pred`` that ``head`` made.
+    """New kernels (n, k, channels) from the kernels ``head`` and from the pixels of x where ``pred`` is high.
 
-    ``pred`` (n, h/2, w/2, k) are log-odds, enlarged with the outer corners in place, unlike the decoder's maps.
-    Raises ValueError for another size.
+    ``pred`` (n, h/2, w/2, k) are the logits that ``head`` made. They are upsampled with ``align_corners=False``, unlike
+    the maps of the decoder. Raises ValueError for a ``pred`` that is not half the size of x.
     """
 
     channels: int = 64
@@ -105,14 +109,14 @@ class HeadUpdator(Module):
 
 
 class LDNet(Module):
-    """Five maps (n, h, w, 1) in [0, 1] of where a lesion is in x (n, h, w, 3): at the size of x, 1/2, 1/4, 1/8, 1/16.
+    """Five probability maps of a lesion in images x (n, h, w, 3), at the size of x and at 1/2, 1/4, 1/8 and 1/16.
 
-    Height and width of x must be divisible by 32; ValueError otherwise. The encoder is a Res2Net.
+    The encoder is a Res2Net. Raises ValueError for an x whose height or width 32 does not divide.
 
     Args:
         num_classes: refused other than 1.
-        unified_channels: the width of the kernels and of what they are convolved with.
-        layers: how many blocks there are in each of the encoder's four stages.
+        unified_channels: channels of the dynamic kernels, and of the feature maps that they are applied to.
+        layers: the number of blocks in each of the four stages of the encoder.
     """
 
     num_classes: int = 1
@@ -159,18 +163,21 @@ class LDNet(Module):
     def stem(self) -> Module:
         return deep_stem(32, BatchNorm2d)
 
-    def stage(self, i: int, blocks: int) -> Sequential:
-        return res2net.stage(128 * 2**i if i else 64, 64 * 2**i, blocks, 2 if i else 1)
+    def stage(self, i: int, layers: int) -> Sequential:
+        """Stage ``i`` of the encoder, from 0, with ``layers`` blocks."""
+        return res2net_stage(128 * 2**i if i else 64, 64 * 2**i, layers, stride=2 if i else 1)
 
     def encode(self, x: Image, train: bool = False) -> list[Float[Array, "n _ _ _"]]:
-        """The maps of stem and stages, at 1/2, 1/4, ... of the size of x, of 64, 64, 128, 256 and 512 channels."""
+        """The feature maps of the stem and of the stages, at 1/2, 1/4, ... of the size of x.
+
+        They have 64, 64, 128, 256 and 512 channels.
+        """
         x = relu(self.encoder1_bn(self.encoder1_conv(self.cast(x), train), train))
-        maps = [x]
-        x = max_pool(x, 3, 2, 1)
-        for i in range(2, 6):
-            x = getattr(self, f"encoder{i}")(x, train)
-            maps.append(getattr(self, f"reduce{i}")(x) if self.reduced else x)
-        return maps
+        stages = [getattr(self, f"encoder{i}") for i in range(2, 6)]
+        maps = stage_maps(stages, max_pool(x, 3, 2, padding=1), train)
+        if self.reduced:
+            maps = [getattr(self, f"reduce{i}")(y) for i, y in enumerate(maps, 2)]
+        return [x, *maps]
 
     def __call__(self, x: Image, train: bool = False) -> list[Float[Array, "n _ _ 1"]]:
         n, h, w, _ = x.shape
@@ -192,17 +199,16 @@ class LDNet(Module):
 
 
 class LDNetResNet34(LDNet):
-    """The same with torchvision's ResNet as the encoder, of BasicBlocks."""
+    """An ``LDNet`` whose encoder is torchvision's ResNet of BasicBlocks."""
 
     reduced = False
 
     def stem(self) -> Module:
-        return Conv2d(3, 64, 7, 2, 3, bias=False)
+        return Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
 
-    def stage(self, i: int, blocks: int) -> Sequential:
-        planes = 64 * 2**i
-        first = BasicBlock(planes // 2, planes, 2, downsample(planes // 2, planes, 2)) if i else BasicBlock(64, 64)
-        return Sequential([first, *[BasicBlock(planes, planes) for _ in range(blocks - 1)]])
+    def stage(self, i: int, layers: int) -> Sequential:
+        blocks = [partial(BasicBlock, planes=64 * 2**i)] * layers
+        return stage(blocks, 32 * 2**i if i else 64, 64 * 2**i, stride=2 if i else 1)
 
 
 def ldnet_input(images: UInt8[Array, "n h w c"]) -> Image:
@@ -213,7 +219,7 @@ def ldnet_input(images: UInt8[Array, "n h w c"]) -> Image:
 def resize_prediction(prediction: Image, size: Sequence[int]) -> Float[Array, "n h2 w2 c"]:
     """A map of LDNet (the first is the finest) at the height and width ``size`` of the original image.
 
-    Bilinear, with the outer corners in place (``align_corners=False``): the inverse of the usual resizing of images.
+    The resizing is bilinear, with ``align_corners=False``, as images are usually resized.
     """
     return interpolate(prediction, tuple(size), mode="bilinear", align_corners=False)
 

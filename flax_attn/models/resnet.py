@@ -1,19 +1,16 @@
 """Deep Residual Learning for Image Recognition - He, Zhang, Ren, Sun 2016, https://arxiv.org/abs/1512.03385
 
-Status: ``ResNet`` is torchvision's, with the stem of three convolutions and the multi-grid of the dilated form of
-zhanghang1989/PyTorch-Encoding. The CIFAR networks are moskomule/senet.pytorch's (option B, and pre-activation,
-https://arxiv.org/abs/1603.05027); ``CifarOptionAResNet`` is akamaster/pytorch_resnet_cifar10's.
+Follows: pytorch/vision. The stem of three convolutions and the multi-grid are those of the dilated networks of
+zhanghang1989/PyTorch-Encoding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
-from flax_attn.blocks.resnet import (
-    BasicBlock,
-    Bottleneck,
-    Norm,
-    downsample,
-)
+from jaxtyping import Array
+
+from flax_attn.blocks.resnet import BasicBlock, Bottleneck, Norm, downsample, stage
 from flax_attn.layers import BatchNorm2d, Conv2d, InitRule, Linear, Module, Sequential, init, max_pool, relu, require
 from flax_attn.shapes import Features, Image, Scores
 
@@ -21,21 +18,33 @@ Block = Any  # type[Module], called as BasicBlock is, with an ``expansion``
 
 
 def deep_stem(width: int, norm: Norm) -> Sequential:
-    """Three 3x3 convolutions, the first with stride 2, the last to twice ``width`` channels."""
-    first, second = Conv2d(3, width, 3, 2, 1, bias=False), Conv2d(width, width, 3, padding=1, bias=False)
+    """Three 3x3 convolutions: the first has stride 2, the last has 2 * ``width`` channels."""
+    first = Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+    second = Conv2d(width, width, 3, padding=1, bias=False)
     third = Conv2d(width, 2 * width, 3, padding=1, bias=False)
     return Sequential([first, norm(width), relu, second, norm(width), relu, third])
 
 
+def stage_maps(stages: Iterable[Callable[..., Array]], x: Array, train: bool) -> list[Array]:
+    """The feature map behind each of ``stages``, which x passes one after the other."""
+    maps = []
+    for layers in stages:
+        x = layers(x, train)
+        maps.append(x)
+    return maps
+
+
 class ResNet(Module):
-    """Class scores (n, num_classes) of images x (n, h, w, 3); ``features`` gives the maps of all stages.
+    """Class scores (n, num_classes) of images x (n, h, w, 3); ``features`` gives the feature maps of all stages.
 
     Args:
-        block: the class of the blocks. layers: how many there are in each stage, of 64, 128, ... planes.
-        num_classes: 0 for no classifier, and the spatial mean of the last map as the result.
-        replace_stride_with_dilation: for each stage but the first.
-        norm_layer: the class of the normalisations, BatchNorm2d when None.
-        stem_width: of a stem of three 3x3 convolutions; None for one 7x7 convolution.
+        block: the class of the blocks.
+        layers: the number of blocks in each stage; the stages have 64, 128, ... planes.
+        num_classes: 0 for no classifier; the result is then the spatial mean of the last feature map.
+        groups, width_per_group: ``groups`` and ``base_width`` of the blocks.
+        replace_stride_with_dilation: for each stage but the first, whether it dilates instead of striding.
+        norm_layer: the class of the normalisations; BatchNorm2d when None.
+        stem_width: channels of a stem of three 3x3 convolutions; None for one 7x7 convolution.
         multi_grid: the dilation of each block of the last stage.
     """
 
@@ -65,18 +74,20 @@ class ResNet(Module):
 
     def setup(self) -> None:
         width = 64 if self.stem_width is None else 2 * self.stem_width
-        stem = Conv2d(3, 64, 7, 2, 3, bias=False)
+        stem = Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.conv1 = stem if self.stem_width is None else deep_stem(self.stem_width, self.norm)
         self.bn1 = self.norm(width)
-        inplanes = width
         for i, (stride, dilations) in enumerate(self.geometry()):
-            setattr(self, f"layer{i + 1}", self.stage(inplanes, 64 * 2**i, stride, dilations))
-            inplanes = 64 * 2**i * self.block.expansion
+            planes = 64 * 2**i
+            blocks = [self.make(planes, dilation) for dilation in dilations]
+            outplanes = planes * self.block.expansion
+            setattr(self, f"layer{i + 1}", stage(blocks, width, outplanes, stride=stride, shortcut=self.shortcut))
+            width = outplanes
         if self.num_classes:
-            self.fc = Linear(inplanes, self.num_classes)
+            self.fc = Linear(width, self.num_classes)
 
     def geometry(self) -> list[tuple[int, list[int]]]:
-        """(stride of the first block, dilation of each block) of every stage."""
+        """For each stage, the stride of its first block and the dilation of each of its blocks."""
         stages, dilation = [(1, [1] * self.layers[0])], 1
         for blocks, dilated in zip(self.layers[1:], self.replace_stride_with_dilation, strict=False):
             first, dilation = dilation, dilation * (2 if dilated else 1)
@@ -85,38 +96,30 @@ class ResNet(Module):
             stages[-1] = (stages[-1][0], list(self.multi_grid))
         return stages
 
-    def stage(self, inplanes: int, planes: int, stride: int, dilations: Sequence[int]) -> Sequential:
-        blocks = []
-        for dilation in dilations:
-            shortcut = None
-            if stride != 1 or inplanes != planes * self.block.expansion:
-                shortcut = self.shortcut(inplanes, planes * self.block.expansion, stride)
-            blocks.append(self.make(inplanes, planes, stride, shortcut, dilation))
-            inplanes, stride = planes * self.block.expansion, 1
-        return Sequential(blocks)
+    def make(self, planes: int, dilation: int) -> Callable[..., Module]:
+        """A block, as ``stage`` takes it."""
+        return partial(
+            self.block,
+            planes=planes,
+            groups=self.groups,
+            base_width=self.width_per_group,
+            dilation=dilation,
+            norm_layer=self.norm_layer,
+        )
 
     def shortcut(self, inplanes: int, planes: int, stride: int) -> Sequential:
-        return downsample(inplanes, planes, stride, self.norm)
-
-    def make(self, inplanes: int, planes: int, stride: int, shortcut: Module | None, dilation: int) -> Module:
-        sizes = (self.groups, self.width_per_group, dilation)
-        return self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer)
+        return downsample(inplanes, planes, stride, norm_layer=self.norm)
 
     def pool(self, x: Image) -> Features:
-        return max_pool(x, 3, 2, 1)
+        return max_pool(x, 3, 2, padding=1)
+
+    def stages(self) -> list[Callable[..., Features]]:
+        return [getattr(self, f"layer{i + 1}") for i in range(len(self.layers))]
 
     def features(self, x: Image, train: bool = False) -> list[Features]:
-        """The map of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of x where nothing is dilated."""
+        """The feature map of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of x where nothing is dilated."""
         x = relu(self.bn1(self.conv1(self.cast(x), train), train))
-        x = self.pool(x)
-        maps = []
-        for i in range(len(self.layers)):
-            x = self.pass_stage(i + 1, x, train)
-            maps.append(x)
-        return maps
-
-    def pass_stage(self, number: int, x: Image, train: bool) -> Features:
-        return getattr(self, f"layer{number}")(x, train)
+        return stage_maps(self.stages(), self.pool(x), train)
 
     def __call__(self, x: Image, train: bool = False) -> Scores:
         x = self.features(x, train)[-1].mean((1, 2))

@@ -1,22 +1,22 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507
 
-Status: moskomule/senet.pytorch's: torchvision's Inception v3 with an SELayer in each Mixed block and in the auxiliary
-classifier, which upstream's forward never calls. They are dead weights of its files, and dead here unless
-``gated=True``; that is ours, as is any other size than 299x299. Upstream gives the auxiliary scores whenever it trains;
-here ``aux=True`` asks for them. Initialisation is assumed to be torchvision's. Input: 299x299, normalised as for
-ImageNet.
+Follows: moskomule/senet.pytorch: torchvision's Inception v3 with an SELayer in each Mixed block and in the auxiliary
+classifier. The forward pass of that code never calls the SELayers: their weights are in the files and do nothing.
+Differs: ``gated=True``, which lets the SELayers take part, is ours, as is any size other than 299x299. Upstream returns
+the auxiliary scores whenever it trains; here ``aux=True`` asks for them.
+Assumed: initialisation as in torchvision.
 """
 
 import jax.numpy as jnp
 
 from flax_attn.blocks.inception import (
+    BasicConv2d,
     InceptionA,
     InceptionAux,
     InceptionB,
     InceptionC,
     InceptionD,
     InceptionE,
-    _Conv,
     chain,
 )
 from flax_attn.layers import Dropout, Linear, Module, init, max_pool, require
@@ -33,11 +33,11 @@ class _Inception3(Module):
 
     def setup(self) -> None:
         gated = self.gated
-        self.Conv2d_1a_3x3 = _Conv(3, 32, 3, 2)
-        self.Conv2d_2a_3x3 = _Conv(32, 32, 3)
-        self.Conv2d_2b_3x3 = _Conv(32, 64, 3, padding=1)
-        self.Conv2d_3b_1x1 = _Conv(64, 80, 1)
-        self.Conv2d_4a_3x3 = _Conv(80, 192, 3)
+        self.Conv2d_1a_3x3 = BasicConv2d(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = BasicConv2d(32, 32, 3)
+        self.Conv2d_2b_3x3 = BasicConv2d(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = BasicConv2d(64, 80, 1)
+        self.Conv2d_4a_3x3 = BasicConv2d(80, 192, 3)
         self.Mixed_5b = InceptionA(192, 32, gated=gated)
         self.Mixed_5c = InceptionA(256, 64, gated=gated)
         self.Mixed_5d = InceptionA(288, 64, gated=gated)
@@ -71,13 +71,13 @@ class _Inception3(Module):
 
 
 class SEInception3(Module):
-    """Class scores (n, num_classes) of images x (n, h, w, 3) of 75x75 pixels or more.
+    """Class scores (n, num_classes) of images x (n, h, w, 3) of at least 75x75 pixels.
 
     Args:
-        aux_logits: whether there is an auxiliary classifier. With ``aux=True`` in the call the result is the scores and
-            the auxiliary scores, which take images of 299x299 or more.
-        transform_input: turn ImageNet's normalisation of x into one to [-1, 1].
-        gated: let the SELayers take part.
+        aux_logits: whether there is an auxiliary classifier. A call with ``aux=True`` returns the scores and the
+            auxiliary scores; images must then have at least 299x299 pixels.
+        transform_input: whether x, normalised as for ImageNet, is first rescaled to [-1, 1].
+        gated: whether the SELayers take part.
     """
 
     num_classes: int = 1000
@@ -86,7 +86,7 @@ class SEInception3(Module):
     gated: bool = False
 
     def setup(self) -> None:
-        self.model = _Inception3(self.num_classes, self.aux_logits, self.transform_input, self.gated)
+        self.model = _Inception3(self.num_classes, self.aux_logits, self.transform_input, gated=self.gated)
 
     def __call__(self, x: Image, train: bool = False, aux: bool = False) -> Scores | tuple[Scores, Scores]:
         require(

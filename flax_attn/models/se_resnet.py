@@ -1,16 +1,26 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507
 
-Status: ``SEResNet`` of SEBasicBlock and SEBottleneck, and the CIFAR networks, are moskomule/senet.pytorch's: their
-gates have no biases; ``reduction`` of ``SEResNet`` is ours. Upstream's CifarSEPreActResNet forgets to return what it
-computes; its blocks, kept here, are not pre-activation ones. ``SENet`` is Cadene/pretrained-models.pytorch's, timm's
-legacy networks; ``timm_seresnet50`` is timm's seresnet50. Both have moskomule's keys here. Convolutions start as
-torchvision's ResNet's, which is assumed for Cadene's and timm's. Input: ImageNet's resize 256, crop 224, normalise.
+Follows: moskomule/senet.pytorch for ``SEResNet`` of SEBasicBlock and SEBottleneck and for the CIFAR networks: their
+gates have no biases; Cadene/pretrained-models.pytorch for ``SENet``, timm's legacy networks; timm's seresnet50 for
+``timm_seresnet50``. All have moskomule's keys here.
+Differs: ``reduction`` of ``SEResNet`` is an argument. Upstream's CifarSEPreActResNet forgets to return its result; its
+blocks, kept here, are not pre-activation ones.
+Assumed: the convolutions of Cadene's and timm's networks start as those of torchvision's ResNet.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
-from flax_attn.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck
-from flax_attn.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
+from flax_attn.blocks.se import (
+    CifarSEBasicBlock,
+    SEBasicBlock,
+    SEBottleneck,
+    SENetBottleneck,
+    SEResNetBlock,
+    SEResNetBottleneck,
+    SEResNeXtBottleneck,
+)
 from flax_attn.layers import Conv2d, Dropout, Module, Sequential, max_pool, require
 from flax_attn.models.cifar_resnet import CifarPreActResNet, CifarResNet
 from flax_attn.models.resnet import ResNet
@@ -18,21 +28,20 @@ from flax_attn.shapes import Features, Image, Scores
 
 
 class SEResNet(ResNet):
-    """A ResNet of blocks with an SELayer, whose hidden width is the block's divided by ``reduction``."""
+    """A ResNet of blocks with an SELayer, whose hidden layer has the block's channels divided by ``reduction``."""
 
     reduction: int = 16
 
-    def make(self, inplanes: int, planes: int, stride: int, shortcut: Module | None, dilation: int) -> Module:
-        sizes = (self.groups, self.width_per_group, dilation)
-        return self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer, reduction=self.reduction)
+    def make(self, planes: int, dilation: int) -> Callable[..., Module]:
+        return partial(super().make(planes, dilation), reduction=self.reduction)
 
 
 class SENet(SEResNet):
-    """An SEResNet whose stem pools without padding and keeps an incomplete last window.
+    """An SEResNet whose max pooling has no padding and keeps an incomplete last window.
 
     Args:
-        downsample_kernel_size: of the shortcuts that stride; padded by half of it.
-        dropout_p: the share of the features that is dropped in front of the classifier.
+        downsample_kernel_size: kernel size, odd, of the shortcuts that stride; the padding is half of it.
+        dropout_p: the probability with which a feature in front of the classifier is dropped.
     """
 
     downsample_kernel_size: int = 1
@@ -49,7 +58,8 @@ class SENet(SEResNet):
 
     def shortcut(self, inplanes: int, planes: int, stride: int) -> Sequential:
         size = 1 if stride == 1 else self.downsample_kernel_size
-        return Sequential([Conv2d(inplanes, planes, size, stride, size // 2, bias=False), self.norm(planes)])
+        projection = Conv2d(inplanes, planes, size, stride=stride, padding=size // 2, bias=False)
+        return Sequential([projection, self.norm(planes)])
 
     def pool(self, x: Image) -> Features:
         return max_pool(x, 3, 2, ceil_mode=True)
@@ -60,18 +70,18 @@ class SENet(SEResNet):
 
 
 class CifarSEResNet(CifarResNet):
-    """A CifarResNet of blocks with an SELayer, whose hidden width is the block's divided by ``reduction``."""
+    """A CifarResNet of blocks with an SELayer, whose hidden layer has the block's channels divided by ``reduction``."""
 
     reduction: int = 16
 
     block: ClassVar[Any] = CifarSEBasicBlock
 
     def make(self, inplanes: int, planes: int, stride: int) -> Module:
-        return self.block(inplanes, planes, stride, self.reduction)
+        return self.block(inplanes, planes, stride, reduction=self.reduction)
 
 
 class CifarSEPreActResNet(CifarSEResNet, CifarPreActResNet):
-    """The same with BatchNorm and ReLU after the last stage, not after the first convolution."""
+    """A ``CifarSEResNet`` with BatchNorm and ReLU behind the last stage, not behind the first convolution."""
 
     block: ClassVar[Any] = CifarSEBasicBlock
 
@@ -163,16 +173,22 @@ def legacy_seresnet152(num_classes: int = 1000) -> SENet:
 
 def legacy_seresnext50_32x4d(num_classes: int = 1000) -> SENet:
     """timm's ``legacy_seresnext50_32x4d``, Cadene's ``se_resnext50_32x4d``."""
-    return SENet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes, 32, 4)
+    return SENet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes, groups=32, width_per_group=4)
 
 
 def legacy_seresnext101_32x4d(num_classes: int = 1000) -> SENet:
     """timm's ``legacy_seresnext101_32x4d``, Cadene's ``se_resnext101_32x4d``."""
-    return SENet(SEResNeXtBottleneck, (3, 4, 23, 3), num_classes, 32, 4)
+    return SENet(SEResNeXtBottleneck, (3, 4, 23, 3), num_classes, groups=32, width_per_group=4)
 
 
 def legacy_senet154(num_classes: int = 1000) -> SENet:
     """timm's ``legacy_senet154``, Cadene's ``senet154``."""
     return SENet(
-        SENetBottleneck, (3, 8, 36, 3), num_classes, 64, stem_width=64, downsample_kernel_size=3, dropout_p=0.2
+        SENetBottleneck,
+        (3, 8, 36, 3),
+        num_classes,
+        groups=64,
+        stem_width=64,
+        downsample_kernel_size=3,
+        dropout_p=0.2,
     )

@@ -1,12 +1,13 @@
 """Spatial Group-wise Enhance - Li, Hu, Yang 2019, https://arxiv.org/abs/1905.09646
 
-Status: implus/PytorchInsight: torchvision's ResNet with a gate at the end of each residual branch (SGE, its siblings
-SE and CBAM), with selective kernels in it, or with a BAM between its stages. The siblings of other than 50 layers are
-made by analogy with SGE's: no key list of theirs is pinned. Upstream's BAM network ends in a 7x7 pooling and is for
-images of 224 only; here, as in the others, it is the mean over all pixels: the same number at 224.
-
-Upstream's input pipeline is ``preprocess.imagenet``: shorter side 256, the middle 224x224, normalised.
+Follows: implus/PytorchInsight: torchvision's ResNet with a gate at the end of each residual branch (SGE, SE, CBAM),
+with selective kernels, or with a BAM between the stages.
+Differs: upstream's BAM network ends in a 7x7 pooling and takes images of 224x224 only; here, as in the other networks,
+the last step is the mean over all pixels, which is the same number at 224x224.
+Assumed: SE, SK, CBAM and BAM networks of other than 50 layers are made as SGE's are; no key list of them is known.
 """
+
+from collections.abc import Callable
 
 from flax_attn.blocks.bam import BAM
 from flax_attn.blocks.cbam import CBAMBasicBlock, CBAMBottleneck
@@ -15,20 +16,26 @@ from flax_attn.blocks.se import InsightSEBasicBlock, InsightSEBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck
 from flax_attn.blocks.sk import SKBottleneck
 from flax_attn.models.resnet import ResNet
-from flax_attn.shapes import Features, Image
+from flax_attn.shapes import Features
+
+
+def in_turn(first: Callable[..., Features], second: Callable[..., Features]) -> Callable[..., Features]:
+    """The function that applies ``first``, then ``second``."""
+    return lambda x, train: second(first(x, train), train)
 
 
 class BAMResNet(ResNet):
-    """A ResNet with a BAM behind each stage but the last; ``features`` gives the maps behind them."""
+    """A ResNet with a BAM behind each stage but the last; ``features`` gives the feature maps behind the BAMs."""
 
     def setup(self) -> None:
         super().setup()
         for i in range(len(self.layers) - 1):
             setattr(self, f"bam{i + 1}", BAM(64 * 2**i * self.block.expansion))
 
-    def pass_stage(self, number: int, x: Image, train: bool) -> Features:
-        x = super().pass_stage(number, x, train)
-        return x if number == len(self.layers) else getattr(self, f"bam{number}")(x, train)
+    def stages(self) -> list[Callable[..., Features]]:
+        *stages, last = super().stages()
+        bams = [getattr(self, f"bam{i + 1}") for i in range(len(stages))]
+        return [*map(in_turn, stages, bams), last]
 
 
 def sge_resnet18(num_classes: int = 1000) -> ResNet:

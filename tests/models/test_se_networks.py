@@ -7,10 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flax_attn.blocks import inception, senet
+from flax_attn.blocks import inception, se
 from flax_attn.models import se_inception, se_resnet
 from tests.helpers.layer import array, check_refusal, trace
-from torch_ref.blocks import senet as torch_senet
+from torch_ref.blocks import se as torch_se
 from torch_ref.models import se_inception as torch_se_inception
 from torch_ref.models import se_resnet as torch_se_resnet
 from torch_ref.twins import twin
@@ -37,21 +37,21 @@ def test_width_and_size_after_the_first_convolution_of_a_bottleneck(make, after)
 @pytest.mark.parametrize("name", ["SEResNetBottleneck", "SENetBottleneck"])
 def test_widths_that_a_block_would_ignore_are_refused(name):
     refuses = f"{name}: expected base_width 64, got 4"
-    ours, theirs = getattr(senet, name), getattr(torch_senet, name)
+    ours, theirs = getattr(se, name), getattr(torch_se, name)
     check_refusal(lambda: ours(8, 8, base_width=4), refuses, lambda: theirs(8, 8, base_width=4))
 
 
 def test_an_even_shortcut_is_refused():
     arguments = dict(layers=(1,), downsample_kernel_size=2)
     check_refusal(
-        lambda: se_resnet.SENet(senet.SEResNetBlock, **arguments),
+        lambda: se_resnet.SENet(se.SEResNetBlock, **arguments),
         "SENet: expected an odd downsample_kernel_size, got 2",
-        lambda: torch_se_resnet.SENet(torch_senet.SEResNetBlock, **arguments),
+        lambda: torch_se_resnet.SENet(torch_se.SEResNetBlock, **arguments),
     )
 
 
 def test_the_stem_of_senet_keeps_an_incomplete_window():
-    blocks = dict(block=senet.SEResNetBlock, layers=(1,), num_classes=0)
+    blocks = dict(block=se.SEResNetBlock, layers=(1,), num_classes=0)
     ours, torchvisions = (
         trace(cls(**blocks), 1, 35, 41, 3, method="features")[0][0] for cls in (se_resnet.SENet, se_resnet.SEResNet)
     )

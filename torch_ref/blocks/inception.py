@@ -1,30 +1,31 @@
 """Rethinking the Inception Architecture - Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2016, https://arxiv.org/abs/1512.00567"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import BatchNorm2d, Conv2d, Linear, Module, init
 from torch.nn.functional import avg_pool2d, max_pool2d, relu
 
 from torch_ref.blocks.se import SELayer
 
 
-class _Conv(nn.Module):
+class BasicConv2d(Module):
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, stddev=0.1):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels, 0.001)
-        nn.init.normal_(self.conv.weight, std=stddev)
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False)
+        self.bn = BatchNorm2d(out_channels, 0.001)
+        init.normal_(self.conv.weight, std=stddev)
 
     def forward(self, x: Tensor) -> Tensor:
         return relu(self.bn(self.conv(x)))
 
 
-def chain(x: Tensor, *layers: nn.Module) -> Tensor:
+def chain(x: Tensor, *layers: Module) -> Tensor:
     for layer in layers:
         x = layer(x)
     return x
 
 
-class _Gated(nn.Module):
+class _Gated(Module):
     def __init__(self, in_channels, gated):
         super().__init__()
         self.gated = gated
@@ -37,13 +38,13 @@ class _Gated(nn.Module):
 class InceptionA(_Gated):
     def __init__(self, in_channels, pool_features, *, gated=False):
         super().__init__(in_channels, gated)
-        self.branch1x1 = _Conv(in_channels, 64, 1)
-        self.branch5x5_1 = _Conv(in_channels, 48, 1)
-        self.branch5x5_2 = _Conv(48, 64, 5, padding=2)
-        self.branch3x3dbl_1 = _Conv(in_channels, 64, 1)
-        self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = _Conv(96, 96, 3, padding=1)
-        self.branch_pool = _Conv(in_channels, pool_features, 1)
+        self.branch1x1 = BasicConv2d(in_channels, 64, 1)
+        self.branch5x5_1 = BasicConv2d(in_channels, 48, 1)
+        self.branch5x5_2 = BasicConv2d(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = BasicConv2d(in_channels, 64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
+        self.branch_pool = BasicConv2d(in_channels, pool_features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -56,10 +57,10 @@ class InceptionA(_Gated):
 class InceptionB(_Gated):
     def __init__(self, in_channels, *, gated=False):
         super().__init__(in_channels, gated)
-        self.branch3x3 = _Conv(in_channels, 384, 3, 2)
-        self.branch3x3dbl_1 = _Conv(in_channels, 64, 1)
-        self.branch3x3dbl_2 = _Conv(64, 96, 3, padding=1)
-        self.branch3x3dbl_3 = _Conv(96, 96, 3, 2)
+        self.branch3x3 = BasicConv2d(in_channels, 384, 3, stride=2)
+        self.branch3x3dbl_1 = BasicConv2d(in_channels, 64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -70,17 +71,17 @@ class InceptionB(_Gated):
 class InceptionC(_Gated):
     def __init__(self, in_channels, channels_7x7, *, gated=False):
         super().__init__(in_channels, gated)
-        c, wide, high = channels_7x7, ((1, 7), 1, (0, 3)), ((7, 1), 1, (3, 0))
-        self.branch1x1 = _Conv(in_channels, 192, 1)
-        self.branch7x7_1 = _Conv(in_channels, c, 1)
-        self.branch7x7_2 = _Conv(c, c, *wide)
-        self.branch7x7_3 = _Conv(c, 192, *high)
-        self.branch7x7dbl_1 = _Conv(in_channels, c, 1)
-        self.branch7x7dbl_2 = _Conv(c, c, *high)
-        self.branch7x7dbl_3 = _Conv(c, c, *wide)
-        self.branch7x7dbl_4 = _Conv(c, c, *high)
-        self.branch7x7dbl_5 = _Conv(c, 192, *wide)
-        self.branch_pool = _Conv(in_channels, 192, 1)
+        c = channels_7x7
+        self.branch1x1 = BasicConv2d(in_channels, 192, 1)
+        self.branch7x7_1 = BasicConv2d(in_channels, c, 1)
+        self.branch7x7_2 = BasicConv2d(c, c, (1, 7), padding=(0, 3))
+        self.branch7x7_3 = BasicConv2d(c, 192, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_1 = BasicConv2d(in_channels, c, 1)
+        self.branch7x7dbl_2 = BasicConv2d(c, c, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_3 = BasicConv2d(c, c, (1, 7), padding=(0, 3))
+        self.branch7x7dbl_4 = BasicConv2d(c, c, (7, 1), padding=(3, 0))
+        self.branch7x7dbl_5 = BasicConv2d(c, 192, (1, 7), padding=(0, 3))
+        self.branch_pool = BasicConv2d(in_channels, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -94,12 +95,12 @@ class InceptionC(_Gated):
 class InceptionD(_Gated):
     def __init__(self, in_channels, *, gated=False):
         super().__init__(in_channels, gated)
-        self.branch3x3_1 = _Conv(in_channels, 192, 1)
-        self.branch3x3_2 = _Conv(192, 320, 3, 2)
-        self.branch7x7x3_1 = _Conv(in_channels, 192, 1)
-        self.branch7x7x3_2 = _Conv(192, 192, (1, 7), padding=(0, 3))
-        self.branch7x7x3_3 = _Conv(192, 192, (7, 1), padding=(3, 0))
-        self.branch7x7x3_4 = _Conv(192, 192, 3, 2)
+        self.branch3x3_1 = BasicConv2d(in_channels, 192, 1)
+        self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = BasicConv2d(in_channels, 192, 1)
+        self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -111,15 +112,15 @@ class InceptionD(_Gated):
 class InceptionE(_Gated):
     def __init__(self, in_channels, *, gated=False):
         super().__init__(in_channels, gated)
-        self.branch1x1 = _Conv(in_channels, 320, 1)
-        self.branch3x3_1 = _Conv(in_channels, 384, 1)
-        self.branch3x3_2a = _Conv(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3_2b = _Conv(384, 384, (3, 1), padding=(1, 0))
-        self.branch3x3dbl_1 = _Conv(in_channels, 448, 1)
-        self.branch3x3dbl_2 = _Conv(448, 384, 3, padding=1)
-        self.branch3x3dbl_3a = _Conv(384, 384, (1, 3), padding=(0, 1))
-        self.branch3x3dbl_3b = _Conv(384, 384, (3, 1), padding=(1, 0))
-        self.branch_pool = _Conv(in_channels, 192, 1)
+        self.branch1x1 = BasicConv2d(in_channels, 320, 1)
+        self.branch3x3_1 = BasicConv2d(in_channels, 384, 1)
+        self.branch3x3_2a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = BasicConv2d(in_channels, 448, 1)
+        self.branch3x3dbl_2 = BasicConv2d(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
+        self.branch_pool = BasicConv2d(in_channels, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -134,10 +135,10 @@ class InceptionE(_Gated):
 class InceptionAux(_Gated):
     def __init__(self, in_channels, num_classes, *, gated=False):
         super().__init__(in_channels, gated)
-        self.conv0 = _Conv(in_channels, 128, 1)
-        self.conv1 = _Conv(128, 768, 5, stddev=0.01)
-        self.fc = nn.Linear(768, num_classes)
-        nn.init.normal_(self.fc.weight, std=0.001)
+        self.conv0 = BasicConv2d(in_channels, 128, 1)
+        self.conv1 = BasicConv2d(128, 768, 5, stddev=0.01)
+        self.fc = Linear(768, num_classes)
+        init.normal_(self.fc.weight, std=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
         x = avg_pool2d(self.gate(x), 5, 3)

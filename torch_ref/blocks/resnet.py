@@ -1,54 +1,67 @@
 """Deep Residual Learning for Image Recognition - He, Zhang, Ren, Sun 2016, https://arxiv.org/abs/1512.03385"""
 
-from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch import Tensor
+from torch.nn import BatchNorm2d, Conv2d, Module, Sequential
+from torch.nn.functional import relu
 
 
-def downsample(inplanes: int, planes: int, stride: int = 1, norm_layer=nn.BatchNorm2d) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False), norm_layer(planes))
+def downsample(inplanes, planes, stride=1, norm_layer=BatchNorm2d) -> Sequential:
+    return Sequential(Conv2d(inplanes, planes, 1, stride=stride, bias=False), norm_layer(planes))
+
+
+def stage(blocks, inplanes, outplanes, stride=1, shortcut=downsample) -> Sequential:
+    made = []
+    for block in blocks:
+        projects = stride != 1 or inplanes != outplanes
+        projection = shortcut(inplanes, outplanes, stride) if projects else None
+        made.append(block(inplanes, stride=stride, downsample=projection))
+        inplanes, stride = outplanes, 1
+    return Sequential(*made)
 
 
 def add_shortcut(block, y: Tensor, x: Tensor) -> Tensor:
-    return y + (x if block.downsample is None else block.downsample(x))
+    shortcut = x if block.downsample is None else block.downsample(x)
+    return y + shortcut
 
 
-class OptionA(nn.Module):
-    def __init__(self, planes):
+def require_plain(block) -> None:
+    got = (block.groups, block.base_width, block.dilation)
+    expected = f"{type(block).__name__}: expected groups, base_width, dilation = 1, 64, 1"
+    if got != (1, 64, 1):
+        raise ValueError(f"{expected}, got {', '.join(map(str, got))}")
+
+
+class _Residual(Module):
+    def __init__(
+        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
+    ):
         super().__init__()
-        self.planes = planes
-
-    def forward(self, x: Tensor) -> Tensor:
-        side = self.planes // 4
-        return pad(x[:, :, ::2, ::2], (0, 0, 0, 0, side, side))
-
-
-class _Residual(nn.Module):
-    def __init__(self, downsample, norm_layer):
-        super().__init__()
+        self.inplanes, self.planes, self.stride = inplanes, planes, stride
+        self.groups, self.base_width, self.dilation = groups, base_width, dilation
+        self.norm = norm_layer or BatchNorm2d
+        self.setup()
         self.downsample = downsample
-        self.norm = norm_layer or nn.BatchNorm2d
 
     def residual(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def gate(self, y: Tensor) -> Tensor:
+        return y
+
     def forward(self, x: Tensor) -> Tensor:
-        return relu(add_shortcut(self, self.residual(x), x))
+        y = self.gate(self.residual(x))
+        return relu(add_shortcut(self, y, x))
 
 
 class BasicBlock(_Residual):
     expansion = 1
 
-    def __init__(
-        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
-    ):
-        super().__init__(downsample, norm_layer)
-        if (groups, base_width, dilation) != (1, 64, 1):
-            got = f"{groups}, {base_width}, {dilation}"
-            raise ValueError(f"BasicBlock: expected groups, base_width, dilation = 1, 64, 1, got {got}")
-        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
-        self.bn1 = self.norm(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.bn2 = self.norm(planes)
+    def setup(self):
+        require_plain(self)
+        self.conv1 = Conv2d(self.inplanes, self.planes, 3, stride=self.stride, padding=1, bias=False)
+        self.bn1 = self.norm(self.planes)
+        self.conv2 = Conv2d(self.planes, self.planes, 3, padding=1, bias=False)
+        self.bn2 = self.norm(self.planes)
 
     def residual(self, x: Tensor) -> Tensor:
         y = relu(self.bn1(self.conv1(x)))
@@ -58,59 +71,26 @@ class BasicBlock(_Residual):
 class Bottleneck(_Residual):
     expansion = 4
 
-    def __init__(
-        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
-    ):
-        super().__init__(downsample, norm_layer)
-        width = int(planes * (base_width / 64)) * groups
-        planes = planes * self.expansion
-        self.conv1 = nn.Conv2d(inplanes, width, 1, bias=False)
-        self.bn1 = self.norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, groups, bias=False)
-        self.bn2 = self.norm(width)
-        self.conv3 = nn.Conv2d(width, planes, 1, bias=False)
+    @property
+    def widths(self):
+        width = int(self.planes * (self.base_width / 64)) * self.groups
+        return width, width
+
+    @property
+    def strides(self):
+        return 1, self.stride
+
+    def setup(self):
+        (narrow, wide), (first, second) = self.widths, self.strides
+        planes, d = self.planes * self.expansion, self.dilation
+        self.conv1 = Conv2d(self.inplanes, narrow, 1, stride=first, bias=False)
+        self.bn1 = self.norm(narrow)
+        self.conv2 = Conv2d(narrow, wide, 3, stride=second, padding=d, dilation=d, groups=self.groups, bias=False)
+        self.bn2 = self.norm(wide)
+        self.conv3 = Conv2d(wide, planes, 1, bias=False)
         self.bn3 = self.norm(planes)
 
     def residual(self, x: Tensor) -> Tensor:
         y = relu(self.bn1(self.conv1(x)))
         y = relu(self.bn2(self.conv2(y)))
         return self.bn3(self.conv3(y))
-
-
-class CifarBasicBlock(nn.Module):
-    def __init__(self, inplanes, planes, stride=1):
-        super().__init__()
-        if stride != 1 and inplanes == planes:
-            got = f"stride {stride} and {planes} planes"
-            raise ValueError(f"{type(self).__name__}: expected stride 1 where inplanes == planes, got {got}")
-        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.downsample = nn.Sequential() if inplanes == planes else self.shortcut(inplanes, planes, stride)
-
-    def shortcut(self, inplanes, planes, stride):
-        return downsample(inplanes, planes, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return relu(y + self.downsample(x))
-
-
-class PreActBasicBlock(CifarBasicBlock):
-    def __init__(self, inplanes, planes, stride=1):
-        super().__init__(inplanes, planes, stride)
-        self.bn1 = nn.BatchNorm2d(inplanes)
-        if inplanes != planes:
-            self.downsample = nn.Sequential(nn.Conv2d(inplanes, planes, 1, stride, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(relu(self.bn1(x)))
-        y = self.conv2(relu(self.bn2(y)))
-        return y + self.downsample(x)
-
-
-class CifarOptionABlock(CifarBasicBlock):
-    def shortcut(self, inplanes, planes, stride):
-        return OptionA(planes)

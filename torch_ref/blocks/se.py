@@ -1,35 +1,28 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507"""
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Linear, Module, ReLU, Sequential, Sigmoid
 from torch.nn.functional import relu
 
-from torch_ref.blocks.resnet import BasicBlock, Bottleneck, CifarBasicBlock, add_shortcut
+from torch_ref.blocks.cifar_resnet import CifarBasicBlock
+from torch_ref.blocks.resnet import BasicBlock, Bottleneck, require_plain
 
 
-class SELayer(nn.Module):
+class SELayer(Module):
     def __init__(self, channel, reduction=16, bias=False):
         super().__init__()
         hidden = channel // reduction
-        squeeze = nn.Linear(channel, hidden, bias)
-        excite = nn.Linear(hidden, channel, bias)
-        self.fc = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
+        squeeze = Linear(channel, hidden, bias)
+        excite = Linear(hidden, channel, bias)
+        self.fc = Sequential(squeeze, ReLU(), excite, Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.fc(x.mean((2, 3)))
         return x * gate[:, :, None, None]
 
 
-class _SEBlock(nn.Module):
-    def __init__(self, groups, base_width, dilation):
-        super().__init__()
-        plain = (groups, base_width, dilation) == (1, 64, 1)
-        got = f"{groups}, {base_width}, {dilation}"
-        if not plain:
-            raise ValueError(f"{type(self).__name__}: expected groups, base_width, dilation = 1, 64, 1, got {got}")
-
-
-class SEBasicBlock(_SEBlock):
-    expansion = 1
+class _SEGate(Module):
+    bias = False
 
     def __init__(
         self,
@@ -44,82 +37,90 @@ class SEBasicBlock(_SEBlock):
         *,
         reduction=16,
     ):
-        super().__init__(groups, base_width, dilation)
-        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.se = SELayer(planes, reduction)
-        self.downsample = downsample
+        self.reduction = reduction
+        super().__init__(
+            inplanes,
+            planes,
+            stride,
+            downsample=downsample,
+            groups=groups,
+            base_width=base_width,
+            dilation=dilation,
+            norm_layer=norm_layer,
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = relu(self.bn1(self.conv1(x)))
-        y = self.se(self.bn2(self.conv2(y)))
-        return relu(add_shortcut(self, y, x))
+    def setup(self):
+        super().setup()
+        self.se = SELayer(self.planes * self.expansion, self.reduction, self.bias)
 
-
-class SEBottleneck(_SEBlock):
-    expansion = 4
-
-    def __init__(
-        self,
-        inplanes,
-        planes,
-        stride=1,
-        downsample=None,
-        groups=1,
-        base_width=64,
-        dilation=1,
-        norm_layer=None,
-        *,
-        reduction=16,
-    ):
-        super().__init__(groups, base_width, dilation)
-        width = planes * self.expansion
-        self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width)
-        self.se = SELayer(width, reduction)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = relu(self.bn1(self.conv1(x)))
-        y = relu(self.bn2(self.conv2(y)))
-        y = self.se(self.bn3(self.conv3(y)))
-        return relu(add_shortcut(self, y, x))
+    def gate(self, y: Tensor) -> Tensor:
+        return self.se(y)
 
 
-class InsightSEBasicBlock(BasicBlock):
-    def __init__(
-        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
-    ):
-        super().__init__(inplanes, planes, stride, downsample, groups, base_width, dilation, norm_layer)
-        self.se = SELayer(planes * self.expansion, bias=True)
-
-    def residual(self, x: Tensor) -> Tensor:
-        return self.se(super().residual(x))
+class SEBasicBlock(_SEGate, BasicBlock):
+    pass
 
 
-class InsightSEBottleneck(Bottleneck):
-    def __init__(
-        self, inplanes, planes, stride=1, downsample=None, groups=1, base_width=64, dilation=1, norm_layer=None
-    ):
-        super().__init__(inplanes, planes, stride, downsample, groups, base_width, dilation, norm_layer)
-        self.se = SELayer(planes * self.expansion, bias=True)
+class SEBottleneck(_SEGate, Bottleneck):
+    def setup(self):
+        require_plain(self)
+        super().setup()
 
-    def residual(self, x: Tensor) -> Tensor:
-        return self.se(super().residual(x))
+
+class InsightSEBasicBlock(_SEGate, BasicBlock):
+    bias = True
+
+
+class InsightSEBottleneck(_SEGate, Bottleneck):
+    bias = True
+
+
+class SEResNetBlock(_SEGate, BasicBlock):
+    bias = True
+
+    def gate(self, y: Tensor) -> Tensor:
+        return super().gate(relu(y))
+
+
+class SEResNetBottleneck(_SEGate, Bottleneck):
+    bias = True
+
+    def setup(self):
+        if self.base_width != 64:
+            raise ValueError(f"{type(self).__name__}: expected base_width 64, got {self.base_width}")
+        super().setup()
+
+    @property
+    def widths(self):
+        return self.planes, self.planes
+
+    @property
+    def strides(self):
+        return self.stride, 1
+
+
+class SEResNeXtBottleneck(_SEGate, Bottleneck):
+    bias = True
+
+
+class SENetBottleneck(SEResNetBottleneck):
+    @property
+    def widths(self):
+        return 2 * self.planes, 4 * self.planes
+
+    @property
+    def strides(self):
+        return 1, self.stride
 
 
 class CifarSEBasicBlock(CifarBasicBlock):
     def __init__(self, inplanes, planes, stride=1, reduction=16):
+        self.reduction = reduction
         super().__init__(inplanes, planes, stride)
-        self.se = SELayer(planes, reduction)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = relu(self.bn1(self.conv1(x)))
-        y = self.se(self.bn2(self.conv2(y)))
-        return relu(y + self.downsample(x))
+    def setup(self):
+        super().setup()
+        self.se = SELayer(self.planes, self.reduction)
+
+    def gate(self, y: Tensor) -> Tensor:
+        return self.se(y)

@@ -2,35 +2,36 @@
 
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import BatchNorm2d, Conv2d, Linear, Module, Sequential, init
 from torch.nn.functional import relu
 
-from torch_ref.blocks.resnet import CifarBasicBlock, CifarOptionABlock, PreActBasicBlock
+from torch_ref.blocks.cifar_resnet import CifarBasicBlock, CifarOptionABlock, PreActBasicBlock
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Module):
     block = CifarBasicBlock
     normalised = 16
-    initialised = (nn.Conv2d,)
+    initialised = (Conv2d,)
 
     def __init__(self, n_size, num_classes=10):
         super().__init__()
         self.n_size = n_size
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(self.normalised)
+        self.conv1 = Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(self.normalised)
         self.layer1 = self.stage(16, 16, 1)
         self.layer2 = self.stage(16, 32, 2)
         self.layer3 = self.stage(32, 64, 2)
-        self.fc = nn.Linear(64, num_classes)
+        self.fc = Linear(64, num_classes)
         for m in self.modules():
             if isinstance(m, self.initialised):
-                nn.init.kaiming_normal_(m.weight)
+                init.kaiming_normal_(m.weight)
 
-    def stage(self, inplanes, planes, stride) -> nn.Sequential:
+    def stage(self, inplanes, planes, stride) -> Sequential:
         widths = pairwise([inplanes] + [planes] * self.n_size)
-        return nn.Sequential(*[self.make(a, b, stride if i == 0 else 1) for i, (a, b) in enumerate(widths)])
+        return Sequential(*[self.make(a, b, stride if i == 0 else 1) for i, (a, b) in enumerate(widths)])
 
-    def make(self, inplanes, planes, stride) -> nn.Module:
+    def make(self, inplanes, planes, stride) -> Module:
         return self.block(inplanes, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class CifarPreActResNet(CifarResNet):
 
 class CifarOptionAResNet(CifarResNet):
     block = CifarOptionABlock
-    initialised = (nn.Conv2d, nn.Linear)
+    initialised = (Conv2d, Linear)
 
 
 def cifar_resnet20(num_classes=10) -> CifarResNet:

@@ -1,6 +1,7 @@
 """Dual Attention Network for Scene Segmentation - Fu, Liu, Tian et al. 2019, https://arxiv.org/abs/1809.02983"""
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import interpolate
 
 from torch_ref.blocks.danet import DANetHead
@@ -8,11 +9,12 @@ from torch_ref.blocks.resnet import Bottleneck
 from torch_ref.models.resnet import ResNet
 
 
-class DANet(nn.Module):
+class DANet(Module):
     def __init__(self, num_classes, layers=(3, 4, 23, 3), deep_stem=True, multi_grid=(4, 8, 16)):
         super().__init__()
         if multi_grid is not None and len(multi_grid) != layers[-1]:
-            raise ValueError(f"DANet: multi_grid {multi_grid} for {layers[-1]} blocks")
+            expected = f"DANet: expected a dilation for each of the last stage's {layers[-1]} blocks"
+            raise ValueError(f"{expected}, got {multi_grid}")
         stem, dilated = 64 if deep_stem else None, (False, True, True)
         self.pretrained = ResNet(
             Bottleneck,
@@ -35,8 +37,8 @@ def upsample(scores: Tensor, x: Tensor) -> Tensor:
 
 
 def danet_resnet50(num_classes=19, deep_stem=True, multi_grid=True) -> DANet:
-    return DANet(num_classes, (3, 4, 6, 3), deep_stem, (4, 8, 16) if multi_grid else None)
+    return DANet(num_classes, (3, 4, 6, 3), deep_stem, multi_grid=(4, 8, 16) if multi_grid else None)
 
 
 def danet_resnet101(num_classes=19, deep_stem=False, multi_grid=True) -> DANet:
-    return DANet(num_classes, (3, 4, 23, 3), deep_stem, (4, 8, 16) if multi_grid else None)
+    return DANet(num_classes, (3, 4, 23, 3), deep_stem, multi_grid=(4, 8, 16) if multi_grid else None)

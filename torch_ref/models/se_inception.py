@@ -1,31 +1,32 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507"""
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Dropout, Linear, Module, init
 from torch.nn.functional import max_pool2d
 
 from torch_ref.blocks.inception import (
+    BasicConv2d,
     InceptionA,
     InceptionAux,
     InceptionB,
     InceptionC,
     InceptionD,
     InceptionE,
-    _Conv,
     chain,
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class _Inception3(nn.Module):
+class _Inception3(Module):
     def __init__(self, num_classes, aux_logits, transform_input, gated):
         super().__init__()
         self.transform_input = transform_input
-        self.Conv2d_1a_3x3 = _Conv(3, 32, 3, 2)
-        self.Conv2d_2a_3x3 = _Conv(32, 32, 3)
-        self.Conv2d_2b_3x3 = _Conv(32, 64, 3, padding=1)
-        self.Conv2d_3b_1x1 = _Conv(64, 80, 1)
-        self.Conv2d_4a_3x3 = _Conv(80, 192, 3)
+        self.Conv2d_1a_3x3 = BasicConv2d(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = BasicConv2d(32, 32, 3)
+        self.Conv2d_2b_3x3 = BasicConv2d(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = BasicConv2d(64, 80, 1)
+        self.Conv2d_4a_3x3 = BasicConv2d(80, 192, 3)
         self.Mixed_5b = InceptionA(192, 32, gated=gated)
         self.Mixed_5c = InceptionA(256, 64, gated=gated)
         self.Mixed_5d = InceptionA(288, 64, gated=gated)
@@ -39,9 +40,9 @@ class _Inception3(nn.Module):
         self.Mixed_7a = InceptionD(768, gated=gated)
         self.Mixed_7b = InceptionE(1280, gated=gated)
         self.Mixed_7c = InceptionE(2048, gated=gated)
-        self.dropout = nn.Dropout(0.5)
-        self.fc = nn.Linear(2048, num_classes)
-        nn.init.normal_(self.fc.weight, std=0.1)
+        self.dropout = Dropout(0.5)
+        self.fc = Linear(2048, num_classes)
+        init.normal_(self.fc.weight, std=0.1)
 
     def forward(self, x: Tensor, aux: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         if self.transform_input:
@@ -57,11 +58,11 @@ class _Inception3(nn.Module):
         return x if scores is None else (x, scores)
 
 
-class SEInception3(nn.Module):
+class SEInception3(Module):
     def __init__(self, num_classes=1000, aux_logits=True, transform_input=False, gated=False):
         super().__init__()
         self.aux_logits = aux_logits
-        self.model = _Inception3(num_classes, aux_logits, transform_input, gated)
+        self.model = _Inception3(num_classes, aux_logits, transform_input, gated=gated)
 
     def forward(self, x: Tensor, aux: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         if aux and not self.aux_logits:

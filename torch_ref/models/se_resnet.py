@@ -1,10 +1,20 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507"""
 
-from torch import Tensor, nn
+from functools import partial
+
+from torch import Tensor
+from torch.nn import Conv2d, Dropout, Module, Sequential
 from torch.nn.functional import max_pool2d
 
-from torch_ref.blocks.se import CifarSEBasicBlock, SEBasicBlock, SEBottleneck
-from torch_ref.blocks.senet import SENetBottleneck, SEResNetBlock, SEResNetBottleneck, SEResNeXtBottleneck
+from torch_ref.blocks.se import (
+    CifarSEBasicBlock,
+    SEBasicBlock,
+    SEBottleneck,
+    SENetBottleneck,
+    SEResNetBlock,
+    SEResNetBottleneck,
+    SEResNeXtBottleneck,
+)
 from torch_ref.models.cifar_resnet import CifarPreActResNet, CifarResNet
 from torch_ref.models.resnet import ResNet
 
@@ -24,12 +34,20 @@ class SEResNet(ResNet):
         reduction=16,
     ):
         self.reduction = reduction
-        sizes = (groups, width_per_group, replace_stride_with_dilation)
-        super().__init__(block, layers, num_classes, *sizes, norm_layer, stem_width, multi_grid)
+        super().__init__(
+            block,
+            layers,
+            num_classes,
+            groups=groups,
+            width_per_group=width_per_group,
+            replace_stride_with_dilation=replace_stride_with_dilation,
+            norm_layer=norm_layer,
+            stem_width=stem_width,
+            multi_grid=multi_grid,
+        )
 
-    def make(self, inplanes, planes, stride, shortcut, dilation) -> nn.Module:
-        sizes = (self.groups, self.width_per_group, dilation)
-        return self.block(inplanes, planes, stride, shortcut, *sizes, self.norm_layer, reduction=self.reduction)
+    def make(self, planes, dilation):
+        return partial(super().make(planes, dilation), reduction=self.reduction)
 
 
 class SENet(SEResNet):
@@ -51,13 +69,24 @@ class SENet(SEResNet):
         if downsample_kernel_size % 2 == 0:
             raise ValueError(f"SENet: expected an odd downsample_kernel_size, got {downsample_kernel_size}")
         self.downsample_kernel_size = downsample_kernel_size
-        sizes = (groups, width_per_group, replace_stride_with_dilation)
-        super().__init__(block, layers, num_classes, *sizes, norm_layer, stem_width, multi_grid, reduction)
-        self.dropout = nn.Dropout(dropout_p)
+        super().__init__(
+            block,
+            layers,
+            num_classes,
+            groups=groups,
+            width_per_group=width_per_group,
+            replace_stride_with_dilation=replace_stride_with_dilation,
+            norm_layer=norm_layer,
+            stem_width=stem_width,
+            multi_grid=multi_grid,
+            reduction=reduction,
+        )
+        self.dropout = Dropout(dropout_p)
 
-    def shortcut(self, inplanes, planes, stride) -> nn.Sequential:
+    def shortcut(self, inplanes, planes, stride) -> Sequential:
         size = 1 if stride == 1 else self.downsample_kernel_size
-        return nn.Sequential(nn.Conv2d(inplanes, planes, size, stride, size // 2, bias=False), self.norm(planes))
+        projection = Conv2d(inplanes, planes, size, stride=stride, padding=size // 2, bias=False)
+        return Sequential(projection, self.norm(planes))
 
     def pool(self, x: Tensor) -> Tensor:
         return max_pool2d(x, 3, 2, ceil_mode=True)
@@ -74,8 +103,8 @@ class CifarSEResNet(CifarResNet):
         self.reduction = reduction
         super().__init__(n_size, num_classes)
 
-    def make(self, inplanes, planes, stride) -> nn.Module:
-        return self.block(inplanes, planes, stride, self.reduction)
+    def make(self, inplanes, planes, stride) -> Module:
+        return self.block(inplanes, planes, stride, reduction=self.reduction)
 
 
 class CifarSEPreActResNet(CifarSEResNet, CifarPreActResNet):
@@ -151,14 +180,20 @@ def legacy_seresnet152(num_classes=1000) -> SENet:
 
 
 def legacy_seresnext50_32x4d(num_classes=1000) -> SENet:
-    return SENet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes, 32, 4)
+    return SENet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes, groups=32, width_per_group=4)
 
 
 def legacy_seresnext101_32x4d(num_classes=1000) -> SENet:
-    return SENet(SEResNeXtBottleneck, (3, 4, 23, 3), num_classes, 32, 4)
+    return SENet(SEResNeXtBottleneck, (3, 4, 23, 3), num_classes, groups=32, width_per_group=4)
 
 
 def legacy_senet154(num_classes=1000) -> SENet:
     return SENet(
-        SENetBottleneck, (3, 8, 36, 3), num_classes, 64, stem_width=64, downsample_kernel_size=3, dropout_p=0.2
+        SENetBottleneck,
+        (3, 8, 36, 3),
+        num_classes,
+        groups=64,
+        stem_width=64,
+        downsample_kernel_size=3,
+        dropout_p=0.2,
     )

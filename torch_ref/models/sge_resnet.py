@@ -1,7 +1,5 @@
 """Spatial Group-wise Enhance - Li, Hu, Yang 2019, https://arxiv.org/abs/1905.09646"""
 
-from torch import Tensor, nn
-
 from torch_ref.blocks.bam import BAM
 from torch_ref.blocks.cbam import CBAMBasicBlock, CBAMBottleneck
 from torch_ref.blocks.resnet import BasicBlock, Bottleneck
@@ -11,30 +9,20 @@ from torch_ref.blocks.sk import SKBottleneck
 from torch_ref.models.resnet import ResNet
 
 
-class BAMResNet(ResNet):
-    def __init__(
-        self,
-        block,
-        layers,
-        num_classes=1000,
-        groups=1,
-        width_per_group=64,
-        replace_stride_with_dilation=(False, False, False),
-        norm_layer=None,
-        stem_width=None,
-        multi_grid=None,
-    ):
-        sizes = (groups, width_per_group, replace_stride_with_dilation, norm_layer, stem_width, multi_grid)
-        super().__init__(block, layers, num_classes, *sizes)
-        for i in range(len(self.layers) - 1):
-            setattr(self, f"bam{i + 1}", BAM(64 * 2**i * block.expansion))
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+def in_turn(first, second):
+    return lambda x: second(first(x))
 
-    def pass_stage(self, number, x: Tensor) -> Tensor:
-        x = super().pass_stage(number, x)
-        return x if number == len(self.layers) else getattr(self, f"bam{number}")(x)
+
+class BAMResNet(ResNet):
+    def setup(self):
+        super().setup()
+        for i in range(len(self.layers) - 1):
+            setattr(self, f"bam{i + 1}", BAM(64 * 2**i * self.block.expansion))
+
+    def stages(self):
+        *stages, last = super().stages()
+        bams = [getattr(self, f"bam{i + 1}") for i in range(len(stages))]
+        return [*map(in_turn, stages, bams), last]
 
 
 def sge_resnet18(num_classes=1000) -> ResNet:
