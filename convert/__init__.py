@@ -1,4 +1,5 @@
-"""PyTorch state dicts and checkpoint files <-> Flax variables, without importing torch."""
+"""PyTorch state dicts and checkpoint files <-> Flax variables, without PyTorch. Names are imported when first used."""
 
-from convert.checkpoint import Checkpoint, CheckpointError, load, module_of, read, restore, save
-from convert.state_dict import MismatchError, Plan, from_torch, plan, to_torch
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,16 +1,18 @@
-"""The names of other code for networks that are here: tables, read in both directions.
+"""Tables of the names that other code uses for the networks here. Each table is applied in both directions.
 
-``hf``, ``hf_no_timm``, ``hf5``, ``hf5_no_timm``: Hugging Face's DETR. Note that its ``pixel_mask`` is 1 where there is
-an image, and the mask here, as in facebookresearch/detr, True where there is none; that with ``auxiliary_loss=True``
-it feeds the normalised state on to the next decoder layer, so that the outputs are others; and that it resizes by its
-own image processor.
-``timm``, ``cadene``: SE networks whose gate is of 1x1 convolutions, and whose stem may lie in a ``layer0``.
-``mmseg``: the heads of DANet and CCNet, and mmcv's criss-cross attention. A CCHead's normalisation is followed by ReLU:
+``hf``, ``hf_no_timm``, ``hf5``, ``hf5_no_timm``: Hugging Face's DETR. Three things are different there. Its
+``pixel_mask`` is 1 where there is an image; the mask here, as in facebookresearch/detr, is True where there is none.
+With ``auxiliary_loss=True`` it passes the normalized state on to the next decoder layer, so that the outputs differ. It
+resizes images with an image processor of its own.
+``timm``, ``cadene``: SE networks whose gate has 1x1 convolutions in place of linear layers. In some of Cadene's, the
+stem is in a ``layer0``.
+``mmseg``: the heads of DANet and CCNet, and mmcv's criss-cross attention. ReLU follows the normalization of a CCHead:
 ``RCCAModule(..., inplace_abn=False, activation="relu")``, with ``recurrence=2``.
-``mmcv_nonlocal``, ``mmcv_nonlocal_scaled``: ``NonLocal1d`` to ``3d``; the names do not tell ``use_scale``, which
-divides an embedded Gaussian's products by the root of their width, and here goes into ``theta``.
-``inplace_abn``: a checkpoint of InPlaceABN, which scales by |weight| + eps, for a network of plain BatchNorm. The names
-are ours, so it must be asked for; it can be read only.
+``mmcv_nonlocal``, ``mmcv_nonlocal_scaled``: mmcv's ``NonLocal1d`` to ``NonLocal3d``. With ``use_scale`` an embedded
+Gaussian divides its products by the square root of their width; here ``theta`` is divided in its place. The keys do
+not show which of the two a file is.
+``inplace_abn``: a checkpoint of InPlaceABN, which scales by |weight| + eps, for a network with plain BatchNorm. Its
+keys are those here, so it is used only if it is named. It can be read, but not written.
 ``akamaster``: CIFAR ResNets whose classifier is called ``linear``.
 ``smt_dense``: the copies of SMT for detection and segmentation.
 """
@@ -21,7 +23,7 @@ from convert.renaming import POINTWISE, POSITIVE, ROWS, SCALAR, SCALED, ZEROS, D
 
 
 def projections(template: str) -> tuple[str, ...]:
-    """The templates of the query, key and value that ``in_proj`` holds one below the other."""
+    """The templates of the query, the key and the value, which ``in_proj`` holds as one array in this order."""
     return tuple(template.format(which) for which in "qkv")
 
 
@@ -152,14 +154,14 @@ NONLOCAL: Rules = (
 DIALECTS = (
     Dialect(
         "hf",
-        "Hugging Face's DETR, as its files are named; pixel_mask is 1 where mask is False",
+        "Hugging Face's DETR, with the names in its files; pixel_mask is 1 where mask is False",
         (HF_LAYERS, HF_NETWORK),
         ("**layers.#.self_attn_layer_norm.weight", "**layers.#.fc1.weight", f"{HF_RESNET}conv1.weight"),
         ("detr_resnet*",),
     ),
     Dialect(
         "hf_no_timm",
-        "the same with a backbone of transformers' own, as in the revision no_timm",
+        "Hugging Face's DETR with the backbone of transformers, as in the revision no_timm",
         (HF_NO_TIMM, HF_LAYERS, HF_NETWORK),
         (
             "**layers.#.self_attn_layer_norm.weight",
@@ -170,14 +172,14 @@ DIALECTS = (
     ),
     Dialect(
         "hf5",
-        "Hugging Face's DETR as transformers 5 names it in memory",
+        "Hugging Face's DETR, with the names that transformers 5 uses in memory",
         (HF5, HF_LAYERS, HF_NETWORK),
         ("**layers.#.self_attn_layer_norm.weight", "**layers.#.mlp.fc1.weight", "**model.backbone.model.conv1.weight"),
         ("detr_resnet*",),
     ),
     Dialect(
         "hf5_no_timm",
-        "the same with a backbone of transformers' own",
+        "Hugging Face's DETR with the backbone of transformers, with the names of transformers 5",
         (HF5, HF_NO_TIMM, HF_LAYERS, HF_NETWORK),
         (
             "**layers.#.self_attn_layer_norm.weight",
@@ -244,8 +246,8 @@ DIALECTS = (
 NATIVE, AUTO = "native", "auto"
 
 
-def find(name: str) -> Dialect:
-    """The dialect called ``name``; ValueError when there is none."""
+def find_dialect(name: str) -> Dialect:
+    """The dialect called ``name``. ValueError if there is none."""
     known = {dialect.name: dialect for dialect in DIALECTS}
     if name not in known:
         raise ValueError(f"no dialect is called {name!r}; there are {', '.join(known)}, {NATIVE} and {AUTO}")
@@ -253,23 +255,23 @@ def find(name: str) -> Dialect:
 
 
 def detect(keys: Iterable[str]) -> list[Dialect]:
-    """The dialects whose signature ``keys`` bear; none for names that are ours."""
+    """The dialects whose signature ``keys`` have. The names here have the signature of none."""
     keys = list(keys)
     return [dialect for dialect in DIALECTS if dialect.speaks(keys)]
 
 
 def choose(name: str | None, keys: Iterable[str]) -> Dialect | None:
-    """The dialect to read ``keys`` in. None and "native": our names; "auto": what the keys tell.
+    """The dialect called ``name``. None and "native": the names here, so no dialect; "auto": the one ``keys`` show.
 
     Raises:
-        ValueError: if there is no such dialect, or the keys may be those of several.
+        ValueError: if there is no such dialect, or if with "auto" the keys may be those of several dialects.
     """
     if name is None or name == NATIVE:
         return None
     if name != AUTO:
-        return find(name)
+        return find_dialect(name)
     found = detect(keys)
     if len(found) > 1:
         names = " or ".join(dialect.name for dialect in found)
-        raise ValueError(f"the names may be those of {names}, and do not tell: say which")
+        raise ValueError(f"the names may be those of {names}, and do not tell which: name the dialect")
     return found[0] if found else None

@@ -1,10 +1,13 @@
-"""Pickles of ``torch.save`` read as inert data: no name found in one is ever imported, called or given attributes.
+"""Reads the pickles of ``torch.save`` as plain data: no class or function named in one is imported or called.
 
-``pickletools`` splits a pickle into opcodes, and the machine below obeys the few that a state dict needs. A class or
-function of the file becomes a ``Name``, if a table here lists it; calling a ``Name`` builds what the table says: a
-dict, a tuple, the description of a tensor, or an ``Opaque``, which is an object of which only the name is kept.
+``pickletools`` splits a pickle into opcodes, and the stack machine below knows the few opcodes that a state dict needs.
+A class or function that the pickle mentions becomes a ``Name``, if one of the tables here lists it. To call a ``Name``
+builds what the tables say: a dict, a tuple, the description of a tensor, or an ``Opaque``, which stands for an object
+of which only the class name is kept.
 """
 
+import functools
+import inspect
 import pickletools
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,37 +17,32 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from convert.errors import DamagedError, RefusedError, damage, shown
 
-class RefusedError(ValueError):
-    """What was expected and what came, in a sentence to which the reader of the file adds its name."""
+INT64 = range(-(2**63), 2**63)
 
 
 class UnlistedError(RefusedError):
-    """The pickle names a class or function that no table here lists."""
-
-
-def shown(text: str) -> str:
-    """``text`` out of a file, fit for a sentence: printable, and at most 80 characters."""
-    return ascii(text[:80])[1:-1] + "..." * (len(text) > 80)
+    """The pickle names a class or function that none of the tables here lists."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class, function or dtype that the file mentions; its dotted name and nothing else."""
+    """A class, function or dtype that the file mentions: its dotted name and nothing else."""
 
     dotted: str
 
 
 @dataclass(frozen=True)
 class Opaque:
-    """An object that no state dict needs; the name of its class and nothing else."""
+    """An object that no state dict needs: the name of its class and nothing else."""
 
     dotted: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Elements ``start`` to ``start + count`` of the flat buffer ``key``, which is not in the pickle."""
+    """Elements ``start`` to ``start + count`` of the flat buffer ``key``, whose bytes are not in the pickle."""
 
     key: str | int
     dtype: np.dtype
@@ -57,7 +55,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A strided view of a storage; ``offset`` and ``stride`` count elements of ``dtype``."""
+    """A strided view of a storage. ``offset`` and ``stride`` count elements of ``dtype``."""
 
     storage: Storage
     dtype: np.dtype
@@ -69,20 +67,20 @@ class Tensor:
         shaped = type(self.size) is type(self.stride) is tuple and len(self.size) == len(self.stride) <= 64
         if type(self.storage) is not Storage or not shaped:
             raise RefusedError(
-                "expected a tensor to have a storage and as many sizes as strides, at most 64, got another"
+                "expected a tensor with a storage and as many sizes as strides, at most 64, got something else"
             )
         _check_naturals(self.offset, *self.size, *self.stride)
 
     @property
     def reach(self) -> int:
-        """How many elements its storage needs."""
+        """How many elements of its storage the tensor needs."""
         last = sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         return 0 if 0 in self.size else self.offset + last + 1
 
 
 def _check_naturals(*numbers: Any) -> None:
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-        raise RefusedError("expected sizes, strides and offsets from 0 to 2**63 - 1, got others")
+        raise RefusedError("expected sizes, strides and offsets from 0 to 2**63 - 1, got something else")
 
 
 DTYPES = {
@@ -134,7 +132,7 @@ def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _h
 
 def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any) -> Tensor:
     if type(dtype) is not Name or dtype.dotted not in DTYPES:
-        raise RefusedError("expected a tensor of a dtype that numpy or ml_dtypes has, got another")
+        raise RefusedError("expected a tensor of a dtype that numpy or ml_dtypes has, got one of another dtype")
     return Tensor(storage, DTYPES[dtype.dotted], offset, size, stride)
 
 
@@ -144,18 +142,30 @@ def _parameter(data: Any, _grad: Any, _hooks: Any, _state: Any = None) -> Tensor
     return data
 
 
+def _subclass(function: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
+    """A tensor of a subclass: ``function`` builds the tensor, the class is dropped. No second subclass inside."""
+    if function == Name("torch._tensor._rebuild_from_type_v2"):
+        raise RefusedError("expected a subclass to hold a tensor, got one that holds another subclass")
+    return _call(function, arguments)
+
+
 def _ordered_dict(pairs: Any = None) -> dict:
-    """Python 2 hands over the pairs; the list is emptied, lest a file have the same one copied a million times."""
+    """Python 2 passes a list of pairs. The list is emptied, so that a file cannot have it copied a million times."""
+    if pairs is not None and type(pairs) is not list:
+        raise RefusedError(f"expected an ordered dict of a list of pairs, got {type(pairs).__name__}")
     built: dict = {}
     while pairs:
-        key, value = pairs.pop()
-        built[_checked_key(key)] = value
+        pair = pairs.pop()
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise RefusedError("expected an ordered dict of pairs, got something else")
+        built[_checked_key(pair[0])] = pair[1]
     return dict(reversed(built.items()))
 
 
 def _checked_key(key: Any) -> Any:
-    """``key``, unless it is a container: to hash a tuple nested a million deep crashes the interpreter."""
-    if type(key) not in (str, bytes, int, float, bool, type(None), Name):
+    """``key`` of a dict, if it is neither a huge int nor a container: to hash a deeply nested tuple crashes Python."""
+    kinds = (str, bytes, int, float, bool, type(None), Name)
+    if type(key) not in kinds or (type(key) is int and key not in INT64):
         raise RefusedError(f"expected strings or numbers as the keys of a dict, got {type(key).__name__}")
     return key
 
@@ -166,7 +176,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._tensor._rebuild_from_type_v2": lambda function, _kind, arguments, _state: _call(function, arguments),
+    "torch._tensor._rebuild_from_type_v2": _subclass,
     "torch.Size": lambda numbers: numbers,
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": lambda _factory=None: {},
@@ -174,17 +184,34 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
+_signature = functools.cache(inspect.signature)
+
+
 def _call(function: Any, arguments: Any) -> Any:
     if type(function) is Name and type(arguments) is tuple:
         if function.dotted in CALLS:
-            return CALLS[function.dotted](*arguments)
+            build = CALLS[function.dotted]
+            with damage(TypeError):
+                _signature(build).bind(*arguments)
+            return build(*arguments)
         if function.dotted in INERT:
             return Opaque(function.dotted)
     raise RefusedError(f"refuses to call {getattr(function, 'dotted', 'something that is not a listed function')}")
 
 
+def _opcodes(stream: Any) -> Iterator[tuple[str, Any]]:
+    """The opcodes of the pickle at the position of ``stream``, by name, with their arguments.
+
+    ``pickletools`` raises ValueError for bytes that are no pickle. For a backslash in a name, Python issues a warning,
+    which is an exception if the user has made it one.
+    """
+    with damage(ValueError, Warning):
+        for opcode, argument, _ in pickletools.genops(stream):
+            yield opcode.name, argument
+
+
 class Machine:
-    """A stack machine for the opcodes of a state dict; ``storages`` collects the buffers a pickle mentions, by key."""
+    """A stack machine for the opcodes of a state dict. ``storages`` collects the buffers that it mentions, by key."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -196,28 +223,30 @@ class Machine:
         """The object pickled at the position of ``stream``, a file or mapped memory, which is left just behind it.
 
         Raises:
-            RefusedError: for a name or opcode that no table lists, or an argument of the wrong kind.
-            Exception: of any class, if the pickle is damaged.
+            RefusedError: if the pickle has a name or opcode that no table lists, or an argument of the wrong kind.
+            DamagedError: if the bytes are no complete pickle.
         """
-        opcodes = pickletools.genops(stream)
+        opcodes = _opcodes(stream)
         try:
-            for opcode, argument, _ in opcodes:
-                if opcode.name not in OPCODES:
-                    raise RefusedError(f"refuses the pickle opcode {opcode.name}, which no state dict needs")
-                OPCODES[opcode.name](self, argument)
+            for name, argument in opcodes:
+                if name not in OPCODES:
+                    raise RefusedError(f"refuses the pickle opcode {name}, which no state dict needs")
+                OPCODES[name](self, argument)
         except UnlistedError as error:
             raise RefusedError(f"{error}{_hint(opcodes)}") from None
-        return self.stack.pop()
+        return self.pop(1)[0]
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
     def pop(self, count: int) -> list:
         if count > len(self.stack):
-            raise IndexError("the stack of the pickle is empty")
+            raise DamagedError("the stack of the pickle is empty")
         return self._cut(len(self.stack) - count)
 
     def pop_mark(self) -> list:
+        if not self.marks:
+            raise DamagedError("the pickle has no mark")
         return self._cut(self.marks.pop())
 
     def _cut(self, start: int) -> list:
@@ -226,8 +255,10 @@ class Machine:
         return items
 
     def top(self, *kinds: type) -> Any:
-        """The last value, left on the stack, which must be of one of ``kinds``."""
-        if type(self.stack[-1]) not in kinds:
+        """The last value, which stays on the stack and must be of one of ``kinds``; of any kind if none is given."""
+        if not self.stack:
+            raise DamagedError("the stack of the pickle is empty")
+        if kinds and type(self.stack[-1]) not in kinds:
             raise RefusedError(f"refuses to change a value of class {type(self.stack[-1]).__name__}")
         return self.stack[-1]
 
@@ -236,38 +267,63 @@ class Machine:
 
     def update(self, items: list) -> None:
         target = self.top(dict)
+        if len(items) % 2:
+            raise DamagedError("a dict of the pickle has a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[_checked_key(key)] = value
 
     def memoize(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
+        self.memo[index] = self.top()
+
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise DamagedError(f"the pickle recalls value {index}, which it did not store")
+        self.push(self.memo[index])
 
     def name(self, dotted: str) -> None:
         if not any(dotted in table for table in (CALLS, DTYPES, STORAGES, INERT)):
-            raise UnlistedError(f"refuses {shown(dotted)}, which is not on the list of what a state dict needs")
+            raise UnlistedError(f"refuses {shown(dotted)}, which is not on the list of names that a state dict needs")
         self.push(Name(dotted))
 
+    def stack_name(self) -> None:
+        parts = self.pop(2)
+        if not all(type(part) is str for part in parts):
+            raise DamagedError("a name of the pickle is no string")
+        self.name(".".join(parts))
+
     def build(self) -> None:
-        """The state that the file gives an object is dropped: nothing here reads it."""
+        """Drop the state that the file gives an object: nothing here reads it."""
         self.pop(1)
         self.top(dict, Opaque)
 
     def storage(self) -> None:
-        """("storage", class, key, location, count), in old files with None or (view key, start, count) behind."""
-        ((kind, name, key, _location, count, *view),) = self.pop(1)
-        listed = type(name) is Name and name.dotted in STORAGES and type(key) in (str, int)
-        if type(kind) is not str or kind != "storage" or not listed:
+        """Read ("storage", class, key, location, count), in old files with None or (view key, start, count) behind."""
+        (entry,) = self.pop(1)
+        if type(entry) is not tuple or len(entry) not in (5, 6):
+            raise DamagedError("a reference to a storage has not 5 or 6 parts")
+        kind, name, key, _location, count, *view = entry
+        listed = type(name) is Name and name.dotted in STORAGES
+        keyed = type(key) is str or (type(key) is int and key in INT64)
+        if type(kind) is not str or kind != "storage" or not listed or not keyed:
             raise RefusedError("expected a storage of a dtype that numpy or ml_dtypes has, got something else")
         whole = Storage(key, STORAGES[name.dotted], 0, count)
         self.storages.setdefault(key, whole)
-        _, start, part = view[0] if view and view[0] is not None else (None, 0, count)
-        self.push(Storage(key, whole.dtype, start, part))
+        self.push(_view(whole, view[0] if view else None))
 
 
-def _hint(opcodes: Iterator) -> str:
-    """What to add if the rest of the pickle mentions the dict that every torch.nn.Module has."""
-    with suppress(ValueError):
-        if any(argument == "_parameters" for _, argument, _ in opcodes):
+def _view(whole: Storage, view: Any) -> Storage:
+    """The part of ``whole`` that ``view`` tells: (key of the view, start, count), or None for all of it."""
+    if view is None:
+        return whole
+    if type(view) is not tuple or len(view) != 3:
+        raise DamagedError("a view of a storage has not 3 parts")
+    return Storage(whole.key, whole.dtype, view[1], view[2])
+
+
+def _hint(opcodes: Iterator[tuple[str, Any]]) -> str:
+    """What to add to the message if the rest of the pickle mentions the dict that every torch.nn.Module has."""
+    with suppress(DamagedError):
+        if any(argument == "_parameters" for _, argument in opcodes):
             return "; the file holds a whole module, expected the state dict of one"
     return ""
 
@@ -301,9 +357,9 @@ OPCODES: dict[str, Callable[[Machine, Any], None]] = {
     "SETITEMS": lambda machine, _: machine.update(machine.pop_mark()),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.memoize),
     "MEMOIZE": lambda machine, _: machine.memoize(len(machine.memo)),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, index: machine.push(machine.memo[index])),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine.recall),
     "GLOBAL": lambda machine, names: machine.name(names.replace(" ", ".", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.name(".".join(machine.pop(2))),
+    "STACK_GLOBAL": lambda machine, _: machine.stack_name(),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.push(_call(*machine.pop(2)))),
     "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.storage(),

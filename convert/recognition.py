@@ -1,7 +1,7 @@
-"""Which published networks a state dict may be of, by the names and shapes of its keys.
+"""Finds the published networks that a state dict fits, by the names and shapes of its keys.
 
-``digests.json`` tells the names of every published network apart without building it; ``python -m convert.recognition``
-writes it anew.
+``digests.json`` holds a digest of the key names of every published network, so that no network has to be built to
+compare names. ``python -m convert.recognition`` writes this file again.
 """
 
 import functools
@@ -28,8 +28,8 @@ class Candidate:
     """A published network that a state dict fits.
 
     Args:
-        arguments: what its constructor is given beside the defaults.
-        dialect: in which the state dict fits; None for our names.
+        arguments: the arguments of its constructor that are not the default.
+        dialect: the dialect of the state dict; None if its names are those here.
     """
 
     entry: Published
@@ -40,7 +40,7 @@ class Candidate:
 
     @property
     def options(self) -> str:
-        """What says the same on the command line."""
+        """The same choice as options of the command line."""
         given = [f"--arg {key}={value!r}" for key, value in self.arguments.items()]
         spoken = [f"--dialect {self.dialect.name}"] if self.dialect else []
         return " ".join([f"--model {self.entry.cls.__name__}", *given, *spoken])
@@ -51,7 +51,7 @@ class Candidate:
 
 
 def digest(keys: Iterable[str]) -> str:
-    """A short name for a set of keys; those that no network holds do not count."""
+    """A hash of a set of keys, without those that no network here holds."""
     names = "\n".join(sorted(key for key in keys if not dropped(key)))
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 
@@ -63,8 +63,10 @@ def digests() -> dict[str, str]:
 
 
 def recognise(state_dict: Mapping[str, Any], dialect: str = AUTO) -> list[Candidate]:
-    """Every published network that ``state_dict`` fits, in ``dialect`` or, for "auto", under our names if its own are
-    not those of a dialect, else in every dialect that they may be of."""
+    """Every published network that ``state_dict`` fits, read in ``dialect``.
+
+    "auto" stands for every dialect that the keys may be of, and for the names here if there is none.
+    """
     spoken: list[Dialect | None] = [*detect(state_dict)] if dialect == AUTO else [choose(dialect, state_dict)]
     return [candidate for one in spoken or [None] for candidate in _fitting(one, state_dict)]
 
@@ -84,12 +86,12 @@ def _fitting(dialect: Dialect | None, state_dict: Mapping[str, Any]) -> list[Can
 
 
 def suits(dialect: Dialect, entry: Published) -> bool:
-    """Whether there are files of this network in this dialect."""
+    """Whether there are files of the network ``entry`` in this dialect."""
     return any(fnmatch(entry.cls.__name__, pattern) for pattern in dialect.networks)
 
 
 def _candidate(entry: Published, dialect: Dialect | None, shapes: Mapping[str, tuple[int, ...]]) -> Candidate | None:
-    """The network with the arguments that ``shapes`` tell, if it has exactly these shapes then."""
+    """The network with the arguments that follow from ``shapes``, if its state dict has exactly these shapes."""
     if any(shapes[key] == () for key, _ in entry.lengths.values()):
         return None
     told = {name: shapes[key][0] - less for name, (key, less) in entry.lengths.items()}
@@ -97,7 +99,7 @@ def _candidate(entry: Published, dialect: Dialect | None, shapes: Mapping[str, t
     try:
         module = entry.cls(**given)
         mapping = entry_plan(entry, module)
-    except (TypeError, ValueError):
+    except ValueError:
         return None
     known = arguments(entry.cls)
     different = {key: value for key, value in given.items() if value != known[key].default}
@@ -105,8 +107,13 @@ def _candidate(entry: Published, dialect: Dialect | None, shapes: Mapping[str, t
 
 
 def entry_plan(entry: Entry, module: Module) -> Plan:
-    """The plan of ``module`` for the example inputs of ``entry``."""
-    args, kwargs = entry.arguments(entry.structs(module))
+    """The plan of ``module`` for the example inputs of ``entry``. ValueError if they do not fit the module."""
+    structs = entry.structs(module)
+    if any(size is None for struct in structs for size in struct.shape):
+        raise ValueError(
+            f"{type(module).__name__}: the example inputs of {entry.name} need an argument that is not given"
+        )
+    args, kwargs = entry.arguments(structs)
     return plan(module, *args, **kwargs)
 
 

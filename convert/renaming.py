@@ -1,4 +1,4 @@
-"""What a dialect is made of: renames by pattern, with the reversible changes of form that go with them."""
+"""The parts of a dialect: rules that rename keys by pattern, and change the form of arrays in a reversible way."""
 
 import functools
 import re
@@ -18,27 +18,27 @@ PREFIX = r"(|.+\.)"
 
 @functools.cache
 def pattern(template: str) -> re.Pattern:
-    """The regular expression of a template.
+    """The regular expression of a template, which has three wildcards.
 
-    In it ``#`` stands for a number, ``*`` for what has no dot, ``**`` at the beginning for any number of parts with a
-    dot behind each, and ``**`` elsewhere for the rest.
+    ``#`` stands for a number, and ``*`` for one or more characters that are no dots. ``**`` at the beginning stands for
+    any number of parts that each end in a dot, and elsewhere for one or more characters of any kind.
     """
     start, rest = (PREFIX, template[2:]) if template.startswith("**") else ("", template)
     return re.compile(start + re.sub(r"\\\*\\\*|\\\*|\\?#", lambda m: WILD[m[0].replace("\\", "")], re.escape(rest)))
 
 
 def fill(template: str, captures: Sequence[str]) -> str:
-    """``template`` with what stood for its wildcards in another one, in their order."""
+    """``template`` with its wildcards replaced, in order, by ``captures``: the matches of another template."""
     parts = iter(captures)
     return re.sub(r"\*\*|\*|#", lambda _: next(parts), template)
 
 
 class Form(NamedTuple):
-    """How the numbers of foreign arrays become one of ours, and back.
+    """How one array here is computed from foreign arrays, its parts, and the parts from the array.
 
     Args:
-        shape: that of ours, from those of the parts; ValueError says what does not suit.
-        write: None where there is no way back.
+        shape: the shape of the array, from the shapes of the parts. ValueError says which shapes were expected.
+        write: the parts, from the array and their number. None if the parts cannot be computed.
     """
 
     shape: Callable[[Sequence[Shape]], Shape]
@@ -68,41 +68,41 @@ def _scalar(shapes: Sequence[Shape]) -> Shape:
 
 def _nothing(x: np.ndarray, n: int) -> Sequence[np.ndarray]:
     if np.any(x):
-        raise ValueError("expected zeros, for which there is no place, found others")
+        raise ValueError("expected zeros, because the dialect has no key for this array, found other numbers")
     return []
 
 
 SAME = Form(lambda shapes: shapes[0], lambda parts: parts[0], lambda x, n: [x])
 
 ROWS = Form(_rows, np.concatenate, lambda x, n: np.split(x, n))
-"""Parts of one shape, one below the other."""
+"""Parts of one shape, concatenated along the first axis."""
 
 POINTWISE = Form(_pointwise, lambda parts: parts[0][:, :, 0, 0], lambda x, n: [x[:, :, None, None]])
-"""A 1x1 convolution (o, i, 1, 1) that is a linear layer (o, i) here."""
+"""The weight (o, i, 1, 1) of a 1x1 convolution, which is the weight (o, i) of a linear layer here."""
 
 SCALAR = Form(_scalar, lambda parts: parts[0][None], lambda x, n: [x[0]])
-"""A number without axes that has shape (1,) here."""
+"""A scalar, which has shape (1,) here."""
 
 SCALED = Form(
     lambda shapes: shapes[0],
     lambda parts: (parts[0] * parts[0].shape[0] ** -0.5).astype(parts[0].dtype),
     lambda x, n: [(x * x.shape[0] ** 0.5).astype(x.dtype)],
 )
-"""Divided by the root of the number of rows; the way back is exact where that is a power of 2, else to rounding."""
+"""Divided by the square root of the number of rows. The inverse is exact if that root is a power of 2, else rounded."""
 
 POSITIVE = Form(lambda shapes: shapes[0], lambda parts: (np.abs(parts[0]) + 1e-5).astype(parts[0].dtype), None)
-"""|weight| + eps, from which there is no way back to the sign."""
+"""|weight| + eps. There is no inverse, because the sign is lost."""
 
 ZEROS = Form(lambda shapes: shapes[0][:1], lambda parts: np.zeros(parts[0].shape[:1], parts[0].dtype), _nothing)
-"""A bias that they have not, as long as the weight has rows."""
+"""A bias of zeros that the foreign code does not have. Its length is the number of rows of the weight."""
 
 
 class Rule(NamedTuple):
-    """Foreign keys, by templates with the same wildcards in the same order, and the key of ours that they make up.
+    """The foreign keys of one array, and its key here: templates with the same wildcards in the same order.
 
     Args:
-        beside: further keys (theirs, ours) without which the rule does not apply, in the wildcards of the rule.
-        added: ours in addition; the foreign keys go on to the other rules.
+        beside: a foreign key and a key here, as templates too; the rule applies only if the state dict has this key.
+        added: whether the array is an additional one; then the next rules are applied to the foreign keys as well.
     """
 
     foreign: str | tuple[str, ...]
@@ -116,7 +116,7 @@ class Rule(NamedTuple):
         return (self.foreign,) if isinstance(self.foreign, str) else self.foreign
 
     def match(self, key: str, keys: Iterable[str], side: int) -> Sequence[str] | None:
-        """What stands for the wildcards in ``key``, theirs (0) or ours (1); None where the rule does not apply."""
+        """What the wildcards match in ``key``, foreign (side 0) or a name here (1). None: the rule does not apply."""
         for template in (self.native,) if side else self.parts:
             found = pattern(template).fullmatch(key)
             if found and (self.beside is None or fill(self.beside[side], found.groups()) in keys):
@@ -128,28 +128,30 @@ Rules = tuple[Rule, ...]
 
 
 class Read(NamedTuple):
-    """An array under a name of ours, and the foreign keys that it comes from; None where these do not suit."""
+    """An array under a name here, and the foreign keys it comes from. The array is None if their arrays do not fit."""
 
     value: Any
     origins: tuple[str, ...]
 
 
 class Translation(NamedTuple):
-    """A state dict under our names, and a line for everything that is wrong with it."""
+    """A state dict under the names here, and a line for each problem with it."""
 
     entries: dict[str, Read]
     problems: list[str]
 
 
 class Dialect(NamedTuple):
-    """Foreign names of a state dict.
+    """The names that other code uses in its state dicts.
 
     Args:
-        about: whose names they are, in one sentence, and what else is different there.
-        passes: rules of which the first that applies renames a key; on reading the passes follow one another.
-        signature: templates of keys that are all there in this dialect, and are not ours. Empty: names do not tell.
-        networks: names of the constructors of published networks that have such files, as ``fnmatch`` takes them.
-        without: templates of keys that are not there.
+        about: one sentence on whose names they are, and on what else is different in that code.
+        passes: lists of rules, applied one after the other when reading. In each, the first rule that applies to a key
+            renames it.
+        signature: templates of keys that every state dict in this dialect has, and no network here. Empty: the names
+            do not show that a state dict is in this dialect.
+        networks: names of the constructors of published networks that have such files, with ``fnmatch`` wildcards.
+        without: templates of keys that no state dict in this dialect has.
     """
 
     name: str
@@ -160,7 +162,7 @@ class Dialect(NamedTuple):
     without: tuple[str, ...] = ()
 
     def speaks(self, keys: Iterable[str]) -> bool:
-        """Whether ``keys`` bear the signature."""
+        """Whether ``keys`` have the signature of this dialect."""
         keys = list(keys)
 
         def there(template: str) -> bool:
@@ -169,7 +171,7 @@ class Dialect(NamedTuple):
         return bool(self.signature) and all(map(there, self.signature)) and not any(map(there, self.without))
 
     def read(self, state_dict: Mapping[str, Any]) -> Translation:
-        """``state_dict`` under our names; parts are joined when they are asked for."""
+        """``state_dict`` under the names here. Arrays of several parts are joined when their ``make`` is called."""
         entries = {key: Read(as_numpy(value), (key,)) for key, value in state_dict.items() if not dropped(key)}
         problems: list[str] = []
         for i, rules in enumerate(self.passes):
@@ -181,7 +183,7 @@ class Dialect(NamedTuple):
         return Translation(entries, problems)
 
     def _read(self, i: int, rules: Rules, entries: dict[str, Read], problems: list[str]) -> dict[str, Read]:
-        """Pass ``i``, of ``rules``; the first of the parts that are there brings in the others."""
+        """Apply pass ``i``, of ``rules``. An array of several parts is joined at the first part that is there."""
         out: dict[str, Read] = {}
         for key in entries:
             for names, target, form in _targets(rules, key, entries):
@@ -195,7 +197,7 @@ class Dialect(NamedTuple):
         return out
 
     def _join(self, i: int, form: Form, names: Sequence[str], entries: Mapping[str, Read], problems: list[str]) -> Read:
-        """What the parts ``names`` make up; what is wrong with them is added to ``problems``."""
+        """The array of the parts ``names``. Problems with them are added to ``problems``."""
         parts = [entries[name] for name in names if name in entries]
         origins = tuple(origin for part in parts for origin in part.origins)
         if len(parts) < len(names):
@@ -211,7 +213,7 @@ class Dialect(NamedTuple):
             return Read(None, origins)
 
     def write_names(self, keys: Iterable[str], passes: int | None = None) -> dict[str, tuple[str, ...]]:
-        """The foreign keys of each of ``keys`` of ours, or of those that the first ``passes`` passes lead to."""
+        """The foreign keys of each of ``keys``, which are names here, or names after the first ``passes`` passes."""
         names = {key: [key] for key in keys}
         for rules in reversed(self.passes[:passes]):
             known = {name for group in names.values() for name in group}
@@ -223,7 +225,7 @@ class Dialect(NamedTuple):
         """The inverse of ``read``.
 
         Raises:
-            ValueError: if there is no way back, or no place for something.
+            ValueError: if an array has no form in this dialect.
         """
         for rules in reversed(self.passes):
             out = {}
@@ -241,7 +243,7 @@ class Dialect(NamedTuple):
 
 
 def _targets(rules: Rules, key: str, keys: Iterable[str]) -> list[tuple[tuple[str, ...], str, Form]]:
-    """What ``key`` of theirs goes into: (names of all parts, name of ours, form)."""
+    """The arrays that the foreign ``key`` is a part of: (names of all parts, name here, form)."""
     found = []
     for rule in rules:
         captures = rule.match(key, keys, 0)
@@ -253,7 +255,7 @@ def _targets(rules: Rules, key: str, keys: Iterable[str]) -> list[tuple[tuple[st
 
 
 def _written(rules: Rules, key: str, keys: Iterable[str]) -> tuple[Form, tuple[str, ...]]:
-    """How ``key`` of ours is written, and the names of its parts."""
+    """The form in which ``key``, a name here, is written, and the names of its parts."""
     for rule in rules:
         captures = rule.match(key, keys, 1)
         if captures is not None:

@@ -1,6 +1,6 @@
-"""How a leaf of each layer class is called and laid out in PyTorch: one row a layer class.
+"""The name and the layout in PyTorch of each leaf of a layer class: one row a layer class.
 
-A class that is not listed, and has no listed base, keeps its own leaf names and shapes on both sides.
+The leaves of a class that is not listed, and has no listed base, have the same names and shapes in PyTorch.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ RULES: dict[type, dict[str, Leaf]] = {
 }
 
 DROPPED = ("num_batches_tracked",)
-"""The last part of torch keys that no Flax leaf holds: a batch counter that no forward pass here reads."""
+"""The last part of torch keys without a Flax leaf: the batch counter of BatchNorm, which no forward pass here reads."""
 
 
 def leaf_rule(owner: type, name: str) -> Leaf:
@@ -64,5 +64,5 @@ def leaf_rule(owner: type, name: str) -> Leaf:
 
 
 def dropped(key: str) -> bool:
-    """Whether a torch key is one that no Flax leaf holds."""
+    """Whether a torch key has no Flax leaf, and is dropped."""
     return key.rpartition(".")[2] in DROPPED

@@ -1,4 +1,4 @@
-"""PyTorch state dicts <-> Flax variables, both read off one plan that follows from the module's structure alone."""
+"""PyTorch state dicts <-> Flax variables. Both directions follow one plan, made from the module's structure alone."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from convert.dialects import AUTO, NATIVE, choose, find
+from convert.dialects import AUTO, NATIVE, choose, find_dialect
 from convert.pickles import DTYPES
 from convert.renaming import Dialect, Read, Translation
 from convert.rules import Axes, dropped, leaf_rule
@@ -23,12 +23,12 @@ COLLECTIONS = ("params", "batch_stats")
 
 
 class MismatchError(ValueError):
-    """A state dict or a tree of variables does not fit a module; the message lists every difference."""
+    """A state dict, or a tree of variables, does not fit a module. The message lists every difference."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One leaf on both sides: ``variables[path] == state_dict[key].transpose(axes)``."""
+    """One leaf, and its key in PyTorch: ``variables[path] == state_dict[key].transpose(axes)``."""
 
     path: Path
     key: str
@@ -46,10 +46,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every leaf of a module with its torch key, sorted by path; both directions are read off it.
+    """Every leaf of a module with its torch key, sorted by path. The conversion in both directions follows this table.
 
     Args:
-        aliases: {second key: row}, for leaves that PyTorch's state dict has twice.
+        aliases: {second key: row}, for leaves that PyTorch's state dict holds twice.
     """
 
     module: str
@@ -63,7 +63,7 @@ class Plan:
         return shapes | {key: r.torch_shape for key, r in self.aliases.items()}
 
     def leaves(self, state_dict: Mapping[str, Any], dialect: str | None = None) -> dict[Path, Lazy]:
-        """The leaves by path, checked as ``from_torch`` does, none made before it is asked for."""
+        """The leaves by path, with the checks of ``from_torch``. Each is computed when its ``make`` is called."""
         if dialect == AUTO and self.shapes.keys() == {key for key in state_dict if not dropped(key)}:
             dialect = None
         chosen = choose(dialect, state_dict)
@@ -72,10 +72,10 @@ class Plan:
         expected = {key: shape for key, shape in self.shapes.items() if key in found or key not in entries}
         summary = f"the state dict does not fit {self.module}" + (f", read as {chosen.name}" if chosen else "")
         labels = called(chosen, entries, expected)
-        refuse(compare(expected, {k: tuple(v.shape) for k, v in found.items()}, labels) + problems, summary)
-        twice = [(k, r.key) for k, r in self.aliases.items() if differ(found[k], found[r.key])]
+        refuse(shape_differences(expected, {k: tuple(v.shape) for k, v in found.items()}, labels) + problems, summary)
+        twice = [(k, r.key) for k, r in self.aliases.items() if differ_in_bits(found[k], found[r.key])]
         refuse([f"! {labels[second]}: differs from {labels[first]}" for second, first in twice], summary)
-        return {r.path: transposed(found[r.key], r.axes, r.shape) for r in self.rows}
+        return {r.path: in_flax_layout(found[r.key], r.axes, r.shape) for r in self.rows}
 
     def from_torch(self, state_dict: Mapping[str, Any], dialect: str | None = None) -> Variables:
         """See ``convert.from_torch``."""
@@ -86,34 +86,34 @@ class Plan:
         """See ``convert.to_torch``."""
         found = traverse_util.flatten_dict(dict(variables))
         shapes = {"/".join(path): tuple(np.shape(leaf)) for path, leaf in found.items()}
-        problems = compare({"/".join(r.path): r.shape for r in self.rows}, shapes)
+        problems = shape_differences({"/".join(r.path): r.shape for r in self.rows}, shapes)
         refuse(problems, f"the variables do not fit {self.module}")
         state = {r.key: np.asarray(as_numpy(found[r.path]).transpose(np.argsort(r.axes)), order="C") for r in self.rows}
         state |= {key: state[r.key] for key, r in self.aliases.items()}
-        return state if dialect in (None, NATIVE) else find(dialect).write(state)
+        return state if dialect in (None, NATIVE) else find_dialect(dialect).write(state)
 
 
 def untranslated(state_dict: Mapping[str, Any]) -> dict[str, Read]:
-    """``state_dict`` under its own names, without what is dropped."""
+    """``state_dict`` under its own names, without the keys that are dropped."""
     return {key: Read(value, (key,)) for key, value in state_dict.items() if not dropped(key)}
 
 
 def called(dialect: Dialect | None, entries: Mapping[str, Read], expected: Iterable[str]) -> dict[str, str]:
-    """What a message calls each key: the foreign name, or names, and ours behind it where that is another."""
+    """The label of each key in a message: the foreign name or names, and our name after it if it is another."""
     lost = [key for key in expected if key not in entries]
     names = dialect.write_names([*lost, *expected]) if dialect and lost else {}
     origins = {key: names.get(key, (key,)) for key in lost} | {key: entry.origins for key, entry in entries.items()}
     return {k: k if v in ((k,), ()) else f"{', '.join(v)} (here {k})" for k, v in origins.items()}
 
 
-def transposed(value: Any, axes: Axes, shape: tuple[int, ...]) -> Lazy:
-    """``value`` in Flax's layout, a view where ``value`` is an array."""
+def in_flax_layout(value: Any, axes: Axes, shape: tuple[int, ...]) -> Lazy:
+    """``value`` with its axes in Flax's order, without a copy where ``value`` is an array."""
     dtype = DTYPES.get(str(value.dtype), value.dtype)
     return Lazy(shape, dtype, lambda: as_numpy(value).transpose(axes))
 
 
 def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
-    """The plan of ``module``, from its structure alone: it is traced, not run.
+    """The plan of ``module``, from its structure alone: the module is traced, not run.
 
     Args:
         example_inputs, kwargs: what ``module`` is called with; arrays or ``jax.ShapeDtypeStruct``.
@@ -143,14 +143,14 @@ def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
 
 
 def second_names(path: Path, cls: type, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
-    """The second keys of rows below the module of class ``cls`` at ``path``, by its ``aliases``."""
+    """The second keys of the rows below the module at ``path``, of class ``cls``, as its ``aliases`` say."""
     for second, first in getattr(cls, "aliases", ()):
         old, new = (".".join([*path, name]) for name in (first, second))
         yield from ((new + r.key.removeprefix(old), r) for r in rows if r.key.startswith(f"{old}."))
 
 
 def row(path: Path, shape: tuple[int, ...], owners: Mapping[Path, type]) -> Row:
-    """The row of one leaf, by the rule of the class that owns it."""
+    """The row of one leaf, by the rule of the layer class that owns it."""
     _, *parents, name = path
     rule = leaf_rule(owners[tuple(parents)], name)
     return Row(path, ".".join([*parents, rule.name]), rule.axes(len(shape)), shape)
@@ -164,15 +164,16 @@ def from_torch(
     Args:
         state_dict: numpy arrays or torch tensors by key, as ``load`` or ``torch.nn.Module.state_dict`` give them.
         example_inputs, kwargs: what ``module`` is called with; arrays or ``jax.ShapeDtypeStruct``.
-        dialect: whose names the keys are, by its name in ``convert.dialects``. None: ours, and no others. "auto":
-            ours where they are exactly these; else those of the dialect whose signature they bear, if it is one.
+        dialect: the name, in ``convert.dialects``, of the code that the keys come from. None: the keys are the names
+            of this package. "auto": they are that if they match exactly, else those of the dialect whose typical keys
+            the state dict has.
 
     Returns:
         ``{"params": ..., "batch_stats": ...}``; the leaves are numpy arrays of the dtypes in ``state_dict``.
 
     Raises:
         MismatchError: for any missing key, left-over key or wrong shape; all are listed at once.
-        ValueError: if there is no such dialect, or the keys may be those of several.
+        ValueError: if there is no such dialect, or if with "auto" the keys may be those of several dialects.
     """
     return plan(module, *example_inputs, **kwargs).from_torch(state_dict, dialect)
 
@@ -186,27 +187,27 @@ def to_torch(
 ) -> dict[str, np.ndarray]:
     """The inverse of ``from_torch``: numpy arrays by PyTorch key, in the dtypes of ``variables``.
 
-    Gradients and other trees shaped like the variables map as well. ``num_batches_tracked`` is not in the result;
-    ``load_state_dict(strict=True)`` accepts a plain dict without it.
+    Gradients, and other trees with the shapes of the variables, can be converted too. ``num_batches_tracked`` is not in
+    the result; ``load_state_dict(strict=True)`` accepts a plain dict without it.
 
     Raises:
         MismatchError: for any missing leaf, left-over leaf or wrong shape; all are listed at once.
-        ValueError: if there is no such dialect, or it has no place for something.
+        ValueError: if there is no such dialect, or if the dialect cannot express an array.
     """
     return plan(module, *example_inputs, **kwargs).to_torch(variables, dialect)
 
 
-def differ(a: Any, b: Any) -> bool:
-    """Whether two arrays of one shape differ in a bit; those that are one piece of memory are not read."""
+def differ_in_bits(a: Any, b: Any) -> bool:
+    """Whether two arrays of one shape differ in any bit. Arrays that are the same memory are not read."""
     a, b = as_numpy(a), as_numpy(b)
     one = a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
     return not (one and a.dtype == b.dtype) and a.tobytes() != b.tobytes()
 
 
-def compare(
+def shape_differences(
     expected: Mapping[str, tuple], found: Mapping[str, tuple], labels: Mapping[str, str] | None = None
 ) -> list[str]:
-    """A line for each name that is missing (-), left over (+) or of another shape (~); ``labels`` are shown instead."""
+    """A line for each name that is missing (-), left over (+) or of another shape (~). ``labels`` replace the names."""
 
     def label(name: str) -> str:
         return labels[name] if labels else name
@@ -222,7 +223,7 @@ def compare(
 
 
 def refuse(problems: list[str], summary: str) -> None:
-    """Raise MismatchError with every problem on a line of its own, if there is any."""
+    """Raise a MismatchError that lists ``problems``, one a line, if there are any."""
     if problems:
         count = f"{len(problems)} difference" + "s" * (len(problems) > 1)
         raise MismatchError("\n".join([f"{summary}: {count}", *problems]))

@@ -1,4 +1,4 @@
-"""Anything that holds numbers -> numpy, bit for bit; torch tensors are taken without importing torch."""
+"""Turns arrays of any library into numpy arrays, bit for bit. PyTorch tensors are read without importing torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Lazy:
-    """An array that is made when it is asked for."""
+    """An array that ``make`` computes when it is called."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -18,7 +18,7 @@ class Lazy:
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """``value`` as a numpy array of the same dtype; a torch tensor may live on any device and be bfloat16."""
+    """``value`` as a numpy array of the same dtype. A torch tensor may be on any device, and bfloat16."""
     if isinstance(value, Lazy):
         return value.make()
     if not hasattr(value, "detach"):

@@ -1,4 +1,4 @@
-"""The two file formats of ``torch.save``: the zip archive of 1.6 and later, and the row of pickles before."""
+"""The two file formats of ``torch.save``: a zip archive since PyTorch 1.6, and a row of pickles before."""
 
 import io
 import mmap
@@ -10,15 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from convert.pickles import Machine, RefusedError, Tensor, shown
+from convert.errors import DamagedError, RefusedError, damage, shown
+from convert.pickles import Machine, Storage, Tensor
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
+ZIP_DAMAGE = (
+    *(zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError),
+    *(OSError, struct.error),
+)
+"""What ``zipfile`` raises for a damaged archive. RuntimeError: an entry is marked as encrypted. OSError: an offset is
+negative. MemoryError: an entry claims to be larger than the memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class TorchFile:
-    """``tree`` of plain containers with ``Tensor`` leaves, and the bytes of each storage that they view."""
+    """``tree`` of plain containers whose leaves are each a ``Tensor``, and the bytes of each storage they view."""
 
     format: str
     tree: Any
@@ -27,7 +35,7 @@ class TorchFile:
     _swapped: dict[tuple, np.ndarray] = field(default_factory=dict)
 
     def array(self, tensor: Tensor) -> np.ndarray:
-        """``tensor`` as a read-only view of the file, of which nothing is read until the numbers are used.
+        """``tensor`` as a read-only view of the file; nothing is read until the numbers are used.
 
         Tensors of one storage share memory. Big-endian numbers are read, and swapped, here and now.
 
@@ -41,11 +49,12 @@ class TorchFile:
         needed = start + tensor.reach * dtype.itemsize
         if not needed <= stop <= len(self.storages[storage.key]):
             raise RefusedError(f"expected a tensor of shape {tensor.size} to lie within its storage, it does not")
-        if 0 in tensor.size:
-            return np.empty(tensor.size, dtype)
         begin = start + tensor.offset * dtype.itemsize
         strides = [n * dtype.itemsize for n in tensor.stride]
-        return np.ndarray(tensor.size, dtype, self._bytes(storage.key, dtype), begin, strides)
+        with damage(ValueError, OverflowError):
+            if 0 in tensor.size:
+                return np.empty(tensor.size, dtype)
+            return np.ndarray(tensor.size, dtype, self._bytes(storage.key, dtype), begin, strides)
 
     def _bytes(self, key: str | int, dtype: np.dtype) -> np.ndarray:
         raw = self.storages[key]
@@ -68,17 +77,21 @@ def read_zip(path: Path) -> TorchFile:
 
     Raises:
         RefusedError: if it is another kind of archive, or its pickle holds what no state dict needs.
-        Exception: of any class, if the file is damaged.
+        DamagedError: if the archive or its pickle is damaged.
     """
     raw = np.frombuffer(map_file(path), np.uint8)
-    with zipfile.ZipFile(path) as archive:
+    with damage(*ZIP_DAMAGE):
+        archive = zipfile.ZipFile(path)
+    with archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         folder = _folder(entries)
-        machine = Machine()
-        tree = machine.run(io.BytesIO(archive.read(f"{folder}/data.pkl")))
-        byteorder = archive.read(f"{folder}/byteorder") if f"{folder}/byteorder" in entries else b"little"
+        with damage(*ZIP_DAMAGE):
+            pickled = archive.read(f"{folder}/data.pkl")
+            byteorder = archive.read(f"{folder}/byteorder") if f"{folder}/byteorder" in entries else b"little"
+    machine = Machine()
+    tree = machine.run(io.BytesIO(pickled))
     if byteorder not in (b"little", b"big"):
-        raise RefusedError("expected the byte order to be little or big, got another")
+        raise RefusedError(f"expected the byte order to be little or big, got {shown(repr(byteorder))}")
     found = {key: entries.get(f"{folder}/data/{key}") for key in machine.storages}
     storages = {key: _stored(raw, entry) for key, entry in found.items() if entry}
     return TorchFile("zip pickle", tree, storages, byteorder == b"big")
@@ -99,44 +112,47 @@ def _folder(entries: dict[str, zipfile.ZipInfo]) -> str:
 
 
 def _stored(raw: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
-    """The bytes of ``entry``, which begin behind its local header and that header's two variable fields."""
-    header = raw[entry.header_offset : entry.header_offset + 30].tobytes()
-    signature, name, extra = struct.unpack("<4s22xHH", header)
+    """The bytes of ``entry``, which begin after its local header and the two fields of that header that vary."""
+    header = raw[entry.header_offset :][:30].tobytes()
+    if not header.startswith(b"PK\3\4") or len(header) < 30:
+        raise DamagedError(f"no header where {shown(entry.filename)} should begin")
+    name, extra = struct.unpack("<HH", header[26:])
     start = entry.header_offset + 30 + name + extra
     content = raw[start : start + entry.file_size]
-    if signature != b"PK\3\4" or len(content) != entry.file_size:
-        raise RefusedError(f"expected {entry.file_size} bytes of {shown(entry.filename)}, found others")
+    if len(content) != entry.file_size:
+        raise DamagedError(f"{entry.file_size} bytes of {shown(entry.filename)} claimed, {len(content)} there")
     return content
 
 
 def read_legacy(path: Path) -> TorchFile:
-    """Read five pickles - magic number, protocol, system, object, storage keys - and the data of each storage.
+    """Read five pickles (magic number, protocol, system, object, storage keys), and then the data of each storage.
 
-    The data are an int64 count and the elements, little-endian whatever the system was: so torch writes and reads.
+    The data are a count as int64, and the elements. Both are little-endian on any system: so PyTorch writes and reads.
 
     Raises:
         RefusedError: if the data are cut short, or the pickles hold what no state dict needs.
-        Exception: of any class, if the file is damaged.
+        DamagedError: if a pickle is damaged.
     """
     mapped = map_file(path)
     if [Machine().run(mapped), Machine().run(mapped)] != [MAGIC, PROTOCOL]:
-        raise RefusedError(f"expected torch's magic number and protocol {PROTOCOL}, got others")
+        raise RefusedError(f"expected PyTorch's magic number and protocol {PROTOCOL}, got others")
     Machine().run(mapped)
     machine = Machine()
     tree = machine.run(mapped)
     keys = Machine().run(mapped)
-    if type(keys) is not list or any(type(key) not in (str, int) for key in keys):
-        raise RefusedError("expected a list of storage keys behind the object, got something else")
-    raw = np.frombuffer(mapped, np.uint8)[mapped.tell() :]
-    storages = {}
+    if type(keys) is not list or any(type(key) not in (str, int) or key not in machine.storages for key in keys):
+        raise RefusedError("expected a list of the keys of storages after the object, got something else")
+    raw, storages = np.frombuffer(mapped, np.uint8)[mapped.tell() :], {}
     for key in keys:
-        storage = machine.storages[key]
-        end = 8 + storage.count * storage.dtype.itemsize
-        if len(raw) < end:
-            raise RefusedError(
-                f"expected {end} bytes for storage {shown(str(key))}, found the last {len(raw)} of the file"
-            )
-        if int.from_bytes(raw[:8].tobytes(), "little") != storage.count:
-            raise RefusedError(f"expected {storage.count} numbers in storage {shown(str(key))}, found another count")
-        storages[key], raw = raw[8:end], raw[end:]
+        storages[key], raw = _counted(raw, machine.storages[key])
     return TorchFile("legacy pickle", tree, storages)
+
+
+def _counted(raw: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
+    """The elements of ``storage``, which follow their count at the beginning of ``raw``, and the bytes after them."""
+    name, end = shown(str(storage.key)), 8 + storage.count * storage.dtype.itemsize
+    if len(raw) < end:
+        raise RefusedError(f"expected {end} bytes for storage {name}, found the last {len(raw)} of the file")
+    if int.from_bytes(raw[:8].tobytes(), "little") != storage.count:
+        raise RefusedError(f"expected {storage.count} numbers in storage {name}, found another count")
+    return raw[8:end], raw[end:]

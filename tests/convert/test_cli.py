@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convert import demo, from_torch, load, module_of, restore, save
-from convert.__main__ import build, main, parser
+from convert.__main__ import chosen_model, main, parser
 from flax_attn import CATALOG, Bottleneck, DigitsNet, ResNet, SELayer
 from flax_attn.layers import FrozenBatchNorm2d
 from tests.helpers.walk import entry_plan
@@ -81,7 +81,7 @@ LITERAL = [e for e in CATALOG if all(isinstance(v, int | float | str | tuple | N
 def test_every_entry_can_be_built_from_the_command_line(entry):
     arguments = [f"--arg={key}={value!r}" for key, value in entry.kwargs.items()]
     options = parser().parse_args(["verify", "file", "--model", entry.cls.__name__, *arguments])
-    _, module, mapping = build(options)
+    _, module, mapping = chosen_model(options)
     assert module == entry.module()
     assert mapping.rows == entry_plan(entry).rows
 

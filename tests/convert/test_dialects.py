@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convert import MismatchError, from_torch, plan, recognition, to_torch
-from convert.dialects import AUTO, DIALECTS, NATIVE, choose, detect, find
+from convert.dialects import AUTO, DIALECTS, NATIVE, choose, detect, find_dialect
 from convert.rules import dropped
 from convert.tensors import Lazy, as_numpy
 from flax_attn import (
@@ -108,10 +108,10 @@ def test_the_names_of_our_networks_are_no_dialect(entry):
 
 def test_dialects_are_found_by_name():
     assert len({dialect.name for dialect in DIALECTS} | {NATIVE, AUTO}) == len(DIALECTS) + 2
-    assert find("timm").name == "timm"
+    assert find_dialect("timm").name == "timm"
     assert choose(None, shapes("timm_seresnet50")) is None
     assert choose(NATIVE, shapes("timm_seresnet50")) is None
-    assert choose(AUTO, shapes("timm_seresnet50")) is find("timm")
+    assert choose(AUTO, shapes("timm_seresnet50")) is find_dialect("timm")
     with pytest.raises(ValueError, match="no dialect is called 'tim'; there are hf, "):
         choose("tim", {})
     with pytest.raises(ValueError, match="may be those of mmcv_nonlocal or mmcv_nonlocal_scaled"):
@@ -124,7 +124,7 @@ def test_dialects_are_found_by_name():
 @foreign
 def test_a_foreign_list_is_read_and_written_back_to_the_bit(name):
     state = random_state(shapes(name))
-    dialect = find(FOREIGN[name][0])
+    dialect = find_dialect(FOREIGN[name][0])
     native = numbers(dialect.read(state))
     same_bits(dialect.write(native), state)
     assert detect(native) == []
@@ -133,7 +133,7 @@ def test_a_foreign_list_is_read_and_written_back_to_the_bit(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_foreign_list_fits_its_network(name):
-    (entry,) = catalog.find(NETWORKS[name])
+    (entry,) = catalog.find_entries(NETWORKS[name])
     mapping = recognition.entry_plan(entry, entry.module(num_classes=10))
     state = random_state(shapes(name))
     same_bits(mapping.to_torch(mapping.from_torch(state, AUTO), FOREIGN[name][0]), state)
@@ -141,9 +141,9 @@ def test_a_foreign_list_fits_its_network(name):
 
 @pytest.mark.parametrize(("name", "constructor"), [("hf_hub_seg", "detr_resnet50_panoptic")])
 def test_hf_names_are_those_of_our_panoptic_detr_but_for_the_number_of_layers(name, constructor):
-    (entry,) = catalog.find(constructor)
+    (entry,) = catalog.find_entries(constructor)
     ours = entry_plan(entry).shapes
-    native = numbers(find("hf").read(random_state(shapes(name))))
+    native = numbers(find_dialect("hf").read(random_state(shapes(name))))
     assert native.keys() <= ours.keys()
     left = [key for key in ours.keys() - native.keys() if ".layers." not in key]
     assert left == []
@@ -154,7 +154,7 @@ def test_the_transformer_of_hugging_face_is_ours(name):
     state = random_state(shapes(name))
     start = "detr." * name.endswith("seg")
     d = state[f"{start}model.input_projection.bias"].size
-    native = numbers(find(FOREIGN[name][0]).read(state))
+    native = numbers(find_dialect(FOREIGN[name][0]).read(state))
     inside = {k.removeprefix(f"{start}transformer."): v for k, v in native.items() if "transformer." in k}
     layers = [
         len({k.split(".")[2] for k in inside if k.startswith(f"{side}.layers")}) for side in ("encoder", "decoder")
@@ -172,7 +172,7 @@ def test_the_transformer_of_hugging_face_is_ours(name):
 
 
 def test_the_backbone_of_transformers_own_is_renamed_to_torchvisions():
-    native = find("hf_no_timm").read(random_state(shapes("hf_no_timm_det"))).entries
+    native = find_dialect("hf_no_timm").read(random_state(shapes("hf_no_timm_det"))).entries
     origin = "model.backbone.conv_encoder.model.encoder.stages.3.layers.1.layer.2.normalization.running_var"
     assert native["backbone.0.body.layer4.1.bn3.running_var"].origins == (origin,)
     assert (
@@ -311,7 +311,7 @@ def test_a_gate_of_larger_kernels_is_refused():
     state = random_state(shapes("timm_seresnet50"))
     state["layer1.0.se.fc1.weight"] = np.zeros((16, 256, 3, 3), np.float32)
     line = "~ layer1.0.se.fc1.weight: expected a 1x1 convolution's weight, found (16, 256, 3, 3)"
-    assert find("timm").read(state).problems == [line]
+    assert find_dialect("timm").read(state).problems == [line]
 
 
 # Arithmetic, against PyTorch modules with the names of mmseg and mmcv
@@ -471,8 +471,8 @@ def test_inplace_abn_becomes_plain_batchnorm_and_cannot_go_back():
 
 def test_nothing_is_joined_before_it_is_asked_for():
     state = random_state(shapes("hf_hub_det"))
-    entry = find("hf").read(state).entries["transformer.encoder.layers.0.self_attn.in_proj_weight"]
+    entry = find_dialect("hf").read(state).entries["transformer.encoder.layers.0.self_attn.in_proj_weight"]
     assert isinstance(entry.value, Lazy)
     assert entry.value.shape == (768, 256)
-    untouched = find("hf").read(state).entries["transformer.encoder.layers.0.linear1.weight"].value
+    untouched = find_dialect("hf").read(state).entries["transformer.encoder.layers.0.linear1.weight"].value
     assert np.shares_memory(untouched, state["model.encoder.layers.0.fc1.weight"])

@@ -59,7 +59,7 @@ def near(ours, theirs):
 
 
 def published(name):
-    (entry,) = catalog.find(name)
+    (entry,) = catalog.find_entries(name)
     return entry
 
 

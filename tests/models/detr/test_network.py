@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from convert import plan
 from flax_attn import DETR, MLP, Backbone, BasicBlock, Bottleneck, DETRdemo, DETRsegm, Joiner, MaskHeadSmallConv
-from flax_attn.catalog import find
+from flax_attn.catalog import find_entries
 from flax_attn.models.detr.demo import detr_demo
 from flax_attn.models.detr.network import detr_resnet50, detr_resnet50_dc5_panoptic, mask_like
 from tests.helpers.layer import check_refusal, trace
@@ -111,7 +111,11 @@ def demo_keys():
         keys[name] = tuple(shape)
     for name, *shape in (("conv", 256, 2048, 1, 1), ("linear_class", 92, 256), ("linear_bbox", 4, 256)):
         keys |= {f"{name}.weight": tuple(shape), f"{name}.bias": tuple(shape[:1])}
-    body = {row.key: row.torch_shape for row in entry_plan(find("resnet50")[0]).rows if not row.key.startswith("fc.")}
+    body = {
+        row.key: row.torch_shape
+        for row in entry_plan(find_entries("resnet50")[0]).rows
+        if not row.key.startswith("fc.")
+    }
     return keys | {f"backbone.{key}": shape for key, shape in body.items()}
 
 

@@ -1,0 +1,12 @@
+"""The public names, and the file of each. `convert/__init__.py` reads this list, and so do type checkers."""
+
+from .checkpoint import Checkpoint as Checkpoint, load as load, read as read
+from .errors import CheckpointError as CheckpointError
+from .state_dict import (
+    MismatchError as MismatchError,
+    Plan as Plan,
+    from_torch as from_torch,
+    plan as plan,
+    to_torch as to_torch,
+)
+from .variables_file import module_of as module_of, restore as restore, save as save

@@ -1,0 +1,147 @@
+"""Our own files: Flax variables as safetensors, with the module that they belong to in the metadata."""
+
+import json
+import math
+import os
+import secrets
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import safetensors
+from flax import traverse_util
+
+from convert.checkpoint import FORMAT, SAFETENSORS, check_safetensors, read
+from convert.errors import RefusedError, name_file, shown
+from convert.tensors import Lazy, as_numpy
+from flax_attn.catalog.spelling import module_from_json, module_to_json
+
+
+def save(path: str | os.PathLike, variables: Mapping[str, Any], module: nn.Module | None = None) -> None:
+    """Write Flax variables as safetensors, bit for bit, under keys such as "params/fc/0/kernel".
+
+    If anything fails, an older file at ``path`` stays as it was. Empty dicts are not kept.
+
+    Args:
+        variables: nested dicts with string keys. The leaves are numpy or JAX arrays, or those that ``Plan.leaves``
+            returns; these are computed and written one at a time.
+        module: the module that the variables belong to. The metadata hold its class and its arguments.
+
+    Raises:
+        CheckpointError: if the file cannot be written, or a leaf, key or argument cannot be stored in it.
+    """
+    path = Path(path)
+    with name_file(path, "could not be written"):
+        _replace(path, _flat(variables), _about(module))
+
+
+def restore(path: str | os.PathLike) -> dict[str, Any]:
+    """The variables that ``save`` wrote: nested dicts with numpy arrays of the same bits, dtypes and shapes.
+
+    Raises:
+        CheckpointError: if the file is damaged or was not written by ``save``.
+    """
+    checkpoint = read(path)
+    with name_file(path, "could not be read"):
+        if checkpoint.metadata.get("format") != FORMAT:
+            raise RefusedError(f"expected a file that save wrote, got a {checkpoint.format} file that it did not write")
+        paths = {tuple(key.split("/")): array.copy() for key, array in checkpoint.arrays.items()}
+        if any(path[:i] in paths for path in paths for i in range(1, len(path))):
+            raise RefusedError("expected a tree of arrays, got an array where other keys have a folder")
+        return traverse_util.unflatten_dict(paths)
+
+
+def module_of(path: str | os.PathLike) -> nn.Module:
+    """The module that ``save`` was given, built again from the metadata.
+
+    Raises:
+        CheckpointError: if the file names no module, or one that this version does not have.
+    """
+    metadata = read(path).metadata
+    with name_file(path, "could not be read"):
+        if not {"module", "arguments"} <= metadata.keys():
+            raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
+        try:
+            return module_from_json({"module": metadata["module"], "arguments": json.loads(metadata["arguments"])})
+        except (ValueError, RecursionError) as error:
+            raise RefusedError(str(error)) from error
+
+
+def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves by key, in the order in which they are written: wide numbers first, so that each number is aligned."""
+    if not isinstance(variables, Mapping):
+        raise RefusedError(f"expected nested dicts of arrays, got {type(variables).__name__}")
+    flat = traverse_util.flatten_dict(dict(variables))
+    for path, leaf in flat.items():
+        if not all(isinstance(part, str) and "/" not in part for part in path):
+            raise RefusedError(f"expected keys that are strings without a slash, got {path}")
+        known = isinstance(leaf, np.ndarray | np.generic | jax.Array | Lazy)
+        if not known or leaf.dtype.name not in SAFETENSORS.values():
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise RefusedError(f"expected arrays of dtypes that safetensors has, got {kind} at {'/'.join(path)}")
+    pairs = [("/".join(path), leaf) for path, leaf in flat.items()]
+    return dict(sorted(pairs, key=lambda pair: (-pair[1].dtype.itemsize, pair[0])))
+
+
+def _about(module: nn.Module | None) -> dict[str, str]:
+    """The metadata of a file: its format, the versions that wrote it, and the module that it is for."""
+    about = {"format": FORMAT, **{name: _version(name) for name in ("flax_attn", "jax", "flax")}}
+    if module is None:
+        return about
+    try:
+        spelled = module_to_json(module)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
+    return {**about, "module": spelled["module"], "arguments": json.dumps(spelled["arguments"])}
+
+
+def _version(package: str) -> str:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return "not installed"
+
+
+def _replace(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file beside ``path``, and move it to ``path`` when all of it is on disk."""
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(_header(arrays, metadata))
+            for array in arrays.values():
+                file.write(_little_endian(as_numpy(array)))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            check_safetensors(temporary)
+        except safetensors.SafetensorError as error:
+            raise RefusedError(f"could not be written: {shown(str(error))}") from error
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _header(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """The header of a safetensors file: its length, and JSON padded with spaces to a multiple of 8 bytes."""
+    names = {name: ours for ours, name in SAFETENSORS.items()}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for key, array in arrays.items():
+        start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+        header[key] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    return struct.pack("<Q", len(content)) + content
+
+
+def _little_endian(array: np.ndarray) -> memoryview:
+    """The bytes of ``array`` in row-major order."""
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
