@@ -1,8 +1,9 @@
 """BAM: Bottleneck Attention Module - Park, Woo, Lee, Kweon 2018, https://arxiv.org/abs/1807.06514
 
-Status: implus/PytorchInsight, the authors' code, whose channel gate pools a square of x's height: on square images, the
-only ones upstream is for, that is the mean over all pixels, which it is here for every image. The sigmoid is of the
-product of the two gates, where the paper has their sum.
+Follows: implus/PytorchInsight, the authors' code. The sigmoid is applied to the product of the two gates; the paper has
+their sum.
+Differs: the channel gate of that code averages a square of side h, the height of x, so it takes square images only;
+here it is the mean over all pixels, which is the same number on a square image.
 """
 
 from jaxtyping import Array, Float
@@ -70,11 +71,11 @@ class _SpatialGate(Module):
 
 
 class BAM(Module):
-    """Scale x by 1 plus a gate in (0, 1): one number a channel times one a pixel, each from a network of its own.
+    """Scale x by 1 + sigmoid(c * s): c is one number for each channel, s one number for each pixel.
 
     Args:
-        reduction_ratio: both networks are ``gate_channel // reduction_ratio`` wide inside.
-        dilation_val: the dilation of the spatial network's two 3x3 convolutions.
+        reduction_ratio: the networks that compute c and s have ``gate_channel // reduction_ratio`` hidden channels.
+        dilation_val: the dilation of the two 3x3 convolutions that compute s.
     """
 
     gate_channel: int

@@ -13,10 +13,12 @@ from flax_attn.shapes import Image
 
 
 class GumbelHardAttention(HardAttention):
-    """One pixel of x (n, h, w, dim), with the gradient of a softmax at ``temperature`` (straight-through Gumbel).
+    """One pixel of x (n, h, w, dim), drawn as ``HardAttention`` draws it, with the gradient of a softmax.
 
-    Returns the glimpse (n, dim) and the weights (n, h * w), which are 0 or 1. ``noise`` (n, h * w) is Gumbel noise; in
-    eval mode there is none.
+    Returns the glimpse (n, dim) and the weights (n, h * w), which are 0 or 1.
+
+    Args:
+        temperature: of the softmax whose gradient the weights have.
     """
 
     temperature: float = 1.0

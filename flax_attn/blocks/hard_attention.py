@@ -15,17 +15,17 @@ from flax_attn.shapes import Image
 
 
 def pick(weights: Float[Array, "n s"], x: Image) -> Float[Array, "n c"]:
-    """The sum of the weighted pixels of x; not by a matmul, which TPUs and GPUs round: one pixel comes out as it is."""
+    """The weighted sum of the pixels of x. No matrix product: TPUs and GPUs would round it."""
     return (weights[..., None].astype(x.dtype) * x.reshape(x.shape[0], -1, x.shape[-1])).sum(1)
 
 
 class HardAttention(Module):
-    """One pixel of x (n, h, w, dim), chosen at random by scores of all pixels.
+    """One pixel of x (n, h, w, dim), drawn from a softmax over the scores of all pixels.
 
     Returns the glimpse (n, dim), the log-probability (n,) of the choice and the entropy (n,) of the scores.
 
-    In eval mode the likeliest is taken. ``noise`` (n, h * w) is Gumbel noise. No gradient flows through the choice:
-    train it with ``reinforce_loss``.
+    In eval mode it is the pixel with the highest score. ``noise`` (n, h * w) is Gumbel noise. No gradient flows through
+    the choice: train it with ``reinforce_loss``.
     """
 
     dim: int
@@ -41,7 +41,7 @@ class HardAttention(Module):
         self.fc2 = Linear(self.hidden_dim, 1)
 
     def scores(self, x: Image, noise: Array | None, train: bool) -> tuple[Float[Array, "n s"], Float[Array, "n s"]]:
-        """Logits of the positions, and the same with Gumbel noise: given, drawn in training, or none."""
+        """The logits of all pixels, without and with Gumbel noise: the given noise, in training a draw, else none."""
         logits = self.fc2(jnp.tanh(self.fc1(x))).reshape(x.shape[0], -1)
         logits = logits.astype(accumulator(logits.dtype))
         if noise is not None:

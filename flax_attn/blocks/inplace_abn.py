@@ -1,7 +1,8 @@
 """In-Place Activated BatchNorm - Rota Bulo, Porzi, Kontschieder 2018, https://arxiv.org/abs/1712.02616
 
-Status: mapillary/inplace_abn, whose kernels scale by |weight| + eps where BatchNorm scales by weight. Nothing is in
-place here; that was for memory. In a checkpoint for plain BatchNorm the weight must become |weight| + eps.
+Follows: mapillary/inplace_abn, whose kernels scale by |weight| + eps, where BatchNorm scales by weight.
+Differs: nothing is computed in place, which upstream does to save memory. To use a checkpoint of InPlaceABN with plain
+BatchNorm, replace each weight by |weight| + eps.
 """
 
 import jax.numpy as jnp
@@ -12,7 +13,12 @@ from flax_attn.shapes import Image
 
 
 class ABN(BatchNorm2d):
-    """BatchNorm of x (n, h, w, c), then "leaky_relu" with slope ``activation_param``, "relu" or "identity"."""
+    """BatchNorm of x (n, h, w, c) and an activation.
+
+    Args:
+        activation: "leaky_relu", "relu" or "identity".
+        activation_param: the negative slope of the leaky ReLU.
+    """
 
     activation: str = "leaky_relu"
     activation_param: float = 0.01
@@ -31,7 +37,7 @@ class ABN(BatchNorm2d):
 
 
 class InPlaceABN(ABN):
-    """``ABN`` that scales by |weight| + eps."""
+    """An ``ABN`` that scales by |weight| + eps instead of weight."""
 
     def gain(self, scale: Array) -> Array:
         return jnp.abs(scale) + self.eps

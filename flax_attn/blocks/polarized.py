@@ -1,9 +1,11 @@
 """Polarized Self-Attention - Liu, Liu, Fan, Zhou 2021, https://arxiv.org/abs/2107.00782
 
-Status: two published codes that share neither keys nor arithmetic. ``ParallelPolarizedSelfAttention`` and
-``SequentialPolarizedSelfAttention`` are External-Attention-pytorch's; ``PSA_p`` and ``PSA_s`` are DeLightCMU/PSA's, the
-authors'. There the spatial gate has its softmax over positions, after the matmul in ``PSA_p`` and before it in
-``PSA_s``, and none on the pooled query; the paper has it on the pooled query.
+Follows: two published codes that share neither keys nor arithmetic. ``ParallelPolarizedSelfAttention`` and
+``SequentialPolarizedSelfAttention`` are External-Attention-pytorch's. ``PSA_p`` and ``PSA_s`` are those of
+DeLightCMU/PSA, the authors' code; their spatial gate has its softmax over positions, after the matrix product in
+``PSA_p`` and before it in ``PSA_s``, and none on the pooled query. The paper has it on the pooled query.
+Differs: ``kernel_size`` of ``PSA_p`` and ``PSA_s`` is ignored, as upstream; a stride, and ``inplanes`` other than
+``planes``, fail upstream when the block is called, and are refused here.
 """
 
 from typing import ClassVar
@@ -43,7 +45,7 @@ class _PolarizedSelfAttention(Module):
 
 
 class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
-    """x times its channel gate, plus x times its spatial gate."""
+    """The sum of x times its channel gate and x times its spatial gate."""
 
     def __call__(self, x: Image, train: bool = False) -> Image:
         x = self.cast(x)
@@ -51,7 +53,7 @@ class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
 
 
 class SequentialPolarizedSelfAttention(_PolarizedSelfAttention):
-    """x times its channel gate, and that times its own spatial gate."""
+    """x times its channel gate, then the result times the spatial gate of the result."""
 
     def __call__(self, x: Image, train: bool = False) -> Image:
         x = self.cast(x)
@@ -86,14 +88,14 @@ class _PSA(Module):
         return Conv2d(self.inplanes, planes, 1, bias=False, kernel_init=init.kaiming_normal())
 
     def spatial_pool(self, x: Image) -> Image:
-        """x times its channel gate; upstream's name."""
+        """x times its channel gate. The name is upstream's."""
         mask = softmax(self.conv_q_right(x), (1, 2))
         context = einsum("nhwc,nhwi->nic", self.conv_v_right(x), mask)[:, None]
         return x * sigmoid(self.conv_up(context))
 
 
 class PSA_p(_PSA):
-    """The sum of x times its channel gate and x times its spatial gate; ``kernel_size`` is ignored, as upstream."""
+    """The sum of x times its channel gate and x times its spatial gate; ``kernel_size`` is ignored."""
 
     smallest = 2
 
@@ -101,7 +103,7 @@ class PSA_p(_PSA):
         return Conv2d(inner, self.planes, 1, bias=False)
 
     def channel_pool(self, x: Image) -> Image:
-        """x times its spatial gate; upstream's name."""
+        """x times its spatial gate. The name is upstream's."""
         query = self.conv_q_left(x).mean((1, 2))
         context = softmax(einsum("nc,nhwc->nhw", query, self.conv_v_left(x), wide=True), (1, 2))
         return x * sigmoid(context).astype(x.dtype)[..., None]
@@ -112,7 +114,7 @@ class PSA_p(_PSA):
 
 
 class PSA_s(_PSA):
-    """x times its channel gate, and that times its own spatial gate; ``kernel_size`` is ignored, as upstream."""
+    """x times its channel gate, then the result times its own spatial gate; ``kernel_size`` is ignored."""
 
     smallest = 8
 
@@ -121,7 +123,7 @@ class PSA_s(_PSA):
         return Sequential([Conv2d(inner, hidden, 1), LayerNorm((hidden, 1, 1)), relu, Conv2d(hidden, self.planes, 1)])
 
     def channel_pool(self, x: Image) -> Image:
-        """x times its spatial gate; upstream's name."""
+        """x times its spatial gate. The name is upstream's."""
         query = self.conv_q_left(x).mean((1, 2))
         context = einsum("nc,nhwc->nhw", query, softmax(self.conv_v_left(x), (1, 2)))
         return x * sigmoid(context)[..., None]

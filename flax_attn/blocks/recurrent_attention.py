@@ -20,9 +20,9 @@ from flax_attn.shapes import Image, Place, Scores, State
 
 
 def patch(x: Image, place: Place, size: int) -> Float[Array, "n p p c"]:
-    """The ``size`` x ``size`` pixels around ``place``, without gradient to it; zeros beyond the edge.
+    """The ``size`` x ``size`` pixels around ``place``; beyond the edge of the image they are zero.
 
-    ``place`` is (x, y) from -1 to 1; one further out counts as the edge.
+    ``place`` is (x, y), clipped to [-1, 1]. No gradient flows to ``place``.
     """
     before = size // 2
     pads = [(0, 0), (before, size - before), (before, size - before), (0, 0)]
@@ -37,7 +37,7 @@ def patch(x: Image, place: Place, size: int) -> Float[Array, "n p p c"]:
 
 
 def patch_sizes(g: int, k: int, s: float) -> list[int]:
-    """How many pixels a side each of the ``k`` patches has."""
+    """The height, and width, in pixels of each of the ``k`` patches."""
     sizes = []
     for _ in range(k):
         sizes.append(g)
@@ -46,10 +46,11 @@ def patch_sizes(g: int, k: int, s: float) -> list[int]:
 
 
 class Retina(Module):
-    """Patches of x around a place, ``k`` of them, each ``s`` times as large, shrunk to ``g`` x ``g`` and laid in a row.
+    """``k`` square patches of x around the place ``l``, all pooled to ``g`` x ``g`` pixels and flattened.
 
-    Returns (n, k * c * g * g), channel by channel as PyTorch flattens. Raises ValueError for g, k or s below 1, and
-    where a patch of ``size`` pixels a side is not g wide after a pooling by ``size // g``.
+    The first patch has ``g`` x ``g`` pixels, and each next one is ``s`` times as large. Returns (n, k * c * g * g) in
+    the order in which PyTorch flattens. Raises ValueError for g, k or s below 1, and for a patch of ``size`` x ``size``
+    pixels that average pooling with kernel size ``size // g`` does not bring to ``g`` x ``g``.
     """
 
     g: int
@@ -71,7 +72,7 @@ class Retina(Module):
 
 
 class GlimpseNetwork(Module):
-    """One vector (n, h_g + h_l) of what the Retina sees and where it looks."""
+    """One vector (n, h_g + h_l) from the patches around ``l_t_prev`` and from ``l_t_prev`` itself."""
 
     h_g: int
     h_l: int
@@ -94,7 +95,7 @@ class GlimpseNetwork(Module):
 
 
 class CoreNetwork(Module):
-    """The next state of a plain recurrent network."""
+    """The next state of a plain recurrent network: relu(i2h(g_t) + h2h(h_t_prev))."""
 
     input_size: int
     hidden_size: int
@@ -121,7 +122,7 @@ class ActionNetwork(Module):
 
 
 def log_density(x: Place, mean: Place, std: float) -> Float[Array, " n"]:
-    """The logarithm of the density of N(mean, std) at x, the axes together."""
+    """The log-density of N(mean, std) at x, summed over both axes."""
     return (-0.5 * jnp.square((x - mean) / std) - math.log(std * math.sqrt(2 * math.pi))).sum(-1)
 
 
@@ -135,11 +136,11 @@ class _Locator(Module):
         require(self.std > 0, f"{type(self).__name__}: expected std > 0, got {self.std}")
 
     def mean(self, y: Array) -> Place:
-        """tanh of y, in float32 at least: the density takes differences of places."""
+        """tanh(y), in float32 at least, because the density subtracts places."""
         return jnp.tanh(y.astype(accumulator(y.dtype)))
 
     def sample(self, mean: Place, noise: Place | None) -> Place:
-        """The mean plus ``std`` times ``noise``; no gradient."""
+        """mean + std * noise, without gradient."""
         if noise is None:
             noise = jax.random.normal(self.make_rng("sample"), mean.shape, mean.dtype)
         expected = f"{type(self).__name__}: expected noise of shape {mean.shape}"
@@ -148,9 +149,10 @@ class _Locator(Module):
 
 
 class LocationNetwork(_Locator):
-    """Where to look next, drawn in eval mode too: (log-density (n,), place (n, 2) within [-1, 1]).
+    """Where to look next: returns the log-density (n,) of the place, and the place (n, 2), clipped to [-1, 1].
 
-    No gradient flows to the state ``h_t``, nor through the place. ``noise`` (n, 2) is standard normal.
+    The place is random in eval mode too. ``noise`` (n, 2) is standard normal. No gradient flows to the state ``h_t``,
+    nor through the place.
     """
 
     def setup(self) -> None:
@@ -165,7 +167,7 @@ class LocationNetwork(_Locator):
 
 
 class OldLocationNetwork(_Locator):
-    """The locator of upstream's checkpoints: one layer, and tanh where ``LocationNetwork`` clips."""
+    """The locator of upstream's checkpoints: it has one layer, and applies tanh to the place instead of clipping."""
 
     def setup(self) -> None:
         self.fc = Linear(self.input_size, self.output_size)
@@ -178,7 +180,7 @@ class OldLocationNetwork(_Locator):
 
 
 class BaselineNetwork(Module):
-    """The reward to expect in state ``h_t``, to which no gradient flows."""
+    """The expected reward in state ``h_t``. No gradient flows to ``h_t``."""
 
     input_size: int
     output_size: int
@@ -191,7 +193,7 @@ class BaselineNetwork(Module):
 
 
 class OldBaselineNetwork(BaselineNetwork):
-    """The baseline of upstream's checkpoints: never negative."""
+    """The baseline of upstream's checkpoints: a BaselineNetwork and a ReLU."""
 
     def __call__(self, h_t: State, train: bool = False) -> Scores:
         return relu(super().__call__(h_t))
@@ -200,10 +202,10 @@ class OldBaselineNetwork(BaselineNetwork):
 def reinforce_loss(
     log_pi: Float[Array, "n t"], reward: Float[Array, "n t"], baseline: Float[Array, "n t"], weight: float = 0.01
 ) -> Float[Array, ""]:
-    """Mean squared error of the learned baseline, plus ``weight`` times what REINFORCE descends: -log_pi (R - b).
+    """Mean squared error of the baseline, plus ``weight`` times the REINFORCE loss -log_pi * (reward - baseline).
 
-    The advantage R - b passes no gradient; the sum over steps is averaged over the batch. The caller adds the loss of
-    the classifier, and what weight an entropy is to have. Raises ValueError unless the three have one shape (n, t).
+    The REINFORCE loss is summed over the t steps and averaged over the batch; no gradient flows through
+    (reward - baseline). The caller adds the loss of the classifier. Raises ValueError for shapes other than (n, t).
     """
     shapes = [a.shape for a in (log_pi, reward, baseline)]
     fit = len(set(shapes)) == 1 and log_pi.ndim == 2

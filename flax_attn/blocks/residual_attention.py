@@ -1,9 +1,9 @@
 """Residual Attention Network for Image Classification - Wang, Jiang, Qian et al. 2017, https://arxiv.org/abs/1704.06904
 
-Status: tengshaofeng/ResidualAttentionNetwork-pytorch. Unlike the paper, each way up also adds what the way down had at
-that size, the outermost one the trunk, as the authors' Caffe model does. A block's ``conv4`` exists where it is unused.
-Each stage asks for its image sizes; the keys of ``AttentionModule_stage3_cifar`` are those of
-``AttentionModule_stage2_cifar``, but it neither shrinks the image nor adds the trunk, and ignores ``size``.
+Follows: tengshaofeng/ResidualAttentionNetwork-pytorch. Unlike the paper, each step of the way up also adds the feature
+map that the way down had at that size, and the outermost step adds the trunk, as the authors' Caffe model does.
+``conv4`` of a block exists even where it is unused. ``AttentionModule_stage3_cifar`` has the keys of
+``AttentionModule_stage2_cifar``, but neither shrinks the image nor adds the trunk, and ignores ``size``.
 """
 
 from typing import ClassVar
@@ -15,9 +15,9 @@ Size = tuple[int, int]
 
 
 class ResidualBlock(Module):
-    """A 1x1, 3x3, 1x1 bottleneck, each behind BatchNorm and ReLU, on a residual branch.
+    """A 1x1, a 3x3 and a 1x1 convolution on a residual branch, each behind BatchNorm and ReLU.
 
-    The shortcut is x, or a projection of its activation where width or size change.
+    The shortcut is x. Where the number of channels or the size changes, it is a projection of the first ReLU's output.
     """
 
     input_channels: int
@@ -29,10 +29,10 @@ class ResidualBlock(Module):
         self.bn1 = BatchNorm2d(self.input_channels)
         self.conv1 = Conv2d(self.input_channels, inner, 1, bias=False)
         self.bn2 = BatchNorm2d(inner)
-        self.conv2 = Conv2d(inner, inner, 3, self.stride, 1, bias=False)
+        self.conv2 = Conv2d(inner, inner, 3, stride=self.stride, padding=1, bias=False)
         self.bn3 = BatchNorm2d(inner)
         self.conv3 = Conv2d(inner, self.output_channels, 1, bias=False)
-        self.conv4 = Conv2d(self.input_channels, self.output_channels, 1, self.stride, bias=False)
+        self.conv4 = Conv2d(self.input_channels, self.output_channels, 1, stride=self.stride, bias=False)
 
     def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.cast(x)
@@ -45,11 +45,11 @@ class ResidualBlock(Module):
 
 
 class _AttentionModule(Module):
-    """A trunk of two blocks, times one plus a mask: an hourglass with ``blocks`` on its way down and up.
+    """A trunk of two blocks, times 1 + mask. The mask is an hourglass with ``blocks`` on the way down and up.
 
     Args:
-        in_channels, out_channels: equal.
-        size1, size2, ...: (height, width) of x, of its half, of its quarter, ...
+        in_channels, out_channels: must be equal.
+        size1, size2, ...: (height, width) of x, of x at half size, at a quarter, ...
     """
 
     in_channels: int
@@ -96,7 +96,7 @@ class _AttentionModule(Module):
         return getattr(self, self.blocks[i])
 
     def hourglass(self, x: Image, level: int, train: bool) -> Features:
-        """x at half its size and through all smaller ones, brought to the size of this level, which is 1 at the top."""
+        """The hourglass from ``level`` (1 at the top) downwards: x is halved, processed, and resized to this level."""
         y = self.block(level - 1)(max_pool(x, 3, 2, 1), train)
         if level < self.depth:
             skip = getattr(self, f"skip{level}_connection_residual_block")
@@ -115,7 +115,7 @@ class _AttentionModule(Module):
 
 
 class AttentionModule_stage0(_AttentionModule):
-    """x under a mask that is computed at 1/2, 1/4, 1/8 and 1/16 of its size."""
+    """x times 1 + a mask that is computed at 1/2, 1/4, 1/8 and 1/16 of the size of x."""
 
     size1: Size = (112, 112)
     size2: Size = (56, 56)
@@ -126,7 +126,7 @@ class AttentionModule_stage0(_AttentionModule):
 
 
 class AttentionModule_stage1(_AttentionModule):
-    """x under a mask that is computed at 1/2, 1/4 and 1/8 of its size."""
+    """x times 1 + a mask that is computed at 1/2, 1/4 and 1/8 of the size of x."""
 
     size1: Size = (56, 56)
     size2: Size = (28, 28)
@@ -136,7 +136,7 @@ class AttentionModule_stage1(_AttentionModule):
 
 
 class AttentionModule_stage2(_AttentionModule):
-    """x under a mask that is computed at 1/2 and 1/4 of its size."""
+    """x times 1 + a mask that is computed at 1/2 and 1/4 of the size of x."""
 
     size1: Size = (28, 28)
     size2: Size = (14, 14)
@@ -145,7 +145,7 @@ class AttentionModule_stage2(_AttentionModule):
 
 
 class AttentionModule_stage3(_AttentionModule):
-    """x under a mask that is computed at half its size."""
+    """x times 1 + a mask that is computed at half the size of x."""
 
     size1: Size = (14, 14)
 
@@ -153,7 +153,7 @@ class AttentionModule_stage3(_AttentionModule):
 
 
 class AttentionModule_stage1_cifar(_AttentionModule):
-    """x under a mask that is computed at 1/2 and 1/4 of its size."""
+    """x times 1 + a mask that is computed at 1/2 and 1/4 of the size of x."""
 
     size1: Size = (16, 16)
     size2: Size = (8, 8)
@@ -162,7 +162,7 @@ class AttentionModule_stage1_cifar(_AttentionModule):
 
 
 class AttentionModule_stage2_cifar(_AttentionModule):
-    """x under a mask that is computed at half its size."""
+    """x times 1 + a mask that is computed at half the size of x."""
 
     size: Size = (8, 8)
 
@@ -174,7 +174,7 @@ class AttentionModule_stage2_cifar(_AttentionModule):
 
 
 class AttentionModule_stage3_cifar(AttentionModule_stage2_cifar):
-    """x under a mask that is computed at its own size, of any image; ``size`` is ignored."""
+    """x times 1 + a mask that is computed at the size of x, which may be any; ``size`` is ignored."""
 
     def mask(self, x: Image, trunk: Image, train: bool) -> Image:
         return self.conv1_1_blocks(self.middle_2r_blocks(x, train), train)

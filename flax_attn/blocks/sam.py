@@ -1,8 +1,9 @@
 """Scale-Aware Modulation Meet Transformer - Lin, Wu, Chen, Huang, Jin 2023, https://arxiv.org/abs/2307.08579
 
-Status: AFeng-x/SMT. Upstream's one class ``Attention`` is two here: ``SAM`` is its ``ca_attention=1`` and
-``SAMAttention`` its ``ca_attention=0``; keys are upstream's, arguments that a class has no use for are gone. In its
-detection and segmentation copies the key ``local_conv`` of the latter is called ``dw_conv``.
+Follows: AFeng-x/SMT, with its key names. Its detection and segmentation copies call the key ``local_conv`` of
+``SAMAttention`` ``dw_conv``.
+Differs: upstream's one class ``Attention`` is two classes here: ``SAM`` for ``ca_attention=1`` and ``SAMAttention`` for
+``ca_attention=0``. Arguments that a class does not use are left out.
 """
 
 import math
@@ -26,28 +27,36 @@ from flax_attn.shapes import Image, Tokens
 
 
 def linear(inputs: int, outputs: int, bias: bool = True) -> Linear:
-    """Weights N(0, 0.02), bias 0."""
+    """A linear layer that starts with weights from N(0, 0.02) and with bias 0."""
     return Linear(inputs, outputs, bias, kernel_init=init.normal(0.02), bias_init=init.zeros)
 
 
 def conv(inputs: int, outputs: int, kernel_size: int, groups: int = 1) -> Conv2d:
-    """Weights N(0, 2/fan) with what leaves a group as the fan, bias 0; keeps height and width."""
-    normal = init.normal(math.sqrt(2 * groups / (kernel_size**2 * outputs)))
-    arguments = (inputs, outputs, kernel_size, 1, kernel_size // 2, 1, groups)
-    return Conv2d(*arguments, kernel_init=normal, bias_init=init.zeros)
+    """A convolution of stride 1 that keeps height and width; bias 0 and weights from N(0, 2 / fan_out) at first."""
+    return Conv2d(
+        inputs,
+        outputs,
+        kernel_size,
+        padding=kernel_size // 2,
+        groups=groups,
+        kernel_init=init.normal(math.sqrt(2 * groups / (kernel_size**2 * outputs))),
+        bias_init=init.zeros,
+    )
 
 
 def image(who: str, x: Tokens, H: int, W: int) -> Image:
-    """The tokens laid out row by row on H rows and W columns."""
+    """The tokens as an image of H rows and W columns."""
     require(x.shape[1] == H * W, f"{who}: expected H * W = {H} * {W} tokens, got {x.shape[1]}")
     return x.reshape(x.shape[0], H, W, x.shape[2])
 
 
 class SAM(Module):
-    """Multiply a projection of the tokens x by a modulator: each head looks through a depthwise convolution of its own
-    size (3, 5, 7, ...), then a 1x1 convolution mixes the heads of each channel, and another one all channels.
+    """Multiply a projection of the tokens x by a modulator.
 
-    Raises ValueError when ``ca_num_heads`` does not divide ``dim`` and for a number of tokens other than H * W.
+    The modulator: the channels are split into heads, and each head passes a depthwise convolution of its own kernel
+    size (3, 5, 7, ...). A 1x1 convolution then mixes the heads of each channel, and a second one mixes all channels.
+
+    Raises ValueError when ``ca_num_heads`` does not divide ``dim``, and for a number of tokens other than H * W.
     """
 
     dim: int
@@ -77,9 +86,7 @@ class SAM(Module):
     def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
         heads = jnp.split(image("SAM", self.s(x), H, W), self.ca_num_heads, -1)
         seen = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(heads, 1)]
-        y = jnp.stack(seen, -1).reshape(
-            x.shape[0], H, W, self.dim
-        )  # channel-major: the heads of a channel lie together
+        y = jnp.stack(seen, -1).reshape(x.shape[0], H, W, self.dim)  # the heads of a channel lie together
         modulator = self.proj1(gelu(self.bn(self.proj0(y), train)))
         return self.dropout(self.proj(modulator.reshape(x.shape) * self.v(x)), train)
 
@@ -87,7 +94,7 @@ class SAM(Module):
 class SAMAttention(Module):
     """Multi-head self-attention of the tokens x, plus a depthwise 3x3 convolution of their values.
 
-    Raises ValueError when ``sa_num_heads`` does not divide ``dim`` and for a number of tokens other than H * W.
+    Raises ValueError when ``sa_num_heads`` does not divide ``dim``, and for a number of tokens other than H * W.
     """
 
     dim: int
@@ -132,9 +139,10 @@ class _DWConv(Module):
 
 
 class Mlp(Module):
-    """Two linear layers; between them GELU of the tokens plus a depthwise 3x3 convolution of them.
+    """Two linear layers; between them h becomes gelu(h + depthwise 3x3 convolution of h).
 
-    ``hidden_features`` and ``out_features`` are ``in_features`` when None.
+    Args:
+        hidden_features, out_features: ``in_features`` when None.
     """
 
     in_features: int

@@ -29,12 +29,12 @@ from flax_attn.shapes import Image
 
 
 def identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """The affine matrix that moves nothing, its rows one after the other."""
+    """The identity as an affine matrix (2, 3), flattened row by row."""
     return jnp.asarray([1, 0, 0, 0, 1, 0], dtype).reshape(shape)
 
 
 def pixels(size: Sequence[int], kernel_sizes: Sequence[int], pools: Sequence[int]) -> int:
-    """How many pixels convolutions and poolings leave of an image."""
+    """The number of pixels of an image of ``size`` behind convolutions and poolings without padding."""
     h, w = size
     for kernel, pool in zip(kernel_sizes, pools, strict=True):
         h, w = ((side - kernel + 1) // pool for side in (h, w))
@@ -42,18 +42,18 @@ def pixels(size: Sequence[int], kernel_sizes: Sequence[int], pools: Sequence[int
 
 
 class SpatialTransformer(Module):
-    """Resample x by the affine matrix that a small network reads off it; fresh, the matrix is the identity.
+    """Resample x by an affine matrix that a small network computes from x; at first the matrix is the identity.
 
     The defaults are the tutorial's network for MNIST.
 
     Args:
         in_channels: channels of x.
-        size: height and width of x, from which the width of ``fc_loc`` follows.
-        channels: output channels of each convolution, followed by max pooling and a relu.
-        kernel_sizes: of each convolution.
-        pools: window and stride of each pooling.
-        hidden: width of the layer before the matrix.
-        align_corners: False since torch 1.3; networks trained before need True.
+        size: (height, width) of x; the first layer of ``fc_loc`` depends on it.
+        channels: output channels of each convolution; max pooling and ReLU follow.
+        kernel_sizes: kernel size of each convolution.
+        pools: window and stride of each max pooling.
+        hidden: units of the layer in front of the matrix.
+        align_corners: False, as in torch since 1.3; a network trained with an older torch needs True.
     """
 
     in_channels: int = 1

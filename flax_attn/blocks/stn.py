@@ -5,6 +5,7 @@ Follows: fxia22/stn.pytorch. Places and affine matrices are in the order (y, x).
 Differs: upstream builds the base grid with numpy's arange, which makes a row too many for H = 49, 98, 103 and others;
 here a grid always has H rows. ``aux_loss`` of a generator that has none, and a layout other than the two, are refused.
 Coordinates are computed in float32 at least.
+Assumed: the direction in which ``Depth3DGridGen_with_mask`` turns; it is that of ``Depth3DGridGen``.
 """
 
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ HALF = np.pi / 2
 
 
 def transform(matrix: Float[Array, "*n i j"], points: Float[Array, "*m j"]) -> Float[Array, "*k i"]:
-    """matrix @ points for each pixel; not by a matmul, which TPUs and GPUs round to fewer digits."""
+    """matrix @ points for each pixel, as a sum of products: TPUs and GPUs would round a matrix product."""
     return (matrix * points[..., None, :]).sum(-1)
 
 
@@ -33,25 +34,25 @@ def wrap(x: Array) -> Array:
 
 
 def sphere(grid: Float[Array, "h w 3"]) -> Float[Array, "h w 4"]:
-    """(x, y, z, 1) of the point on the unit sphere at polar angle (y+1) pi/2 and azimuth x pi."""
+    """(x, y, z, 1) of the point on the unit sphere with polar angle (y + 1) pi/2 and azimuth x pi, for (y, x, 1)."""
     polar, azimuth = grid[..., 0] * HALF + HALF, grid[..., 1] * np.pi
     x, y = jnp.sin(polar) * jnp.cos(azimuth), jnp.sin(polar) * jnp.sin(azimuth)
     return jnp.stack([x, y, jnp.cos(polar), grid[..., 2]], -1)
 
 
 def project(x: Array, y: Array, z: Array) -> tuple[Array, Array]:
-    """The inverse of ``sphere``: (y, x) from -1 to 1 of the direction in which a point lies."""
+    """The inverse of ``sphere``: (y, x), each from -1 to 1, of the direction of a point."""
     r = jnp.sqrt(x * x + y * y + z * z) + 1e-5
     turn = jnp.where(x < 0, jnp.where(y >= 0, 1, -1), 0)
     return jnp.arccos(z / r) / HALF - 1, jnp.arctan(y / (x + 1e-5)) / np.pi + turn
 
 
 class STN(Module):
-    """The pixels of an image at the places (y, x) of a grid, bilinearly; beyond the edge lies zero.
+    """Sample an image at the places (y, x) of a grid, bilinearly. Beyond its edge the image is zero.
 
     Args:
-        layout: "BHWD" for an image (n, h, w, c) and a grid (n, p, q, 2), or "BCHW" for (n, c, h, w) and (n, 2, p, q):
-            the layout of arguments and result, on both sides.
+        layout: "BHWD" for an image (n, h, w, c) and a grid (n, p, q, 2); "BCHW" for (n, c, h, w) and (n, 2, p, q). The
+            result has the layout of the image. The PyTorch twin takes the same arrays.
     """
 
     layout: str = "BHWD"
@@ -74,8 +75,8 @@ class _GridGen(Module):
     """A grid (n, height, width, 2) of places (y, x) for ``STN``.
 
     Args:
-        lr: factor of the gradient, in ``CylinderGridGen`` alone; the others ignore it, as upstream.
-        aux_loss: return also the squared distance (n, 1) of the argument from the one that moves nothing.
+        lr: a factor of the gradient in ``CylinderGridGen``; the other classes ignore it, as upstream.
+        aux_loss: whether to return also the squared distance (n, 1) of the argument from that of the identity.
     """
 
     height: int
@@ -92,7 +93,7 @@ class _GridGen(Module):
         require(self.has_loss or not self.aux_loss, f"{who}: expected aux_loss=False, since it has none, got True")
 
     def wide(self, name: str, x: Array, *shape: int) -> Array:
-        """x (n, *shape) in float32 at least."""
+        """x, which must have the shape (n, *shape), in float32 at least."""
         expected = f"(n, {', '.join(map(str, shape))})"
         require(x.shape[1:] == shape, f"{type(self).__name__}: expected {name} {expected}, got shape {x.shape}")
         return x.astype(accumulator(self.compute_dtype or x.dtype))
@@ -103,13 +104,13 @@ class _GridGen(Module):
         return jnp.stack([jnp.asarray(a, dtype) for a in np.broadcast_arrays(y[:, None], x, 1.0)], -1)
 
     def result(self, x: Array, grid: Array, loss: Array | None = None) -> Any:
-        """Grid and loss in the precision of x, or the one set."""
+        """Grid and loss in the dtype to compute in, or else in that of x."""
         dtype = self.compute_dtype or x.dtype
         return grid.astype(dtype) if loss is None or not self.aux_loss else (grid.astype(dtype), loss.astype(dtype))
 
 
 class AffineGridGen(_GridGen):
-    """theta (n, 2, 3) times (y, x, 1): its rows and first two columns are in the order y, x, unlike ``affine_grid``."""
+    """The grid theta @ (y, x, 1), for theta (n, 2, 3). The order is (y, x), unlike that of ``affine_grid``."""
 
     has_loss = True
 
@@ -121,13 +122,13 @@ class AffineGridGen(_GridGen):
 
 
 class AffineGridGenV2(AffineGridGen):
-    """The same; upstream it differs in how its gradient is computed."""
+    """An ``AffineGridGen``; upstream computes the gradient in another way."""
 
 
 class CylinderGridGen(_GridGen):
-    """Turn a cylinder by theta (n, 1): to every x, (1 + cos theta) is added, less 2 where that leaves the image.
+    """Turn a cylinder by theta (n, 1): add 1 + cos(theta) to every x, and subtract 2 where the sum leaves the image.
 
-    The gradient is the derivative of the shift, times ``lr``.
+    The gradient is that of the shift, times ``lr``.
     """
 
     has_loss = True
@@ -143,7 +144,7 @@ class CylinderGridGen(_GridGen):
 
 
 class CylinderGridGenV2(_GridGen):
-    """Turn a cylinder by u (n, 1): u is added to every x, modulo 2."""
+    """Turn a cylinder by u (n, 1): add u to every x, modulo 2."""
 
     def __call__(self, u: Array, train: bool = False) -> Grid:
         wide = self.wide("u", u, 1)
@@ -153,7 +154,7 @@ class CylinderGridGenV2(_GridGen):
 
 
 class DenseAffineGridGen(_GridGen):
-    """An affine matrix for each pixel, its rows one after the other in theta (n, height, width, 6)."""
+    """An affine matrix for each pixel: theta (n, height, width, 6) holds its rows one after the other."""
 
     def __call__(self, theta: Array, train: bool = False) -> Grid:
         wide = self.wide("theta", theta, self.height, self.width, 6)
@@ -162,21 +163,21 @@ class DenseAffineGridGen(_GridGen):
 
 class _Dense3D(_GridGen):
     def moved(self, theta: Array) -> tuple[Array, Array]:
-        """(y, x) of the pixels on the sphere, each moved by its own matrix."""
+        """(y, x) of all pixels on the sphere, after each pixel is moved by its own matrix."""
         wide = self.wide("theta", theta, self.height, self.width, 12)
         points = transform(wide.reshape(*wide.shape[:3], 3, 4), sphere(self.base(wide.dtype)))
         return project(*jnp.moveaxis(points, -1, 0))
 
 
 class DenseAffine3DGridGen(_Dense3D):
-    """A 3x4 matrix for each pixel on the sphere, its rows one after the other in theta (n, height, width, 12)."""
+    """A 3x4 matrix for each pixel on the sphere: theta (n, height, width, 12) holds its rows one after the other."""
 
     def __call__(self, theta: Array, train: bool = False) -> Grid:
         return self.result(theta, jnp.stack(self.moved(theta), -1))
 
 
 class DenseAffine3DGridGen_rotate(_Dense3D):
-    """The same, then turned by rotate (n, 1): it is added to every x, modulo 2."""
+    """The grid of ``DenseAffine3DGridGen``, turned by rotate (n, 1): rotate is added to every x, modulo 2."""
 
     def __call__(self, theta: Array, rotate: Array, train: bool = False) -> Grid:
         y, x = self.moved(theta)
@@ -186,7 +187,7 @@ class DenseAffine3DGridGen_rotate(_Dense3D):
 
 class _Depth3D(_GridGen):
     def moved(self, depth: Array, trans0: Array, trans1: Array) -> Array:
-        """x, y and z (3, n, h, w) of the pixels on the sphere, each at its own depth, moved by (trans0, trans1, 0)."""
+        """x, y and z (3, n, h, w) of all pixels on the sphere, each at its own depth, moved by (trans0, trans1, 0)."""
         wide = self.wide("depth", depth, self.height, self.width, 1)
         trans0, trans1 = self.wide("trans0", trans0, 1), self.wide("trans1", trans1, 1)
         shift = jnp.concatenate([trans0, trans1, jnp.zeros_like(trans0)], -1)[:, None, None]
@@ -194,9 +195,9 @@ class _Depth3D(_GridGen):
 
 
 class Depth3DGridGen(_Depth3D):
-    """The sphere at depth (n, height, width, 1), moved by (trans0, trans1), each (n, 1), and turned by rotate (n, 1).
+    """The sphere at depth (n, height, width, 1), moved by trans0 and trans1 (n, 1), and turned by rotate (n, 1).
 
-    The turn is added to every x, modulo 2.
+    rotate is added to every x, modulo 2.
     """
 
     def __call__(self, depth: Array, trans0: Array, trans1: Array, rotate: Array, train: bool = False) -> Grid:
@@ -206,7 +207,7 @@ class Depth3DGridGen(_Depth3D):
 
 
 class Depth3DGridGen_with_mask(_Depth3D):
-    """The same, but the points are turned, by rotate times pi about the z axis, before they are projected."""
+    """A ``Depth3DGridGen`` that turns the points, by rotate * pi about the z axis, before it projects them."""
 
     def __call__(self, depth: Array, trans0: Array, trans1: Array, rotate: Array, train: bool = False) -> Grid:
         x, y, z = self.moved(depth, trans0, trans1)

@@ -1,4 +1,4 @@
-"""Grids and sampler of stn.pytorch by their definitions; the published spatial transformers from one class."""
+"""Grids and sampler of stn.pytorch by their definitions, and what they refuse."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import flax_attn as fa
-from convert import plan
 from tests.helpers.layer import check_refusal, normal
 from tests.helpers.tolerances import assert_close
 from torch_ref.blocks import stn as twins
@@ -136,40 +135,6 @@ def test_coordinates_stay_wide_in_half_precision():
     assert run(fa.AffineGridGen(4, 4), theta.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("arguments", "shape", "widths"),
-    [
-        ({}, (28, 28, 1), {"localization.3": (10, 8, 5, 5), "fc_loc.0": (32, 90), "fc_loc.2": (6, 32)}),
-        (
-            dict(in_channels=3, size=(24, 94), channels=(32, 32), kernel_sizes=(3, 5), pools=(2, 3)),
-            (24, 94, 3),
-            {"localization.0": (32, 3, 3, 3), "localization.3": (32, 32, 5, 5), "fc_loc.0": (32, 896)},
-        ),
-    ],
-    ids=["tutorial", "licence-plates"],
-)
-def test_a_fresh_spatial_transformer_is_the_identity(arguments, shape, widths):
-    x = jnp.asarray(normal(2, *shape, dtype="float32"))
-    module = fa.SpatialTransformer(**arguments)
-    y, _ = module.init_with_output(jax.random.key(0), x)
-    np.testing.assert_allclose(y, x, atol=1e-4)
-    keys = {row.key: row.torch_shape for row in plan(module, x).rows}
-    assert keys.items() >= {(f"{name}.weight", width) for name, width in widths.items()}
-    assert len(keys) == 8
-    twin = twins.SpatialTransformer(**arguments)
-    assert {k: tuple(v.shape) for k, v in twin.state_dict().items()} == keys
-
-
-@pytest.mark.parametrize(("align_corners", "width"), [(False, 11), (True, 10)])
-def test_the_era_of_a_checkpoint_says_how_far_a_pixel_is(align_corners, width):
-    x = jnp.asarray(normal(1, 9, 11, 2))
-    arguments = dict(in_channels=2, size=(9, 11), channels=(5,), kernel_sizes=(2,), pools=(3,), hidden=6)
-    module = fa.SpatialTransformer(**arguments, align_corners=align_corners)
-    variables = module.init(jax.random.key(0), x)
-    variables["params"]["fc_loc"]["2"]["bias"] = jnp.asarray([1, 0, 2 / width, 0, 1, 0])
-    assert_close(module.apply(variables, x), np.pad(x[:, :, 1:], [(0, 0), (0, 0), (0, 1), (0, 0)]))
-
-
 @pytest.mark.parametrize(("name", "i"), [(name, i) for name, shapes in GENERATORS.items() for i in range(len(shapes))])
 def test_arguments_of_the_wrong_shape_are_refused_on_both_sides(name, i):
     """torch broadcasts an argument that is a number too wide where ours is one wide; it refuses the matrices."""
@@ -213,24 +178,8 @@ def test_grids_that_do_not_fit_are_refused_on_both_sides(layout, image, grid, se
             False,
         ),
         ("DenseAffineGridGen", dict(height=3, width=3, aux_loss=True), "expected aux_loss=False", True),
-        (
-            "SpatialTransformer",
-            dict(channels=(8,)),
-            r"as many channels as kernel_sizes and pools, got \[1, 2, 2\]",
-            True,
-        ),
-        ("SpatialTransformer", dict(size=(7, 7)), r"leaves a pixel after .*, got \(7, 7\)", False),
     ],
 )
 def test_construction_is_checked(name, kwargs, sentence, both):
     theirs = (lambda: getattr(twins, name)(**kwargs)) if both else None
     check_refusal(lambda: getattr(fa, name)(**kwargs), sentence, theirs)
-
-
-def test_an_image_of_another_size_is_refused_on_both_sides():
-    x = normal(2, 40, 28, 1, dtype="float32")
-    check_refusal(
-        lambda: fa.SpatialTransformer().init(jax.random.key(0), jnp.asarray(x)),
-        r"SpatialTransformer: expected an image of height and width \(28, 28\), got shape \(2, 40, 28, 1\)",
-        lambda: twins.SpatialTransformer()(torch.tensor(np.moveaxis(x, -1, 1))),
-    )

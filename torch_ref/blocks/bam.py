@@ -1,22 +1,22 @@
 """BAM: Bottleneck Attention Module - Park, Woo, Lee, Kweon 2018, https://arxiv.org/abs/1807.06514"""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, sigmoid
+from torch.nn import BatchNorm1d, BatchNorm2d, Conv2d, Linear, Module
 from torch.nn.functional import relu
 
 
-class _GateC(nn.Module):
+class _GateC(Module):
     def __init__(self, gate_channel, hidden):
         super().__init__()
-        self.gate_c_fc_0 = nn.Linear(gate_channel, hidden)
-        self.gate_c_bn_1 = nn.BatchNorm1d(hidden)
-        self.gate_c_fc_final = nn.Linear(hidden, gate_channel)
+        self.gate_c_fc_0 = Linear(gate_channel, hidden)
+        self.gate_c_bn_1 = BatchNorm1d(hidden)
+        self.gate_c_fc_final = Linear(hidden, gate_channel)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gate_c_fc_final(relu(self.gate_c_bn_1(self.gate_c_fc_0(x))))
 
 
-class _ChannelGate(nn.Module):
+class _ChannelGate(Module):
     def __init__(self, gate_channel, hidden):
         super().__init__()
         self.gate_c = _GateC(gate_channel, hidden)
@@ -25,17 +25,17 @@ class _ChannelGate(nn.Module):
         return self.gate_c(x.mean((2, 3)))[..., None, None]
 
 
-class _GateS(nn.Module):
+class _GateS(Module):
     def __init__(self, gate_channel, hidden, dilation_val):
         super().__init__()
         d = dilation_val
-        self.gate_s_conv_reduce0 = nn.Conv2d(gate_channel, hidden, 1)
-        self.gate_s_bn_reduce0 = nn.BatchNorm2d(hidden)
-        self.gate_s_conv_di_0 = nn.Conv2d(hidden, hidden, 3, padding=d, dilation=d)
-        self.gate_s_bn_di_0 = nn.BatchNorm2d(hidden)
-        self.gate_s_conv_di_1 = nn.Conv2d(hidden, hidden, 3, padding=d, dilation=d)
-        self.gate_s_bn_di_1 = nn.BatchNorm2d(hidden)
-        self.gate_s_conv_final = nn.Conv2d(hidden, 1, 1)
+        self.gate_s_conv_reduce0 = Conv2d(gate_channel, hidden, 1)
+        self.gate_s_bn_reduce0 = BatchNorm2d(hidden)
+        self.gate_s_conv_di_0 = Conv2d(hidden, hidden, 3, padding=d, dilation=d)
+        self.gate_s_bn_di_0 = BatchNorm2d(hidden)
+        self.gate_s_conv_di_1 = Conv2d(hidden, hidden, 3, padding=d, dilation=d)
+        self.gate_s_bn_di_1 = BatchNorm2d(hidden)
+        self.gate_s_conv_final = Conv2d(hidden, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = relu(self.gate_s_bn_reduce0(self.gate_s_conv_reduce0(x)))
@@ -44,7 +44,7 @@ class _GateS(nn.Module):
         return self.gate_s_conv_final(y)
 
 
-class _SpatialGate(nn.Module):
+class _SpatialGate(Module):
     def __init__(self, gate_channel, hidden, dilation_val):
         super().__init__()
         self.gate_s = _GateS(gate_channel, hidden, dilation_val)
@@ -53,7 +53,7 @@ class _SpatialGate(nn.Module):
         return self.gate_s(x)
 
 
-class BAM(nn.Module):
+class BAM(Module):
     def __init__(self, gate_channel, reduction_ratio=16, dilation_val=4):
         super().__init__()
         if not 1 <= reduction_ratio <= gate_channel:
@@ -64,4 +64,4 @@ class BAM(nn.Module):
         self.spatial_att = _SpatialGate(gate_channel, hidden, dilation_val)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (1 + torch.sigmoid(self.channel_att(x) * self.spatial_att(x))) * x
+        return (1 + sigmoid(self.channel_att(x) * self.spatial_att(x))) * x

@@ -1,7 +1,8 @@
 """Show, Attend and Tell - Xu, Ba, Kiros et al. 2015, https://arxiv.org/abs/1502.03044"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Linear, Module
 from torch.nn.functional import log_softmax, one_hot
 
 
@@ -9,11 +10,11 @@ def pick(weights: Tensor, x: Tensor) -> Tensor:
     return (weights[:, None] * x.flatten(2)).sum(-1)
 
 
-class HardAttention(nn.Module):
+class HardAttention(Module):
     def __init__(self, dim, hidden_dim):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, 1)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, 1)
 
     def scores(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = self.fc2(torch.tanh(self.fc1(x.movedim(1, -1)))).flatten(1)

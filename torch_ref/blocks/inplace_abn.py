@@ -1,10 +1,11 @@
 """In-Place Activated BatchNorm - Rota Bulo, Porzi, Kontschieder 2018, https://arxiv.org/abs/1712.02616"""
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import BatchNorm2d
 from torch.nn.functional import batch_norm, leaky_relu, relu
 
 
-class ABN(nn.BatchNorm2d):
+class ABN(BatchNorm2d):
     def __init__(
         self,
         num_features,
@@ -15,9 +16,10 @@ class ABN(nn.BatchNorm2d):
         activation="leaky_relu",
         activation_param=0.01,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        super().__init__(num_features, eps, momentum, affine=affine, track_running_stats=track_running_stats)
         if activation not in ("leaky_relu", "relu", "identity"):
-            raise ValueError(f"{type(self).__name__}: activation {activation!r}")
+            expected = f"{type(self).__name__}: expected activation 'leaky_relu', 'relu' or 'identity'"
+            raise ValueError(f"{expected}, got {activation!r}")
         self.activation = activation
         self.activation_param = activation_param
 

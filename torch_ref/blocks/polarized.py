@@ -1,7 +1,8 @@
 """Polarized Self-Attention - Liu, Liu, Fan, Zhou 2021, https://arxiv.org/abs/2107.00782"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, einsum, sigmoid
+from torch.nn import Conv2d, LayerNorm, Module, ReLU, Sequential, init
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -9,27 +10,27 @@ def softmax(x: Tensor) -> Tensor:
     return torch.softmax(x.flatten(-2), -1).reshape(x.shape)
 
 
-class _PolarizedSelfAttention(nn.Module):
+class _PolarizedSelfAttention(Module):
     def __init__(self, channel=512):
         super().__init__()
         half = channel // 2
-        self.ch_wv = nn.Conv2d(channel, half, 1)
-        self.ch_wq = nn.Conv2d(channel, 1, 1)
-        self.ch_wz = nn.Conv2d(half, channel, 1)
-        self.ln = nn.LayerNorm(channel)
-        self.sp_wv = nn.Conv2d(channel, half, 1)
-        self.sp_wq = nn.Conv2d(channel, half, 1)
+        self.ch_wv = Conv2d(channel, half, 1)
+        self.ch_wq = Conv2d(channel, 1, 1)
+        self.ch_wz = Conv2d(half, channel, 1)
+        self.ln = LayerNorm(channel)
+        self.sp_wv = Conv2d(channel, half, 1)
+        self.sp_wq = Conv2d(channel, half, 1)
 
     def channel_gate(self, x: Tensor) -> Tensor:
         value = self.ch_wv(x)
         query = softmax(self.ch_wq(x))
-        context = torch.einsum("nchw,nihw->nci", value, query)[..., None]
-        return torch.sigmoid(self.ln(self.ch_wz(context).flatten(1)))[..., None, None]
+        context = einsum("nchw,nihw->nci", value, query)[..., None]
+        return sigmoid(self.ln(self.ch_wz(context).flatten(1)))[..., None, None]
 
     def spatial_gate(self, x: Tensor) -> Tensor:
         value = self.sp_wv(x)
         query = torch.softmax(self.sp_wq(x).mean((2, 3)), -1)
-        return torch.sigmoid(torch.einsum("nchw,nc->nhw", value, query))[:, None]
+        return sigmoid(einsum("nchw,nc->nhw", value, query))[:, None]
 
 
 class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
@@ -43,7 +44,7 @@ class SequentialPolarizedSelfAttention(_PolarizedSelfAttention):
         return self.spatial_gate(x) * x
 
 
-class _PSA(nn.Module):
+class _PSA(Module):
     def __init__(self, inplanes, planes, kernel_size=1, stride=1):
         super().__init__()
         inner = planes // 2
@@ -54,24 +55,24 @@ class _PSA(nn.Module):
         self.conv_v_left = self.project(inplanes, inner, stride)
 
     def project(self, inplanes, planes, stride):
-        conv = nn.Conv2d(inplanes, planes, 1, stride, bias=False)
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        conv = Conv2d(inplanes, planes, 1, stride=stride, bias=False)
+        init.kaiming_normal_(conv.weight, nonlinearity="relu")
         return conv
 
     def spatial_pool(self, x: Tensor) -> Tensor:
         mask = softmax(self.conv_q_right(x))
-        context = torch.einsum("nchw,nihw->nci", self.conv_v_right(x), mask)[..., None]
-        return x * torch.sigmoid(self.conv_up(context))
+        context = einsum("nchw,nihw->nci", self.conv_v_right(x), mask)[..., None]
+        return x * sigmoid(self.conv_up(context))
 
 
 class PSA_p(_PSA):
     def up(self, inner, planes):
-        return nn.Conv2d(inner, planes, 1, bias=False)
+        return Conv2d(inner, planes, 1, bias=False)
 
     def channel_pool(self, x: Tensor) -> Tensor:
         query = self.conv_q_left(x).mean((2, 3))
-        context = softmax(torch.einsum("nc,nchw->nhw", query, self.conv_v_left(x)))
-        return x * torch.sigmoid(context)[:, None]
+        context = softmax(einsum("nc,nchw->nhw", query, self.conv_v_left(x)))
+        return x * sigmoid(context)[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.channel_pool(x) + self.spatial_pool(x)
@@ -80,14 +81,12 @@ class PSA_p(_PSA):
 class PSA_s(_PSA):
     def up(self, inner, planes):
         hidden = inner // 4
-        return nn.Sequential(
-            nn.Conv2d(inner, hidden, 1), nn.LayerNorm((hidden, 1, 1)), nn.ReLU(), nn.Conv2d(hidden, planes, 1)
-        )
+        return Sequential(Conv2d(inner, hidden, 1), LayerNorm((hidden, 1, 1)), ReLU(), Conv2d(hidden, planes, 1))
 
     def channel_pool(self, x: Tensor) -> Tensor:
         query = self.conv_q_left(x).mean((2, 3))
-        context = torch.einsum("nc,nchw->nhw", query, softmax(self.conv_v_left(x)))
-        return x * torch.sigmoid(context)[:, None]
+        context = einsum("nc,nchw->nhw", query, softmax(self.conv_v_left(x)))
+        return x * sigmoid(context)[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.channel_pool(self.spatial_pool(x))

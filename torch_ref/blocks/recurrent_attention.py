@@ -1,8 +1,9 @@
 """Recurrent Models of Visual Attention - Mnih, Heess, Graves, Kavukcuoglu 2014, https://arxiv.org/abs/1406.6247"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal
+from torch.nn import Linear, Module, functional
 from torch.nn.functional import avg_pool2d, log_softmax, pad, relu
 
 
@@ -22,7 +23,7 @@ def patch_sizes(g, k, s) -> list[int]:
     return sizes
 
 
-class Retina(nn.Module):
+class Retina(Module):
     def __init__(self, g, k, s):
         super().__init__()
         self.g = g
@@ -34,14 +35,14 @@ class Retina(nn.Module):
         return torch.cat([avg_pool2d(patch(x, l, size), size // self.g) for size in sizes], 1).flatten(1)
 
 
-class GlimpseNetwork(nn.Module):
+class GlimpseNetwork(Module):
     def __init__(self, h_g, h_l, g, k, s, c):
         super().__init__()
         self.retina = Retina(g, k, s)
-        self.fc1 = nn.Linear(k * g * g * c, h_g)
-        self.fc2 = nn.Linear(2, h_l)
-        self.fc3 = nn.Linear(h_g, h_g + h_l)
-        self.fc4 = nn.Linear(h_l, h_g + h_l)
+        self.fc1 = Linear(k * g * g * c, h_g)
+        self.fc2 = Linear(2, h_l)
+        self.fc3 = Linear(h_g, h_g + h_l)
+        self.fc4 = Linear(h_l, h_g + h_l)
 
     def forward(self, x: Tensor, l_t_prev: Tensor) -> Tensor:
         what = self.fc3(relu(self.fc1(self.retina(x, l_t_prev))))
@@ -49,26 +50,26 @@ class GlimpseNetwork(nn.Module):
         return relu(what + where)
 
 
-class CoreNetwork(nn.Module):
+class CoreNetwork(Module):
     def __init__(self, input_size, hidden_size):
         super().__init__()
-        self.i2h = nn.Linear(input_size, hidden_size)
-        self.h2h = nn.Linear(hidden_size, hidden_size)
+        self.i2h = Linear(input_size, hidden_size)
+        self.h2h = Linear(hidden_size, hidden_size)
 
     def forward(self, g_t: Tensor, h_t_prev: Tensor) -> Tensor:
         return relu(self.i2h(g_t) + self.h2h(h_t_prev))
 
 
-class ActionNetwork(nn.Module):
+class ActionNetwork(Module):
     def __init__(self, input_size, output_size):
         super().__init__()
-        self.fc = nn.Linear(input_size, output_size)
+        self.fc = Linear(input_size, output_size)
 
     def forward(self, h_t: Tensor) -> Tensor:
         return log_softmax(self.fc(h_t), -1)
 
 
-class _Locator(nn.Module):
+class _Locator(Module):
     def sample(self, mean: Tensor, noise: Tensor | None) -> Tensor:
         noise = torch.randn_like(mean) if noise is None else noise
         return (mean + self.std * noise).detach()
@@ -78,8 +79,8 @@ class LocationNetwork(_Locator):
     def __init__(self, input_size, output_size, std):
         super().__init__()
         self.std = std
-        self.fc = nn.Linear(input_size, input_size // 2)
-        self.fc_lt = nn.Linear(input_size // 2, output_size)
+        self.fc = Linear(input_size, input_size // 2)
+        self.fc_lt = Linear(input_size // 2, output_size)
 
     def forward(self, h_t: Tensor, noise=None) -> tuple[Tensor, Tensor]:
         mean = torch.tanh(self.fc_lt(relu(self.fc(h_t.detach()))))
@@ -91,7 +92,7 @@ class OldLocationNetwork(_Locator):
     def __init__(self, input_size, output_size, std):
         super().__init__()
         self.std = std
-        self.fc = nn.Linear(input_size, output_size)
+        self.fc = Linear(input_size, output_size)
 
     def forward(self, h_t: Tensor, noise=None) -> tuple[Tensor, Tensor]:
         mean = torch.tanh(self.fc(h_t.detach()))
@@ -99,10 +100,10 @@ class OldLocationNetwork(_Locator):
         return Normal(mean, self.std).log_prob(place).sum(-1), place
 
 
-class BaselineNetwork(nn.Module):
+class BaselineNetwork(Module):
     def __init__(self, input_size, output_size):
         super().__init__()
-        self.fc = nn.Linear(input_size, output_size)
+        self.fc = Linear(input_size, output_size)
 
     def forward(self, h_t: Tensor) -> Tensor:
         return self.fc(h_t.detach())
@@ -115,4 +116,4 @@ class OldBaselineNetwork(BaselineNetwork):
 
 def reinforce_loss(log_pi: Tensor, reward: Tensor, baseline: Tensor, weight=0.01) -> Tensor:
     advantage = (reward - baseline).detach()
-    return nn.functional.mse_loss(baseline, reward) + weight * (-log_pi * advantage).sum(1).mean()
+    return functional.mse_loss(baseline, reward) + weight * (-log_pi * advantage).sum(1).mean()

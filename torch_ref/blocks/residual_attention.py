@@ -1,21 +1,22 @@
 """Residual Attention Network for Image Classification - Wang, Jiang, Qian et al. 2017, https://arxiv.org/abs/1704.06904"""
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import BatchNorm2d, Conv2d, Module, ReLU, Sequential, Sigmoid
 from torch.nn.functional import interpolate, max_pool2d, relu
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Module):
     def __init__(self, input_channels, output_channels, stride=1):
         super().__init__()
         inner = output_channels // 4
         self.projects = input_channels != output_channels or stride != 1
-        self.bn1 = nn.BatchNorm2d(input_channels)
-        self.conv1 = nn.Conv2d(input_channels, inner, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, output_channels, 1, bias=False)
-        self.conv4 = nn.Conv2d(input_channels, output_channels, 1, stride, bias=False)
+        self.bn1 = BatchNorm2d(input_channels)
+        self.conv1 = Conv2d(input_channels, inner, 1, bias=False)
+        self.bn2 = BatchNorm2d(inner)
+        self.conv2 = Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
+        self.bn3 = BatchNorm2d(inner)
+        self.conv3 = Conv2d(inner, output_channels, 1, bias=False)
+        self.conv4 = Conv2d(input_channels, output_channels, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         a = relu(self.bn1(x))
@@ -24,7 +25,7 @@ class ResidualBlock(nn.Module):
         return self.conv3(y) + (self.conv4(a) if self.projects else x)
 
 
-class _AttentionModule(nn.Module):
+class _AttentionModule(Module):
     blocks: tuple[str, ...]
 
     def __init__(self, in_channels, out_channels, *sizes):
@@ -46,12 +47,12 @@ class _AttentionModule(nn.Module):
 
     def residual(self, n):
         blocks = [ResidualBlock(self.channels, self.channels) for _ in range(n)]
-        return blocks[0] if n == 1 else nn.Sequential(*blocks)
+        return blocks[0] if n == 1 else Sequential(*blocks)
 
     def gate(self):
         c = self.channels
-        first, second = nn.Conv2d(c, c, 1, bias=False), nn.Conv2d(c, c, 1, bias=False)
-        return nn.Sequential(nn.BatchNorm2d(c), nn.ReLU(), first, nn.BatchNorm2d(c), nn.ReLU(), second, nn.Sigmoid())
+        first, second = Conv2d(c, c, 1, bias=False), Conv2d(c, c, 1, bias=False)
+        return Sequential(BatchNorm2d(c), ReLU(), first, BatchNorm2d(c), ReLU(), second, Sigmoid())
 
     def block(self, i):
         return getattr(self, self.blocks[i])

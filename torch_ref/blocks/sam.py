@@ -3,23 +3,24 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, softmax
+from torch.nn import BatchNorm2d, Conv2d, Dropout, Linear, Module, init
 from torch.nn.functional import gelu
 
 
 def linear(inputs, outputs, bias=True):
-    layer = nn.Linear(inputs, outputs, bias)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
+    layer = Linear(inputs, outputs, bias)
+    init.trunc_normal_(layer.weight, std=0.02)
     if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+        init.zeros_(layer.bias)
     return layer
 
 
 def conv(inputs, outputs, kernel_size, groups=1):
-    layer = nn.Conv2d(inputs, outputs, kernel_size, 1, kernel_size // 2, 1, groups)
-    nn.init.normal_(layer.weight, std=math.sqrt(2 / (kernel_size**2 * outputs // groups)))
+    layer = Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, groups=groups)
+    init.normal_(layer.weight, std=math.sqrt(2 / (kernel_size**2 * outputs // groups)))
     if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+        init.zeros_(layer.bias)
     return layer
 
 
@@ -27,7 +28,7 @@ def image(x: Tensor, H, W) -> Tensor:
     return x.mT.reshape(x.shape[0], x.shape[2], H, W)
 
 
-class SAM(nn.Module):
+class SAM(Module):
     def __init__(self, dim, ca_num_heads=4, qkv_bias=False, proj_drop=0.0, expand_ratio=2):
         super().__init__()
         if ca_num_heads < 1 or dim % ca_num_heads:
@@ -40,10 +41,10 @@ class SAM(nn.Module):
         for i in range(1, ca_num_heads + 1):
             setattr(self, f"local_conv_{i}", conv(each, each, 2 * i + 1, groups=each))
         self.proj0 = conv(dim, wide, 1, groups=each)
-        self.bn = nn.BatchNorm2d(wide)
+        self.bn = BatchNorm2d(wide)
         self.proj1 = conv(wide, dim, 1)
         self.proj = linear(dim, dim)
-        self.dropout = nn.Dropout(proj_drop)
+        self.dropout = Dropout(proj_drop)
 
     def forward(self, x: Tensor, H, W) -> Tensor:
         heads = image(self.s(x), H, W).chunk(self.ca_num_heads, 1)
@@ -53,7 +54,7 @@ class SAM(nn.Module):
         return self.dropout(self.proj(modulator.flatten(2).mT * self.v(x)))
 
 
-class SAMAttention(nn.Module):
+class SAMAttention(Module):
     def __init__(self, dim, sa_num_heads=8, qkv_bias=False, qk_scale=None, attn_drop=0.0, proj_drop=0.0):
         super().__init__()
         if sa_num_heads < 1 or dim % sa_num_heads:
@@ -61,22 +62,22 @@ class SAMAttention(nn.Module):
         self.sa_num_heads = sa_num_heads
         self.scale = qk_scale or (dim // sa_num_heads) ** -0.5
         self.q = linear(dim, dim, qkv_bias)
-        self.attn_dropout = nn.Dropout(attn_drop)
+        self.attn_dropout = Dropout(attn_drop)
         self.kv = linear(dim, 2 * dim, qkv_bias)
         self.local_conv = conv(dim, dim, 3, groups=dim)
         self.proj = linear(dim, dim)
-        self.proj_dropout = nn.Dropout(proj_drop)
+        self.proj_dropout = Dropout(proj_drop)
 
     def forward(self, x: Tensor, H, W) -> Tensor:
         key, value = self.kv(x).chunk(2, -1)
         q, k, v = (t.unflatten(-1, (self.sa_num_heads, -1)).transpose(1, 2) for t in (self.q(x), key, value))
-        attn = torch.softmax(q @ k.mT * self.scale, -1)
+        attn = softmax(q @ k.mT * self.scale, -1)
         y = (self.attn_dropout(attn) @ v).transpose(1, 2).flatten(2)
         local = self.local_conv(image(value, H, W)).flatten(2).mT
         return self.proj_dropout(self.proj(y + local))
 
 
-class _DWConv(nn.Module):
+class _DWConv(Module):
     def __init__(self, dim):
         super().__init__()
         self.dwconv = conv(dim, dim, 3, groups=dim)
@@ -85,15 +86,15 @@ class _DWConv(nn.Module):
         return self.dwconv(image(x, H, W)).flatten(2).mT
 
 
-class Mlp(nn.Module):
+class Mlp(Module):
     def __init__(self, in_features, hidden_features=None, out_features=None, drop=0.0):
         super().__init__()
         hidden = hidden_features or in_features
         self.fc1 = linear(in_features, hidden)
         self.dwconv = _DWConv(hidden)
         self.fc2 = linear(hidden, out_features or in_features)
-        self.dropout1 = nn.Dropout(drop)
-        self.dropout2 = nn.Dropout(drop)
+        self.dropout1 = Dropout(drop)
+        self.dropout2 = Dropout(drop)
 
     def forward(self, x: Tensor, H, W) -> Tensor:
         x = self.fc1(x)

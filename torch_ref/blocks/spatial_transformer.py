@@ -1,7 +1,8 @@
 """Spatial Transformer Networks - Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, https://arxiv.org/abs/1506.02025"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Conv2d, Linear, MaxPool2d, Module, ReLU, Sequential, init
 from torch.nn.functional import affine_grid, grid_sample
 
 
@@ -17,7 +18,7 @@ def pixels(size, kernel_sizes, pools) -> int:
     return max(0, h) * max(0, w)
 
 
-class SpatialTransformer(nn.Module):
+class SpatialTransformer(Module):
     def __init__(
         self,
         in_channels=1,
@@ -30,16 +31,16 @@ class SpatialTransformer(nn.Module):
     ):
         super().__init__()
         self.align_corners = align_corners
-        stages: list[nn.Module] = []
+        stages: list[Module] = []
         inputs = [in_channels, *channels[:-1]]
         for c, out, kernel, pool in zip(inputs, channels, kernel_sizes, pools, strict=True):
-            stages += [nn.Conv2d(c, out, kernel), nn.MaxPool2d(pool), nn.ReLU()]
-        self.localization = nn.Sequential(*stages)
+            stages += [Conv2d(c, out, kernel), MaxPool2d(pool), ReLU()]
+        self.localization = Sequential(*stages)
         features = channels[-1] * pixels(size, kernel_sizes, pools)
-        theta = nn.Linear(hidden, 6)
-        nn.init.zeros_(theta.weight)
+        theta = Linear(hidden, 6)
+        init.zeros_(theta.weight)
         identity(theta.bias)
-        self.fc_loc = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), theta)
+        self.fc_loc = Sequential(Linear(features, hidden), ReLU(), theta)
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.localization(x).flatten(1)

@@ -3,7 +3,8 @@
 from math import pi
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import grid_sample
 
 HALF = pi / 2
@@ -29,7 +30,7 @@ def project(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.acos(z / r) / HALF - 1, torch.atan(y / (x + 1e-5)) / pi + turn
 
 
-class STN(nn.Module):
+class STN(Module):
     def __init__(self, layout="BHWD"):
         super().__init__()
         if layout not in ("BHWD", "BCHW"):
@@ -42,7 +43,7 @@ class STN(nn.Module):
         return grid_sample(image.movedim(-1, 1), grid.flip(-1), align_corners=True).movedim(1, -1)
 
 
-class _GridGen(nn.Module):
+class _GridGen(Module):
     has_loss = False
 
     def __init__(self, height, width, lr=1.0, aux_loss=False):
