@@ -5,6 +5,7 @@ from flax_attn.blocks.attention import (
     ScaledDotProductAttention,
     SimplifiedScaledDotProductAttention,
 )
+from flax_attn.blocks.attention_map import MHAttentionMap
 from flax_attn.blocks.bam import BAM
 from flax_attn.blocks.cbam import CBAM, CBAMBasicBlock, CBAMBottleneck, ChannelGate, SpatialGate
 from flax_attn.blocks.criss_cross import (
@@ -90,7 +91,6 @@ from flax_attn.blocks.stn import (
     Depth3DGridGen_with_mask,
 )
 from flax_attn.blocks.transformer import (
-    MHAttentionMap,
     Transformer,
     TransformerDecoder,
     TransformerDecoderLayer,
