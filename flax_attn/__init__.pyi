@@ -6,6 +6,7 @@ from .blocks.attention import (
     ScaledDotProductAttention as ScaledDotProductAttention,
     SimplifiedScaledDotProductAttention as SimplifiedScaledDotProductAttention,
 )
+from .blocks.attention_map import MHAttentionMap as MHAttentionMap
 from .blocks.bam import BAM as BAM
 from .blocks.cbam import (
     CBAM as CBAM,
@@ -114,7 +115,6 @@ from .blocks.stn import (
     Depth3DGridGen_with_mask as Depth3DGridGen_with_mask,
 )
 from .blocks.transformer import (
-    MHAttentionMap as MHAttentionMap,
     Transformer as Transformer,
     TransformerDecoder as TransformerDecoder,
     TransformerDecoderLayer as TransformerDecoderLayer,

@@ -64,7 +64,10 @@ MUTATIONS = [
         "tests/convert/test_state_dict.py tests/catalog/test_golden.py",
     ),
     Mutation(
-        "softmax over queries", "flax_attn/blocks/non_local.py", "softmax(self.scores(x))", "softmax(self.scores(x), 1)"
+        "softmax over queries",
+        "flax_attn/blocks/non_local.py",
+        "softmax(self.scores(x), -1)",
+        "softmax(self.scores(x), 1)",
     ),
     Mutation(
         "a gate before the BatchNorm",
@@ -75,7 +78,7 @@ MUTATIONS = [
     Mutation(
         "default initialisation of W",
         "torch_ref/blocks/non_local.py",
-        "nn.init.zeros_(layer.weight)",
+        "init.zeros_(last.weight)",
         "pass",
         "tests/catalog/test_init.py",
     ),

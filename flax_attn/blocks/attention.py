@@ -1,8 +1,10 @@
 """Attention Is All You Need - Vaswani, Shazeer, Parmar et al. 2017, https://arxiv.org/abs/1706.03762
 
-Status: ``MultiheadAttention`` is ``torch.nn.MultiheadAttention``. ``ScaledDotProductAttention`` is that of
-External-Attention-pytorch, and with d_model 512, d_k 64, d_v 64, h 8 the plain multi-head self-attention of surveys. A
-query that may look at no key gives NaN, as in PyTorch with ``need_weights=True``; without, some of its kernels give 0.
+Follows: ``torch.nn.MultiheadAttention`` for the class of that name, xmu-xiaoma666/External-Attention-pytorch for the
+other two. With d_model 512, d_k 64, d_v 64 and h 8, ``ScaledDotProductAttention`` is the plain multi-head
+self-attention of surveys.
+Differs: a query that may attend to no key always gives NaN. PyTorch gives NaN with ``need_weights=True``, but some of
+its kernels give 0 without.
 """
 
 import dataclasses
@@ -18,27 +20,38 @@ from flax_attn.shapes import Tokens
 
 
 def split_heads(x: Tokens, heads: int) -> Float[Array, "n l h d"]:
-    """Each head takes one run of channels."""
+    """Split the channels into ``heads`` equal runs, one for each head."""
     return x.reshape(*x.shape[:2], heads, -1)
 
 
 def additive(mask: Array, dtype: DTypeLike) -> Array:
-    """A mask to add to logits: True is -inf; a floating point mask is added as it is."""
+    """The mask as numbers to add to logits: True becomes -inf, False 0; a floating point mask stays as it is."""
     return jnp.where(mask, -jnp.inf, 0).astype(dtype) if mask.dtype == jnp.bool_ else mask.astype(dtype)
 
 
+def check_tokens(who: str, query: Array, key: Array, value: Array, batch: int = 0) -> None:
+    """Refuse tokens of several batch sizes, and keys that do not have one value each; ``batch`` is the batch axis."""
+    fits = query.shape[batch] == key.shape[batch] and key.shape[:2] == value.shape[:2]
+    expected = f"{who}: expected one batch size and a value for each key, got shapes"
+    require(fits, f"{expected} {query.shape}, {key.shape}, {value.shape}")
+
+
 class MultiheadAttention(Module):
-    """What each query gathers from ``value``, by softmax(query . key / sqrt(d)) in each head.
+    """For each query the mean of ``value``, weighted by softmax(query . key / sqrt(d)), in each of ``num_heads`` heads.
 
     Args:
         kdim, vdim: widths of key and value; ``embed_dim`` when None.
-        add_bias_kv: append a learned key and value. add_zero_attn: append a key and value of zeros.
-        batch_first: tokens are (n, l, c) and not, as PyTorch's default has it, (l, n, c).
+        add_bias_kv: append a learned key and value.
+        add_zero_attn: append a key and a value of zeros.
+        batch_first: whether tokens are (n, l, c). PyTorch's default, False, means (l, n, c).
+        kernel_init: initializer of the kernel of ``out_proj``; that of ``Linear`` when None.
 
-    The call takes PyTorch's arguments: ``key_padding_mask`` (n, k) and ``attn_mask`` (q, k) or (n * num_heads, q, k),
-    bool where True is ignored or floating point to be added. It returns the output and the weights (n, q, k), averaged
-    over heads, or (n, num_heads, q, k), or None. Raises ValueError for tokens, masks and heads that do not fit, and for
-    tokens without a batch axis, which PyTorch takes.
+    The call takes PyTorch's arguments: ``key_padding_mask`` (n, k), and ``attn_mask`` (q, k) or (n * num_heads, q, k).
+    In a bool mask, True means that the key is ignored; a floating point mask is added to the logits.
+    The call returns the output and the weights: (n, q, k), the mean over the heads, or (n, num_heads, q, k), or None.
+
+    Raises ValueError for tokens, masks and heads that do not fit. Tokens without a batch axis, which PyTorch takes, are
+    refused, too.
     """
 
     embed_dim: int
@@ -60,10 +73,12 @@ class MultiheadAttention(Module):
 
     @property
     def widths(self) -> tuple[int, int, int]:
+        """The widths of query, key and value."""
         return self.embed_dim, self.kdim or self.embed_dim, self.vdim or self.embed_dim
 
     @property
     def packed(self) -> bool:
+        """Whether one array holds the three projections."""
         return len(set(self.widths)) == 1
 
     def setup(self) -> None:
@@ -71,9 +86,10 @@ class MultiheadAttention(Module):
         if self.packed:
             self.in_proj_weight = self.parameter("in_proj_weight", xavier, (3 * dim, dim))
         else:
-            names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-            for name, width in zip(names, self.widths, strict=True):
-                setattr(self, name, self.parameter(name, xavier, (dim, width)))
+            _, kdim, vdim = self.widths
+            self.q_proj_weight = self.parameter("q_proj_weight", xavier, (dim, dim))
+            self.k_proj_weight = self.parameter("k_proj_weight", xavier, (dim, kdim))
+            self.v_proj_weight = self.parameter("v_proj_weight", xavier, (dim, vdim))
         if self.bias:
             self.in_proj_bias = self.parameter("in_proj_bias", init.zeros, (3 * dim,))
         self.out_proj = Linear(dim, dim, self.bias, kernel_init=self.kernel_init, bias_init=init.zeros)
@@ -86,13 +102,10 @@ class MultiheadAttention(Module):
         for name, x, width in zip(("query", "key", "value"), (query, key, value), self.widths, strict=True):
             require(x.ndim == 3, f"MultiheadAttention: expected {name} of rank 3, got shape {x.shape}")
             require(x.shape[-1] == width, f"MultiheadAttention: expected {name} of width {width}, got shape {x.shape}")
-        batch = 0 if self.batch_first else 1
-        fits = query.shape[batch] == key.shape[batch] and key.shape[:2] == value.shape[:2]
-        expected = "MultiheadAttention: expected one batch size and a value for each key, got shapes"
-        require(fits, f"{expected} {query.shape}, {key.shape}, {value.shape}")
+        check_tokens("MultiheadAttention", query, key, value, batch=0 if self.batch_first else 1)
 
     def project(self, tokens: Sequence[Array]) -> list[Array]:
-        """Queries, keys and values (n, l, embed_dim)."""
+        """The projections of query, key and value, each (n, l, embed_dim)."""
         if self.packed:
             weights = jnp.split(self.in_proj_weight, 3)
         else:
@@ -106,7 +119,7 @@ class MultiheadAttention(Module):
         return projected
 
     def extend(self, key: Array, value: Array) -> tuple[Array, Array]:
-        """Append the learned key and value, and the zeros."""
+        """Append the learned key and value, and the key and value of zeros, where they are wanted."""
         shape = (key.shape[0], 1, self.embed_dim)
         if self.add_bias_kv:
             pairs = ((key, self.bias_k), (value, self.bias_v))
@@ -115,9 +128,11 @@ class MultiheadAttention(Module):
             key, value = (jnp.concatenate([x, jnp.zeros(shape, x.dtype)], 1) for x in (key, value))
         return key, value
 
-    def masks(self, key_padding_mask: Array | None, attn_mask: Array | None, n: int, q: int, k: int) -> list[Array]:
-        """Both masks in a shape that adds to logits (n, h, q, keys), with nothing on the appended keys."""
-        heads, masks = self.num_heads, []
+    def masks(
+        self, key_padding_mask: Array | None, attn_mask: Array | None, shape: tuple[int, int, int]
+    ) -> list[Array]:
+        """The masks to add to logits (n, h, q, k); they leave the appended keys as they are."""
+        (n, q, k), heads, masks = shape, self.num_heads, []
         if key_padding_mask is not None:
             masks.append(self.mask("key_padding_mask", key_padding_mask, [(n, k)])[:, None, None])
         if attn_mask is not None:
@@ -126,13 +141,26 @@ class MultiheadAttention(Module):
         return masks
 
     def mask(self, name: str, mask: Array, shapes: Sequence[tuple[int, ...]]) -> Array:
-        """A mask to add, 0 on the appended keys, of one of ``shapes``."""
+        """The mask as numbers to add, 0 for the appended keys. Raises ValueError for a shape not in ``shapes``."""
         expected = f"MultiheadAttention: expected {name} of shape {' or '.join(map(str, shapes))}"
         require(mask.shape in shapes, f"{expected}, got {mask.shape}")
         known = mask.dtype == jnp.bool_ or jnp.issubdtype(mask.dtype, jnp.floating)
         require(known, f"MultiheadAttention: expected {name} of bool or floating point, got {mask.dtype}")
         appended = self.add_bias_kv + self.add_zero_attn
         return jnp.pad(additive(mask, accumulator(mask.dtype)), [*[(0, 0)] * (mask.ndim - 1), (0, appended)])
+
+    def attend(
+        self, query: Tokens, key: Array, value: Array, masks: Sequence[Array], train: bool
+    ) -> tuple[Tokens, Float[Array, "n h q k"]]:
+        """The weighted means, heads side by side, and the weights of each head."""
+        q, k, v = (split_heads(x, self.num_heads) for x in (query, key, value))
+        logits = einsum("nqhd,nkhd->nhqk", q / math.sqrt(q.shape[-1]), k, wide=True)
+        for mask in masks:
+            logits = logits + mask.astype(logits.dtype)
+        weights = softmax(logits, -1).astype(v.dtype)
+        if self.dropout:
+            weights = self.attn_dropout(weights, train)
+        return einsum("nhqk,nkhd->nqhd", weights, v).reshape(query.shape), weights
 
     def __call__(
         self,
@@ -146,25 +174,23 @@ class MultiheadAttention(Module):
         is_causal: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "a b h"], Array | None]:
-        causal = attn_mask is not None or not is_causal
-        require(causal, "MultiheadAttention: expected attn_mask with is_causal=True, got None")
+        fits = attn_mask is not None or not is_causal
+        require(fits, "MultiheadAttention: expected attn_mask with is_causal=True, got None")
         self.check(query, key, value)
-        tokens = [x if self.batch_first else x.swapaxes(0, 1) for x in (query, key, value)]
-        n, length, size = tokens[0].shape[0], tokens[0].shape[1], tokens[1].shape[1]
-        q, k, v = self.project(tokens)
-        k, v = self.extend(k, v)
-        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
-        logits = einsum("nqhd,nkhd->nhqk", q / math.sqrt(q.shape[-1]), k, wide=True)
-        for mask in self.masks(key_padding_mask, attn_mask, n, length, size):
-            logits += mask.astype(logits.dtype)
-        weights = softmax(logits).astype(v.dtype)
-        if self.dropout:
-            weights = self.attn_dropout(weights, train)
-        out = self.out_proj(einsum("nhqk,nkhd->nqhd", weights, v).reshape(n, length, -1))
+        q, k, v = self.project([x if self.batch_first else x.swapaxes(0, 1) for x in (query, key, value)])
+        n, length, _ = q.shape
+        masks = self.masks(key_padding_mask, attn_mask, (n, length, k.shape[1]))
+        out, weights = self.attend(q, *self.extend(k, v), masks, train)
+        out = self.out_proj(out)
         out = out if self.batch_first else out.swapaxes(0, 1)
         if not need_weights:
             return out, None
         return out, weights.mean(1) if average_attn_weights else weights
+
+
+def linear(inputs: int, outputs: int) -> Linear:
+    """A linear layer with weights from N(0, 0.001^2) and bias 0."""
+    return Linear(inputs, outputs, kernel_init=init.normal(0.001), bias_init=init.zeros)
 
 
 class _ScaledDotProductAttention(Module):
@@ -172,9 +198,7 @@ class _ScaledDotProductAttention(Module):
         who = type(self).__name__
         for x in (queries, keys, values):
             self.check_channels(x, self.d_model, [3])
-        fits = queries.shape[0] == keys.shape[0] and keys.shape[:2] == values.shape[:2]
-        expected = f"{who}: expected one batch size and a value for each key, got shapes"
-        require(fits, f"{expected} {queries.shape}, {keys.shape}, {values.shape}")
+        check_tokens(who, queries, keys, values)
         shape = (queries.shape[0], self.h, queries.shape[1], keys.shape[1])
         for name, given in (("attention_mask", mask), ("attention_weights", scale)):
             got = () if given is None else given.shape
@@ -183,28 +207,36 @@ class _ScaledDotProductAttention(Module):
         dtype = jnp.bool_ if mask is None else mask.dtype
         require(dtype == jnp.bool_, f"{who}: expected attention_mask of bool, got {dtype}")
 
-    def attend(
-        self, query: Array, key: Array, value: Array, mask: Array | None, scale: Array | None, train: bool
-    ) -> Tokens:
-        """What each query gathers, before the last projection."""
-        q, k, v = (split_heads(x, self.h) for x in (query, key, value))
+    def attend(self, q: Array, k: Array, v: Array, mask: Array | None, scale: Array | None, train: bool) -> Tokens:
+        """The weighted means of the values, heads side by side."""
+        q, k, v = (split_heads(x, self.h) for x in (q, k, v))
         logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) / math.sqrt(q.shape[-1])
         if scale is not None:
-            logits *= scale.astype(logits.dtype)
+            logits = logits * scale.astype(logits.dtype)
         if mask is not None:
             logits = jnp.where(mask, -jnp.inf, logits)
-        weights = self.attn_dropout(softmax(logits).astype(v.dtype), train)
+        weights = self.attn_dropout(softmax(logits, -1).astype(v.dtype), train)
         return einsum("nhqk,nkhd->nqhd", weights, v).reshape(*q.shape[:2], -1)
 
-    def linear(self, inputs: int, outputs: int) -> Linear:
-        return Linear(inputs, outputs, kernel_init=init.normal(0.001), bias_init=init.zeros)
+    def __call__(
+        self,
+        queries: Float[Array, "n q c"],
+        keys: Float[Array, "n k c"],
+        values: Float[Array, "n k c"],
+        attention_mask: Array | None = None,
+        attention_weights: Array | None = None,
+        train: bool = False,
+    ) -> Float[Array, "n q c"]:
+        self.check(queries, keys, values, attention_mask, attention_weights)
+        q, k, v = self.project(queries, keys, values)
+        return self.fc_o(self.attend(q, k, v, attention_mask, attention_weights, train))
 
 
 class ScaledDotProductAttention(_ScaledDotProductAttention):
-    """What each of ``queries`` gathers from ``values`` through projections, by softmax(q . k / sqrt(d_k)) in each head.
+    """For each of ``queries`` the mean of projected ``values``, weighted by softmax(q . k / sqrt(d_k)) in each head.
 
-    ``attention_mask`` is bool, broadcastable to (n, h, q, k), True is ignored; ``attention_weights``, broadcastable
-    likewise, is multiplied with the logits.
+    ``attention_mask`` is bool and broadcastable to (n, h, q, k); True means that the key is ignored.
+    ``attention_weights``, broadcastable to the same shape, is multiplied with the logits.
     """
 
     d_model: int
@@ -219,28 +251,21 @@ class ScaledDotProductAttention(_ScaledDotProductAttention):
         require(min(sizes) >= 1, f"ScaledDotProductAttention: expected d_model, d_k, d_v, h >= 1, got {sizes}")
 
     def setup(self) -> None:
-        self.fc_q = self.linear(self.d_model, self.h * self.d_k)
-        self.fc_k = self.linear(self.d_model, self.h * self.d_k)
-        self.fc_v = self.linear(self.d_model, self.h * self.d_v)
-        self.fc_o = self.linear(self.h * self.d_v, self.d_model)
+        self.fc_q = linear(self.d_model, self.h * self.d_k)
+        self.fc_k = linear(self.d_model, self.h * self.d_k)
+        self.fc_v = linear(self.d_model, self.h * self.d_v)
+        self.fc_o = linear(self.h * self.d_v, self.d_model)
         self.attn_dropout = Dropout(self.dropout)
 
-    def __call__(
-        self,
-        queries: Float[Array, "n q c"],
-        keys: Float[Array, "n k c"],
-        values: Float[Array, "n k c"],
-        attention_mask: Array | None = None,
-        attention_weights: Array | None = None,
-        train: bool = False,
-    ) -> Float[Array, "n q c"]:
-        self.check(queries, keys, values, attention_mask, attention_weights)
-        projected = self.fc_q(queries), self.fc_k(keys), self.fc_v(values)
-        return self.fc_o(self.attend(*projected, attention_mask, attention_weights, train))
+    def project(self, queries: Array, keys: Array, values: Array) -> tuple[Array, Array, Array]:
+        return self.fc_q(queries), self.fc_k(keys), self.fc_v(values)
 
 
 class SimplifiedScaledDotProductAttention(_ScaledDotProductAttention):
-    """The same without projections of queries, keys and values: their channels are dealt out to the heads."""
+    """``ScaledDotProductAttention`` without the projections of queries, keys and values.
+
+    The heads share the channels of the arguments: each takes d_model / h of them.
+    """
 
     d_model: int
     h: int
@@ -253,18 +278,8 @@ class SimplifiedScaledDotProductAttention(_ScaledDotProductAttention):
         require(divides, f"SimplifiedScaledDotProductAttention: expected h to divide d_model={dim}, got {heads}")
 
     def setup(self) -> None:
-        self.fc_o = self.linear(self.d_model, self.d_model)
+        self.fc_o = linear(self.d_model, self.d_model)
         self.attn_dropout = Dropout(self.dropout)
 
-    def __call__(
-        self,
-        queries: Float[Array, "n q c"],
-        keys: Float[Array, "n k c"],
-        values: Float[Array, "n k c"],
-        attention_mask: Array | None = None,
-        attention_weights: Array | None = None,
-        train: bool = False,
-    ) -> Float[Array, "n q c"]:
-        self.check(queries, keys, values, attention_mask, attention_weights)
-        tokens = self.cast(queries), self.cast(keys), self.cast(values)
-        return self.fc_o(self.attend(*tokens, attention_mask, attention_weights, train))
+    def project(self, queries: Array, keys: Array, values: Array) -> tuple[Array, Array, Array]:
+        return self.cast(queries), self.cast(keys), self.cast(values)

@@ -1,8 +1,8 @@
 """Lesion-aware Dynamic Kernel for Polyp Segmentation - Zhang et al. 2022, https://arxiv.org/abs/2301.04904
 
-Status: ReaFly/LDNet, whose names are ``ESA_layer``, ``ESA_blcok``, ``LCA_layer`` and ``LCA_blcok``. There is no norm in
-front of the attention. ``LCA`` has one key, to which each pixel pays all its attention: its queries and keys are dead,
-here as upstream.
+Follows: ReaFly/LDNet, whose names are ``ESA_layer``, ``ESA_blcok``, ``LCA_layer`` and ``LCA_blcok``. As upstream, there
+is no norm in front of the attention. The softmax of ``LCA`` runs over a single key, so that its weights are all 1: its
+projections of queries and keys change nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_attn.blocks.attention import split_heads
 from flax_attn.blocks.non_local import tokens
 from flax_attn.layers import (
     Conv2d,
@@ -29,14 +30,17 @@ from flax_attn.shapes import Image, PixelMap, Tokens
 
 
 def mask_pool(x: Image, mask: PixelMap) -> Float[Array, "n 1 c"]:
-    """The mean of x, weighted by the sigmoid of ``mask``; what it covers hardly any of gives almost 0."""
+    """The mean of x over its pixels, weighted by the sigmoid of ``mask``.
+
+    The sum of the weights is increased by 0.0005, so that the result is close to 0 where all weights are.
+    """
     weight = sigmoid(mask)
     total = einsum("nhwc,nhwi->nic", x, weight, wide=True)
     return (total / (weight.sum((1, 2), dtype=total.dtype)[:, None] + 0.0005)).astype(x.dtype)
 
 
 class PPM(Module):
-    """Pool x to squares of ``pooling_sizes`` pixels a side, one after the other in one row of tokens."""
+    """Average x over grids of size x size windows, for each size of ``pooling_sizes``; each window becomes a token."""
 
     pooling_sizes: Sequence[int] = (1, 3, 5)
 
@@ -60,22 +64,20 @@ class _Attention(Module):
         inner = self.heads * self.dim_head
         same = self.heads == 1 and self.dim_head == self.dim
         self.to_qkv = Conv2d(self.dim, 3 * inner, 1, bias=False)
-        self.to_out = Sequential([] if same else [Linear(inner, self.dim), Dropout(self.dropout)])
+        layers = [] if same else [Linear(inner, self.dim), Dropout(self.dropout)]
+        self.to_out = Sequential(layers)
 
     def attend(self, x: Image, pool: Callable[[Image], Tokens], train: bool) -> Tokens:
-        """From every pixel of x to what ``pool`` makes of keys and values."""
+        """Attention from every pixel of x to the keys and values that ``pool`` returns."""
         query, key, value = jnp.split(self.to_qkv(x), 3, -1)
-        q, k, v = (self.split_heads(t) for t in (tokens(query), pool(key), pool(value)))
+        q, k, v = (split_heads(t, self.heads) for t in (tokens(query), pool(key), pool(value)))
         logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) * self.dim_head**-0.5
-        y = einsum("nhqk,nkhd->nqhd", softmax(logits).astype(v.dtype), v)
+        y = einsum("nhqk,nkhd->nqhd", softmax(logits, -1).astype(v.dtype), v)
         return self.to_out(y.reshape(*y.shape[:2], -1), train)
-
-    def split_heads(self, x: Tokens) -> Float[Array, "n l h d"]:
-        return x.reshape(*x.shape[:2], self.heads, self.dim_head)
 
 
 class ESA(_Attention):
-    """Self-attention from every pixel of x to its 1 + 9 + 25 pooled pixels; returns tokens, not an image."""
+    """Attention from every pixel of x to the 1 + 9 + 25 tokens of its ``PPM``; returns tokens, not an image."""
 
     def setup(self) -> None:
         super().setup()
@@ -86,14 +88,14 @@ class ESA(_Attention):
 
 
 class LCA(_Attention):
-    """A projection of the mean of x where ``mask`` is high, at every pixel; returns tokens, not an image.
+    """Project the values of x and average them with the weights sigmoid(mask); every pixel gets the same average.
 
-    ``mask`` (n, h, w, 1) are the log-odds of what to look at; any other shape raises ValueError.
+    Returns tokens, not an image. ``mask`` (n, h, w, 1) holds logits; another shape raises ValueError.
     """
 
     def __call__(self, x: Image, mask: Array, train: bool = False) -> Tokens:
         expected = (*x.shape[:3], 1)
-        require(mask.shape == expected, f"LCA: expected a mask of shape {expected}, got {mask.shape}")
+        require(mask.shape == expected, f"{type(self).__name__}: expected a mask of shape {expected}, got {mask.shape}")
         mask = self.cast(mask)
         return self.attend(x, lambda y: mask_pool(y, mask), train)
 
@@ -104,8 +106,8 @@ class _FeedForward(Module):
     dropout: float
 
     def setup(self) -> None:
-        wide, narrow = Linear(self.dim, self.hidden), Linear(self.hidden, self.dim)
-        self.net = Sequential([wide, gelu, Dropout(self.dropout), narrow, Dropout(self.dropout)])
+        widen, narrow = Linear(self.dim, self.hidden), Linear(self.hidden, self.dim)
+        self.net = Sequential([widen, gelu, Dropout(self.dropout), narrow, Dropout(self.dropout)])
 
     def __call__(self, x: Tokens, train: bool = False) -> Tokens:
         return self.net(x, train)
@@ -135,28 +137,28 @@ class _Block(Module):
         self.ff = _PreNorm(self.dim, self.mlp_dim, self.dropout)
 
     def add(self, attended: Tokens, x: Image, train: bool) -> Image:
-        """x plus the attention, and to that its feed-forward."""
+        """Add the attended tokens to x, and a feed-forward network of the sum to the sum."""
         t = attended + tokens(self.cast(x))
         return (self.ff(t, train) + t).reshape(x.shape)
 
 
 class ESABlock(_Block):
-    """Add to x its ESA, and to that a feed-forward network of its LayerNorm."""
+    """Add ``ESA`` of x to x; then add a feed-forward network of the sum's LayerNorm to the sum."""
 
     def setup(self) -> None:
         super().setup()
-        self.ESAlayer = ESA(self.dim, self.heads, self.dim_head, self.dropout)
+        self.ESAlayer = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
 
     def __call__(self, x: Image, train: bool = False) -> Image:
         return self.add(self.ESAlayer(x, train), x, train)
 
 
 class LCABlock(_Block):
-    """Add to x its LCA under ``mask`` (n, h, w, 1), and to that a feed-forward network of its LayerNorm."""
+    """Add ``LCA`` of x and ``mask`` (n, h, w, 1) to x; then add a feed-forward network of the sum's LayerNorm to it."""
 
     def setup(self) -> None:
         super().setup()
-        self.LCAlayer = LCA(self.dim, self.heads, self.dim_head, self.dropout)
+        self.LCAlayer = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
 
     def __call__(self, x: Image, mask: Array, train: bool = False) -> Image:
         return self.add(self.LCAlayer(x, mask, train), x, train)

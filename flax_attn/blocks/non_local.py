@@ -1,7 +1,9 @@
 """Non-local Neural Networks - Wang, Girshick, Gupta, He 2018, https://arxiv.org/abs/1711.07971
 
-Status: AlexHex7/Non-local_pytorch, whose four files, one a form, all call their classes ``NONLocalBlock1D``, ``2D`` and
-``3D``. Here each form has a name of its own, and ``NONLocalBlock*D`` is the embedded Gaussian, upstream's default.
+Follows: AlexHex7/Non-local_pytorch.
+Differs: upstream has one file for each form of ``pairwise``, and each file calls its classes ``NONLocalBlock1D``,
+``NONLocalBlock2D`` and ``NONLocalBlock3D``. Here each form has a name of its own. The three names are those of the
+embedded Gaussian form, upstream's default.
 """
 
 import dataclasses
@@ -9,29 +11,49 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_attn import layers
-from flax_attn.layers import BatchNorm, Conv, Conv2d, Module, Sequential, einsum, init, relu, require, softmax
+from flax_attn.layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    Conv,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    Module,
+    Sequential,
+    einsum,
+    init,
+    relu,
+    require,
+    softmax,
+)
 from flax_attn.shapes import Weights
 
-POOL = {1: 2, 2: (2, 2), 3: (1, 2, 2)}
+CONVS = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+NORMS = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
+POOLS = {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}
+WINDOWS: dict[int, int | tuple[int, ...]] = {1: 2, 2: (2, 2), 3: (1, 2, 2)}
 
 
 def tokens(x: Float[Array, "n *space c"]) -> Float[Array, "n s c"]:
-    """One row a position, in row-major order."""
+    """One token for each position, in row-major order."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class _NonLocalBlockND(Module):
-    """Add to each position of x (n, *space, c) a projection of the mean of all positions, weighted by ``pairwise``.
+    """Add to each position of x (n, *space, c) a projected mean of all positions, with the weights of ``pairwise``.
 
     Args:
         inter_channels: width of the embedding; half of ``in_channels`` when None.
         dimension: number of spatial axes, 1, 2 or 3.
-        sub_sample: halve height and width of the positions attended to by max pooling.
-        bn_layer: BatchNorm after the projection. It, or else the projection, starts at zero: the block is the identity.
+        sub_sample: reduce the keys and values by max pooling, which halves length, or height and width.
+        bn_layer: whether a BatchNorm follows the projection. The last of the two layers starts at zero, so that a new
+            block is the identity.
 
-    Returns:
-        x plus the projection, and with ``return_nl_map=True`` also the weights (n, positions, positions attended to).
+    Returns x plus the projection, and with ``return_nl_map=True`` also the weights (n, queries, keys).
     """
 
     in_channels: int
@@ -46,7 +68,7 @@ class _NonLocalBlockND(Module):
         require(self.in_channels >= 1, f"{who}: expected in_channels >= 1, got {self.in_channels}")
         inner = self.inter_channels
         require(inner is None or inner >= 1, f"{who}: expected inter_channels None or >= 1, got {inner}")
-        require(self.dimension in POOL, f"{who}: expected dimension 1, 2 or 3, got {self.dimension}")
+        require(self.dimension in CONVS, f"{who}: expected dimension 1, 2 or 3, got {self.dimension}")
 
     @property
     def inner(self) -> int:
@@ -57,28 +79,29 @@ class _NonLocalBlockND(Module):
         self.W = self.projection()
         self.embed()
 
-    def conv(self, inputs: int, outputs: int, **kwargs: init.Initializer) -> Conv:
-        return getattr(layers, f"Conv{self.dimension}d")(inputs, outputs, 1, **kwargs)
+    def conv(self, inputs: int, outputs: int) -> Conv:
+        return CONVS[self.dimension](inputs, outputs, 1)
 
     def pool(self) -> Module:
-        return getattr(layers, f"MaxPool{self.dimension}d")(POOL[self.dimension])
+        return POOLS[self.dimension](WINDOWS[self.dimension])
 
     def pooled(self, layer: Module) -> Module:
         return Sequential([layer, self.pool()]) if self.sub_sample else layer
 
     def projection(self) -> Module:
         if not self.bn_layer:
-            return self.conv(self.inner, self.in_channels, kernel_init=init.zeros, bias_init=init.zeros)
-        norm: type[BatchNorm] = getattr(layers, f"BatchNorm{self.dimension}d")
-        return Sequential([self.conv(self.inner, self.in_channels), norm(self.in_channels, scale_init=init.zeros)])
+            conv = CONVS[self.dimension]
+            return conv(self.inner, self.in_channels, 1, kernel_init=init.zeros, bias_init=init.zeros)
+        norm = NORMS[self.dimension](self.in_channels, scale_init=init.zeros)
+        return Sequential([self.conv(self.inner, self.in_channels), norm])
 
     def embed(self) -> None:
-        """Create what ``pairwise`` needs."""
+        """Create the layers that ``pairwise`` needs."""
         self.theta = self.conv(self.in_channels, self.inner)
         self.phi = self.pooled(self.conv(self.in_channels, self.inner))
 
     def pairwise(self, x: Array) -> Weights:
-        """The weight of each position attended to (k), for each position (q)."""
+        """The weights of each query for all keys."""
         raise NotImplementedError
 
     def scores(self, x: Array) -> Weights:
@@ -94,14 +117,14 @@ class _NonLocalBlockND(Module):
 
 
 class EmbeddedGaussianNonLocalBlock(_NonLocalBlockND):
-    """Weights softmax(theta(x) phi(x)^T), not scaled: dot-product self-attention with one head."""
+    """The weights are softmax(theta(x) phi(x)^T): dot-product self-attention with one head, but not scaled."""
 
     def pairwise(self, x: Array) -> Weights:
-        return softmax(self.scores(x))
+        return softmax(self.scores(x), -1)
 
 
 class GaussianNonLocalBlock(_NonLocalBlockND):
-    """Weights softmax(x x^T), without embedding."""
+    """The weights are softmax(x x^T), without an embedding."""
 
     def embed(self) -> None:
         if self.sub_sample:
@@ -109,11 +132,11 @@ class GaussianNonLocalBlock(_NonLocalBlockND):
 
     def pairwise(self, x: Array) -> Weights:
         keys = self.phi(x) if self.sub_sample else x
-        return softmax(einsum("nqc,nkc->nqk", tokens(x), tokens(keys), wide=True))
+        return softmax(einsum("nqc,nkc->nqk", tokens(x), tokens(keys), wide=True), -1)
 
 
 class DotProductNonLocalBlock(_NonLocalBlockND):
-    """Weights theta(x) phi(x)^T divided by the number of positions attended to."""
+    """The weights are theta(x) phi(x)^T, divided by the number of keys."""
 
     def pairwise(self, x: Array) -> Weights:
         scores = self.scores(x)
@@ -121,7 +144,7 @@ class DotProductNonLocalBlock(_NonLocalBlockND):
 
 
 class ConcatenationNonLocalBlock(_NonLocalBlockND):
-    """Weights relu(w [theta(x), phi(x)]) divided by the number of positions attended to."""
+    """The weights are relu(w [theta(x), phi(x)]), divided by the number of keys."""
 
     def embed(self) -> None:
         super().embed()

@@ -1,31 +1,21 @@
 """End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872
 
-Status: facebookresearch/detr, but tokens are (n, l, c) where upstream has (l, n, c). Position embeddings are added to
-queries and keys of every layer. Before August 2020 upstream's decoder returned (l, n, c) without a leading axis where
-``return_intermediate`` is off. Upstream's layers start with the same linear biases, being copies; here each draws its
-own. ``MHAttentionMap`` takes its softmax over heads and pixels together, as published.
+Follows: facebookresearch/detr@29901c5. Position embeddings are added to the queries and keys of every layer.
+Differs: tokens are (n, l, c), where upstream has (l, n, c). Upstream copies one layer, and so all its layers start with
+the same linear biases; here each layer draws its own. The decoder's output always has a leading axis of layers; before
+August 2020 upstream's had none with ``return_intermediate=False``.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_attn.blocks.attention import MultiheadAttention, split_heads
-from flax_attn.layers import (
-    Dropout,
-    Initializer,
-    LayerNorm,
-    Linear,
-    Module,
-    ModuleList,
-    einsum,
-    gelu,
-    init,
-    relu,
-    require,
-    softmax,
-)
+from flax_attn.blocks.attention import MultiheadAttention
+from flax_attn.blocks.non_local import tokens
+from flax_attn.layers import Dropout, Initializer, LayerNorm, Linear, Module, ModuleList, gelu, init, relu, require
 from flax_attn.shapes import Image, Padding, Tokens
 
 Memory = Float[Array, "n m c"]
@@ -55,26 +45,46 @@ class _Layer(Module):
         require(got in ACTIVATIONS, f"{who}: expected activation 'relu' or 'gelu', got {got!r}")
 
     def attention(self) -> MultiheadAttention:
-        heads = (self.d_model, self.nhead, self.dropout)
-        return MultiheadAttention(*heads, batch_first=True, kernel_init=self.kernel_init)
+        d_model, nhead, dropout = self.d_model, self.nhead, self.dropout
+        return MultiheadAttention(d_model, nhead, dropout, batch_first=True, kernel_init=self.kernel_init)
+
+    def add_feedforward(self) -> None:
+        """Create the layers behind the attention that both classes have."""
+        d_model, hidden, dropout = self.d_model, self.dim_feedforward, self.dropout
+        self.linear1 = Linear(d_model, hidden, kernel_init=self.kernel_init)
+        self.linear2 = Linear(hidden, d_model, kernel_init=self.kernel_init)
+        self.norm1 = LayerNorm(d_model)
+        self.norm2 = LayerNorm(d_model)
+        self.dropout0 = Dropout(dropout)
+        self.dropout1 = Dropout(dropout)
+        self.dropout2 = Dropout(dropout)
+
+    def self_attention(
+        self, x: Tokens, pos: Array | None, mask: Array | None, padding: Array | None, train: bool
+    ) -> Tokens:
+        """Self-attention of x, with ``pos`` added to queries and keys, but not to values."""
+        q = with_pos_embed(x, pos)
+        y, _ = self.self_attn(q, q, x, padding, need_weights=False, attn_mask=mask, train=train)
+        return y
 
     def feedforward(self, x: Tokens, train: bool) -> Tokens:
         return self.linear2(self.dropout0(ACTIVATIONS[self.activation](self.linear1(x)), train))
 
+    def branch(self, x: Tokens, norm: LayerNorm, residual: Callable[[Tokens], Tokens]) -> Tokens:
+        """Add ``residual`` of x to x, with ``norm`` in front of it or behind the sum."""
+        return x + residual(norm(x)) if self.normalize_before else norm(x + residual(x))
+
 
 class TransformerEncoderLayer(_Layer):
-    """Self-attention and a feed-forward network, each on a residual branch with a LayerNorm behind it or, with
-    ``normalize_before``, in front. The masks are those of ``MultiheadAttention``."""
+    """Self-attention and then a feed-forward network, each on a residual branch.
+
+    A LayerNorm follows each sum or, with ``normalize_before``, precedes each branch. The call takes the masks of
+    ``MultiheadAttention``.
+    """
 
     def setup(self) -> None:
         self.self_attn = self.attention()
-        self.linear1 = Linear(self.d_model, self.dim_feedforward, kernel_init=self.kernel_init)
-        self.linear2 = Linear(self.dim_feedforward, self.d_model, kernel_init=self.kernel_init)
-        self.norm1 = LayerNorm(self.d_model)
-        self.norm2 = LayerNorm(self.d_model)
-        self.dropout0 = Dropout(self.dropout)
-        self.dropout1 = Dropout(self.dropout)
-        self.dropout2 = Dropout(self.dropout)
+        self.add_feedforward()
 
     def __call__(
         self,
@@ -85,36 +95,27 @@ class TransformerEncoderLayer(_Layer):
         train: bool = False,
     ) -> Tokens:
         def attend(x: Tokens) -> Tokens:
-            q = with_pos_embed(x, pos)
-            y = self.self_attn(q, q, x, src_key_padding_mask, False, src_mask, train=train)[0]
-            return self.dropout1(y, train)
+            return self.dropout1(self.self_attention(x, pos, src_mask, src_key_padding_mask, train), train)
 
         def feed(x: Tokens) -> Tokens:
             return self.dropout2(self.feedforward(x, train), train)
 
-        x = self.cast(src)
-        if self.normalize_before:
-            x = x + attend(self.norm1(x))
-            return x + feed(self.norm2(x))
-        x = self.norm1(x + attend(x))
-        return self.norm2(x + feed(x))
+        x = self.branch(self.cast(src), self.norm1, attend)
+        return self.branch(x, self.norm2, feed)
 
 
 class TransformerDecoderLayer(_Layer):
-    """Self-attention of the queries ``tgt``, attention from them to ``memory``, and a feed-forward network, each on a
-    residual branch with a LayerNorm behind it or, with ``normalize_before``, in front."""
+    """Self-attention of ``tgt``, then attention from ``tgt`` to ``memory``, then a feed-forward network.
+
+    Each of the three is on a residual branch. A LayerNorm follows each sum or, with ``normalize_before``, precedes each
+    branch. The call takes the masks of ``MultiheadAttention``.
+    """
 
     def setup(self) -> None:
         self.self_attn = self.attention()
         self.multihead_attn = self.attention()
-        self.linear1 = Linear(self.d_model, self.dim_feedforward, kernel_init=self.kernel_init)
-        self.linear2 = Linear(self.dim_feedforward, self.d_model, kernel_init=self.kernel_init)
-        self.norm1 = LayerNorm(self.d_model)
-        self.norm2 = LayerNorm(self.d_model)
+        self.add_feedforward()
         self.norm3 = LayerNorm(self.d_model)
-        self.dropout0 = Dropout(self.dropout)
-        self.dropout1 = Dropout(self.dropout)
-        self.dropout2 = Dropout(self.dropout)
         self.dropout3 = Dropout(self.dropout)
 
     def __call__(
@@ -129,33 +130,25 @@ class TransformerDecoderLayer(_Layer):
         query_pos: Array | None = None,
         train: bool = False,
     ) -> Tokens:
-        memory = self.cast(memory)
-
         def attend(x: Tokens) -> Tokens:
-            q = with_pos_embed(x, query_pos)
-            y = self.self_attn(q, q, x, tgt_key_padding_mask, False, tgt_mask, train=train)[0]
-            return self.dropout1(y, train)
+            return self.dropout1(self.self_attention(x, query_pos, tgt_mask, tgt_key_padding_mask, train), train)
 
         def look(x: Tokens) -> Tokens:
-            tokens = with_pos_embed(x, query_pos), with_pos_embed(memory, pos), memory
-            y = self.multihead_attn(*tokens, memory_key_padding_mask, False, memory_mask, train=train)[0]
+            q, k, v = with_pos_embed(x, query_pos), with_pos_embed(self.cast(memory), pos), self.cast(memory)
+            padding, mask = memory_key_padding_mask, memory_mask
+            y, _ = self.multihead_attn(q, k, v, padding, need_weights=False, attn_mask=mask, train=train)
             return self.dropout2(y, train)
 
         def feed(x: Tokens) -> Tokens:
             return self.dropout3(self.feedforward(x, train), train)
 
-        x = self.cast(tgt)
-        if self.normalize_before:
-            x = x + attend(self.norm1(x))
-            x = x + look(self.norm2(x))
-            return x + feed(self.norm3(x))
-        x = self.norm1(x + attend(x))
-        x = self.norm2(x + look(x))
-        return self.norm3(x + feed(x))
+        x = self.branch(self.cast(tgt), self.norm1, attend)
+        x = self.branch(x, self.norm2, look)
+        return self.branch(x, self.norm3, feed)
 
 
 class TransformerEncoder(Module):
-    """``num_layers`` layers like ``encoder_layer``, and ``norm`` if there is one."""
+    """Apply ``num_layers`` layers like ``encoder_layer`` one after another, and then ``norm``, if there is one."""
 
     encoder_layer: TransformerEncoderLayer
     num_layers: int
@@ -178,8 +171,11 @@ class TransformerEncoder(Module):
 
 
 class TransformerDecoder(Module):
-    """``num_layers`` layers like ``decoder_layer`` and ``norm``; returns (1, n, l, c), the result, or with
-    ``return_intermediate`` (num_layers, n, l, c), that of each layer."""
+    """Apply ``num_layers`` layers like ``decoder_layer`` one after another.
+
+    Returns the output of the last layer, (1, n, l, c), or with ``return_intermediate`` that of every layer,
+    (num_layers, n, l, c). ``norm``, if there is one, is applied to each.
+    """
 
     decoder_layer: TransformerDecoderLayer
     num_layers: int
@@ -215,13 +211,14 @@ class TransformerDecoder(Module):
 
 
 class Transformer(Module):
-    """DETR's: what ``query_embed`` (q, d_model) finds in an image.
+    """DETR's transformer: an encoder of a feature map, and a decoder from queries to the encoded map.
 
     Args:
-        return_intermediate_dec: return what every layer of the decoder found, not only the last.
+        return_intermediate_dec: return the output of every layer of the decoder, not only that of the last.
 
-    The call takes an image ``src`` (n, h, w, d_model), ``mask`` (n, h, w), True where it is padding, and ``pos_embed``
-    of the shape of ``src``. It returns (layers or 1, n, q, d_model) and the encoder's image (n, h, w, d_model).
+    The call takes a feature map ``src`` (n, h, w, d_model), ``mask`` (n, h, w), which is True for padding, the queries'
+    embedding ``query_embed`` (q, d_model), and ``pos_embed`` of the shape of ``src``. It returns the outputs of the
+    decoder, (layers or 1, n, q, d_model), and of the encoder, (n, h, w, d_model).
     """
 
     d_model: int = 512
@@ -235,14 +232,24 @@ class Transformer(Module):
     return_intermediate_dec: bool = False
 
     def setup(self) -> None:
-        sizes = (self.d_model, self.nhead, self.dim_feedforward)
-        arguments = (*sizes, self.dropout, self.activation, self.normalize_before)
-        encoder_layer = TransformerEncoderLayer(*arguments, kernel_init=init.xavier_uniform())
-        encoder_norm = LayerNorm(self.d_model) if self.normalize_before else None
+        d_model, intermediate = self.d_model, self.return_intermediate_dec
+        encoder_norm = LayerNorm(d_model) if self.normalize_before else None
+        encoder_layer, decoder_layer = self.layer(TransformerEncoderLayer), self.layer(TransformerDecoderLayer)
         self.encoder = TransformerEncoder(encoder_layer, self.num_encoder_layers, encoder_norm)
-        decoder_layer = TransformerDecoderLayer(*arguments, kernel_init=init.xavier_uniform())
-        norm, intermediate = LayerNorm(self.d_model), self.return_intermediate_dec
-        self.decoder = TransformerDecoder(decoder_layer, self.num_decoder_layers, norm, intermediate)
+        norm = LayerNorm(d_model)
+        layers = self.num_decoder_layers
+        self.decoder = TransformerDecoder(decoder_layer, layers, norm, return_intermediate=intermediate)
+
+    def layer(self, cls: type[_Layer]) -> Any:
+        return cls(
+            self.d_model,
+            self.nhead,
+            self.dim_feedforward,
+            dropout=self.dropout,
+            activation=self.activation,
+            normalize_before=self.normalize_before,
+            kernel_init=init.xavier_uniform(),
+        )
 
     def __call__(
         self,
@@ -257,48 +264,9 @@ class Transformer(Module):
         require(mask.shape == (n, h, w), f"Transformer: expected a mask of shape {(n, h, w)}, got {mask.shape}")
         got = pos_embed.shape
         require(got == src.shape, f"Transformer: expected pos_embed of shape {src.shape}, got {got}")
-        tokens, pos, mask = src.reshape(n, h * w, c), pos_embed.reshape(n, h * w, c), mask.reshape(n, h * w)
+        pos, mask = tokens(pos_embed), mask.reshape(n, h * w)
         query_pos = jnp.broadcast_to(query_embed, (n, *query_embed.shape))
-        memory = self.encoder(tokens, src_key_padding_mask=mask, pos=pos, train=train)
+        memory = self.encoder(tokens(src), src_key_padding_mask=mask, pos=pos, train=train)
         tgt = jnp.zeros_like(query_pos, memory.dtype)
-        found = self.decoder(tgt, memory, None, None, None, mask, pos, query_pos, train=train)
+        found = self.decoder(tgt, memory, memory_key_padding_mask=mask, pos=pos, query_pos=query_pos, train=train)
         return found, memory.reshape(n, h, w, c)
-
-
-class MHAttentionMap(Module):
-    """How much each query q (n, l, query_dim) looks at each pixel of k (n, h, w, query_dim), by head.
-
-    ``mask`` (n, h, w) is True where no query may look. The softmax runs over heads and pixels together.
-    """
-
-    query_dim: int
-    hidden_dim: int
-    num_heads: int
-    dropout: float = 0.0
-    bias: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        heads, dim = self.num_heads, self.hidden_dim
-        divides = heads >= 1 and dim % heads == 0
-        require(divides, f"MHAttentionMap: expected num_heads to divide hidden_dim={dim}, got {heads}")
-
-    def setup(self) -> None:
-        dims, given = (self.query_dim, self.hidden_dim, self.bias), init.xavier_uniform()
-        self.q_linear = Linear(*dims, kernel_init=given, bias_init=init.zeros)
-        self.k_linear = Linear(*dims, kernel_init=given, bias_init=init.zeros)
-        self.dropout0 = Dropout(self.dropout)
-
-    def __call__(
-        self, q: Tokens, k: Image, mask: Array | None = None, train: bool = False
-    ) -> Float[Array, "n l heads h w"]:
-        n, h, w, _ = k.shape
-        queries = split_heads(self.q_linear(q), self.num_heads)
-        keys = split_heads(self.k_linear(k).reshape(n, h * w, -1), self.num_heads)
-        scale = (self.hidden_dim / self.num_heads) ** -0.5
-        logits = einsum("nlad,nsad->nlas", queries * scale, keys, wide=True)
-        if mask is not None:
-            require(mask.shape == (n, h, w), f"MHAttentionMap: expected a mask of shape {(n, h, w)}, got {mask.shape}")
-            logits = jnp.where(mask.reshape(n, 1, 1, h * w), -jnp.inf, logits)
-        weights = softmax(logits, (-2, -1)).astype(keys.dtype)
-        return self.dropout0(weights.reshape(*weights.shape[:3], h, w), train)

@@ -7,6 +7,7 @@ from flax_attn.blocks.attention import (
     ScaledDotProductAttention,
     SimplifiedScaledDotProductAttention,
 )
+from flax_attn.blocks.attention_map import MHAttentionMap
 from flax_attn.blocks.bam import BAM
 from flax_attn.blocks.cbam import CBAM, CBAMBasicBlock, CBAMBottleneck, ChannelGate, SpatialGate
 from flax_attn.blocks.cifar_resnet import CifarBasicBlock, CifarOptionABlock, OptionA, PreActBasicBlock
@@ -91,7 +92,6 @@ from flax_attn.blocks.stn import (
     Depth3DGridGen_with_mask,
 )
 from flax_attn.blocks.transformer import (
-    MHAttentionMap,
     Transformer,
     TransformerDecoder,
     TransformerDecoderLayer,

@@ -3,14 +3,15 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, einsum, softmax
+from torch.nn import Dropout, Linear, Module, init
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1))
+    return x.reshape(*x.shape[:2], heads, -1)
 
 
-class MultiheadAttention(nn.MultiheadAttention):
+class MultiheadAttention(torch.nn.MultiheadAttention):
     def __init__(
         self,
         embed_dim,
@@ -24,53 +25,63 @@ class MultiheadAttention(nn.MultiheadAttention):
         batch_first=False,
     ):
         super().__init__(
-            embed_dim, num_heads, dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first=batch_first
+            embed_dim,
+            num_heads,
+            dropout,
+            bias=bias,
+            add_bias_kv=add_bias_kv,
+            add_zero_attn=add_zero_attn,
+            kdim=kdim,
+            vdim=vdim,
+            batch_first=batch_first,
         )
 
 
-class _ScaledDotProductAttention(nn.Module):
+def linear(inputs, outputs):
+    layer = Linear(inputs, outputs)
+    init.normal_(layer.weight, std=0.001)
+    init.zeros_(layer.bias)
+    return layer
+
+
+class _ScaledDotProductAttention(Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask, scale) -> Tensor:
         q, k, v = (split_heads(x, self.h) for x in (q, k, v))
-        logits = torch.einsum("nqhd,nkhd->nhqk", q, k) / math.sqrt(q.shape[-1])
+        logits = einsum("nqhd,nkhd->nhqk", q, k) / math.sqrt(q.shape[-1])
         if scale is not None:
             logits = logits * scale
         if mask is not None:
-            logits = logits.masked_fill(mask, -torch.inf)
-        weights = self.attn_dropout(torch.softmax(logits, -1))
-        return torch.einsum("nhqk,nkhd->nqhd", weights, v).flatten(2)
+            logits = torch.where(mask, -torch.inf, logits)
+        weights = self.attn_dropout(softmax(logits, -1))
+        return einsum("nhqk,nkhd->nqhd", weights, v).reshape(*q.shape[:2], -1)
 
-    def linear(self, inputs, outputs):
-        layer = nn.Linear(inputs, outputs)
-        nn.init.normal_(layer.weight, std=0.001)
-        nn.init.zeros_(layer.bias)
-        return layer
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask=None, attention_weights=None
+    ) -> Tensor:
+        q, k, v = self.project(queries, keys, values)
+        return self.fc_o(self.attend(q, k, v, attention_mask, attention_weights))
 
 
 class ScaledDotProductAttention(_ScaledDotProductAttention):
     def __init__(self, d_model, d_k, d_v, h, dropout=0.1):
         super().__init__()
         self.h = h
-        self.fc_q = self.linear(d_model, h * d_k)
-        self.fc_k = self.linear(d_model, h * d_k)
-        self.fc_v = self.linear(d_model, h * d_v)
-        self.fc_o = self.linear(h * d_v, d_model)
-        self.attn_dropout = nn.Dropout(dropout)
+        self.fc_q = linear(d_model, h * d_k)
+        self.fc_k = linear(d_model, h * d_k)
+        self.fc_v = linear(d_model, h * d_v)
+        self.fc_o = linear(h * d_v, d_model)
+        self.attn_dropout = Dropout(dropout)
 
-    def forward(
-        self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask=None, attention_weights=None
-    ) -> Tensor:
-        projected = self.fc_q(queries), self.fc_k(keys), self.fc_v(values)
-        return self.fc_o(self.attend(*projected, attention_mask, attention_weights))
+    def project(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.fc_q(queries), self.fc_k(keys), self.fc_v(values)
 
 
 class SimplifiedScaledDotProductAttention(_ScaledDotProductAttention):
     def __init__(self, d_model, h, dropout=0.1):
         super().__init__()
         self.h = h
-        self.fc_o = self.linear(d_model, d_model)
-        self.attn_dropout = nn.Dropout(dropout)
+        self.fc_o = linear(d_model, d_model)
+        self.attn_dropout = Dropout(dropout)
 
-    def forward(
-        self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask=None, attention_weights=None
-    ) -> Tensor:
-        return self.fc_o(self.attend(queries, keys, values, attention_mask, attention_weights))
+    def project(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return queries, keys, values

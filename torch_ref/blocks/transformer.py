@@ -3,10 +3,12 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Dropout, LayerNorm, Linear, Module, ModuleList, init
 from torch.nn.functional import gelu, relu
 
-from torch_ref.blocks.attention import MultiheadAttention, split_heads
+from torch_ref.blocks.attention import MultiheadAttention
+from torch_ref.blocks.non_local import tokens
 
 ACTIVATIONS = {"relu": relu, "gelu": gelu}
 
@@ -15,61 +17,66 @@ def with_pos_embed(x: Tensor, pos: Tensor | None) -> Tensor:
     return x if pos is None else x + pos
 
 
-class _Layer(nn.Module):
-    def attention(self, d_model, nhead, dropout):
+class _Layer(Module):
+    def __init__(self, d_model, nhead, dim_feedforward=2048, dropout=0.1, activation="relu", normalize_before=False):
+        super().__init__()
+        self.d_model = d_model
+        self.nhead = nhead
+        self.dim_feedforward = dim_feedforward
+        self.dropout = dropout
+        self.activation = activation
+        self.normalize_before = normalize_before
+        self.setup()
+
+    def attention(self):
+        d_model, nhead, dropout = self.d_model, self.nhead, self.dropout
         return MultiheadAttention(d_model, nhead, dropout, batch_first=True)
+
+    def add_feedforward(self):
+        d_model, hidden, dropout = self.d_model, self.dim_feedforward, self.dropout
+        self.linear1 = Linear(d_model, hidden)
+        self.linear2 = Linear(hidden, d_model)
+        self.norm1 = LayerNorm(d_model)
+        self.norm2 = LayerNorm(d_model)
+        self.dropout0 = Dropout(dropout)
+        self.dropout1 = Dropout(dropout)
+        self.dropout2 = Dropout(dropout)
+
+    def self_attention(self, x: Tensor, pos, mask, padding) -> Tensor:
+        q = with_pos_embed(x, pos)
+        y, _ = self.self_attn(q, q, x, padding, attn_mask=mask)
+        return y
 
     def feedforward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout0(ACTIVATIONS[self.activation](self.linear1(x))))
 
+    def branch(self, x: Tensor, norm, residual) -> Tensor:
+        return x + residual(norm(x)) if self.normalize_before else norm(x + residual(x))
+
 
 class TransformerEncoderLayer(_Layer):
-    def __init__(self, d_model, nhead, dim_feedforward=2048, dropout=0.1, activation="relu", normalize_before=False):
-        super().__init__()
-        self.activation = activation
-        self.normalize_before = normalize_before
-        self.self_attn = self.attention(d_model, nhead, dropout)
-        self.linear1 = nn.Linear(d_model, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, d_model)
-        self.norm1 = nn.LayerNorm(d_model)
-        self.norm2 = nn.LayerNorm(d_model)
-        self.dropout0 = nn.Dropout(dropout)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(dropout)
+    def setup(self):
+        self.self_attn = self.attention()
+        self.add_feedforward()
 
     def forward(self, src: Tensor, src_mask=None, src_key_padding_mask=None, pos=None) -> Tensor:
         def attend(x):
-            q = with_pos_embed(x, pos)
-            y = self.self_attn(q, q, x, src_key_padding_mask, attn_mask=src_mask)[0]
-            return self.dropout1(y)
+            return self.dropout1(self.self_attention(x, pos, src_mask, src_key_padding_mask))
 
         def feed(x):
             return self.dropout2(self.feedforward(x))
 
-        x = src
-        if self.normalize_before:
-            x = x + attend(self.norm1(x))
-            return x + feed(self.norm2(x))
-        x = self.norm1(x + attend(x))
-        return self.norm2(x + feed(x))
+        x = self.branch(src, self.norm1, attend)
+        return self.branch(x, self.norm2, feed)
 
 
 class TransformerDecoderLayer(_Layer):
-    def __init__(self, d_model, nhead, dim_feedforward=2048, dropout=0.1, activation="relu", normalize_before=False):
-        super().__init__()
-        self.activation = activation
-        self.normalize_before = normalize_before
-        self.self_attn = self.attention(d_model, nhead, dropout)
-        self.multihead_attn = self.attention(d_model, nhead, dropout)
-        self.linear1 = nn.Linear(d_model, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, d_model)
-        self.norm1 = nn.LayerNorm(d_model)
-        self.norm2 = nn.LayerNorm(d_model)
-        self.norm3 = nn.LayerNorm(d_model)
-        self.dropout0 = nn.Dropout(dropout)
-        self.dropout1 = nn.Dropout(dropout)
-        self.dropout2 = nn.Dropout(dropout)
-        self.dropout3 = nn.Dropout(dropout)
+    def setup(self):
+        self.self_attn = self.attention()
+        self.multihead_attn = self.attention()
+        self.add_feedforward()
+        self.norm3 = LayerNorm(self.d_model)
+        self.dropout3 = Dropout(self.dropout)
 
     def forward(
         self,
@@ -83,31 +90,26 @@ class TransformerDecoderLayer(_Layer):
         query_pos=None,
     ) -> Tensor:
         def attend(x):
-            q = with_pos_embed(x, query_pos)
-            y = self.self_attn(q, q, x, tgt_key_padding_mask, attn_mask=tgt_mask)[0]
-            return self.dropout1(y)
+            return self.dropout1(self.self_attention(x, query_pos, tgt_mask, tgt_key_padding_mask))
 
         def look(x):
-            tokens = with_pos_embed(x, query_pos), with_pos_embed(memory, pos), memory
-            return self.dropout2(self.multihead_attn(*tokens, memory_key_padding_mask, attn_mask=memory_mask)[0])
+            q, k, v = with_pos_embed(x, query_pos), with_pos_embed(memory, pos), memory
+            padding, mask = memory_key_padding_mask, memory_mask
+            y, _ = self.multihead_attn(q, k, v, padding, attn_mask=mask)
+            return self.dropout2(y)
 
         def feed(x):
             return self.dropout3(self.feedforward(x))
 
-        x = tgt
-        if self.normalize_before:
-            x = x + attend(self.norm1(x))
-            x = x + look(self.norm2(x))
-            return x + feed(self.norm3(x))
-        x = self.norm1(x + attend(x))
-        x = self.norm2(x + look(x))
-        return self.norm3(x + feed(x))
+        x = self.branch(tgt, self.norm1, attend)
+        x = self.branch(x, self.norm2, look)
+        return self.branch(x, self.norm3, feed)
 
 
-class TransformerEncoder(nn.Module):
+class TransformerEncoder(Module):
     def __init__(self, encoder_layer, num_layers, norm=None):
         super().__init__()
-        self.layers = nn.ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
+        self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
         self.norm = norm
 
     def forward(self, src: Tensor, mask=None, src_key_padding_mask=None, pos=None) -> Tensor:
@@ -116,10 +118,10 @@ class TransformerEncoder(nn.Module):
         return src if self.norm is None else self.norm(src)
 
 
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(Module):
     def __init__(self, decoder_layer, num_layers, norm=None, return_intermediate=False):
         super().__init__()
-        self.layers = nn.ModuleList([copy.deepcopy(decoder_layer) for _ in range(num_layers)])
+        self.layers = ModuleList([copy.deepcopy(decoder_layer) for _ in range(num_layers)])
         self.norm = norm
         self.return_intermediate = return_intermediate
 
@@ -143,7 +145,7 @@ class TransformerDecoder(nn.Module):
         return torch.stack([x if self.norm is None else self.norm(x) for x in chosen])
 
 
-class Transformer(nn.Module):
+class Transformer(Module):
     def __init__(
         self,
         d_model=512,
@@ -157,44 +159,32 @@ class Transformer(nn.Module):
         return_intermediate_dec=False,
     ):
         super().__init__()
-        arguments = (d_model, nhead, dim_feedforward, dropout, activation, normalize_before)
-        encoder_layer = TransformerEncoderLayer(*arguments)
-        encoder_norm = nn.LayerNorm(d_model) if normalize_before else None
+
+        def layer(cls):
+            return cls(
+                d_model,
+                nhead,
+                dim_feedforward,
+                dropout=dropout,
+                activation=activation,
+                normalize_before=normalize_before,
+            )
+
+        intermediate = return_intermediate_dec
+        encoder_norm = LayerNorm(d_model) if normalize_before else None
+        encoder_layer, decoder_layer = layer(TransformerEncoderLayer), layer(TransformerDecoderLayer)
         self.encoder = TransformerEncoder(encoder_layer, num_encoder_layers, encoder_norm)
-        decoder_layer = TransformerDecoderLayer(*arguments)
-        norm, intermediate = nn.LayerNorm(d_model), return_intermediate_dec
-        self.decoder = TransformerDecoder(decoder_layer, num_decoder_layers, norm, intermediate)
+        norm = LayerNorm(d_model)
+        self.decoder = TransformerDecoder(decoder_layer, num_decoder_layers, norm, return_intermediate=intermediate)
         for p in self.parameters():
             if p.ndim > 1:
-                nn.init.xavier_uniform_(p)
+                init.xavier_uniform_(p)
 
     def forward(self, src: Tensor, mask: Tensor, query_embed: Tensor, pos_embed: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, pos, mask = src.flatten(2).mT, pos_embed.flatten(2).mT, mask.flatten(1)
-        query_pos = query_embed.expand(len(src), *query_embed.shape)
-        memory = self.encoder(tokens, src_key_padding_mask=mask, pos=pos)
+        n, _, h, w = src.shape
+        pos, mask = tokens(pos_embed), mask.reshape(n, h * w)
+        query_pos = torch.broadcast_to(query_embed, (n, *query_embed.shape))
+        memory = self.encoder(tokens(src), src_key_padding_mask=mask, pos=pos)
         tgt = torch.zeros_like(query_pos)
-        found = self.decoder(tgt, memory, None, None, None, mask, pos, query_pos)
+        found = self.decoder(tgt, memory, memory_key_padding_mask=mask, pos=pos, query_pos=query_pos)
         return found, memory.mT.reshape(src.shape)
-
-
-class MHAttentionMap(nn.Module):
-    def __init__(self, query_dim, hidden_dim, num_heads, dropout=0.0, bias=True):
-        super().__init__()
-        self.num_heads = num_heads
-        self.scale = (hidden_dim / num_heads) ** -0.5
-        self.q_linear = nn.Linear(query_dim, hidden_dim, bias)
-        self.k_linear = nn.Linear(query_dim, hidden_dim, bias)
-        self.dropout0 = nn.Dropout(dropout)
-        for layer in (self.q_linear, self.k_linear):
-            nn.init.xavier_uniform_(layer.weight)
-            if bias:
-                nn.init.zeros_(layer.bias)
-
-    def forward(self, q: Tensor, k: Tensor, mask=None) -> Tensor:
-        queries = split_heads(self.q_linear(q), self.num_heads)
-        keys = split_heads(self.k_linear(k.movedim(1, -1)), self.num_heads)
-        logits = torch.einsum("nlad,nhwad->nlahw", queries * self.scale, keys)
-        if mask is not None:
-            logits = logits.masked_fill(mask[:, None, None], -torch.inf)
-        weights = torch.softmax(logits.flatten(2), -1).reshape(logits.shape)
-        return self.dropout0(weights)

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from flax_attn.blocks.attention_map import MHAttentionMap
 from flax_attn.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
 from flax_attn.blocks.resnet import Bottleneck
-from flax_attn.blocks.transformer import MHAttentionMap, Transformer
+from flax_attn.blocks.transformer import Transformer
 from flax_attn.layers import (
     Conv2d,
     Embedding,

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu, sigmoid
 
+from torch_ref.blocks.attention_map import MHAttentionMap
 from torch_ref.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
 from torch_ref.blocks.resnet import Bottleneck
-from torch_ref.blocks.transformer import MHAttentionMap, Transformer
+from torch_ref.blocks.transformer import Transformer
 from torch_ref.layers.norm import FrozenBatchNorm2d
 from torch_ref.models.resnet import ResNet
 
