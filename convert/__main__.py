@@ -22,6 +22,7 @@ from convert.recognition import Candidate, entry_plan, recognise
 from convert.rules import dropped
 from convert.state_dict import Plan
 from convert.variables_file import save
+from convert.verify import compare_with_twin
 from flax_attn.catalog import CATALOG, PUBLISHED, Entry, arguments, find_entries, paper
 from flax_attn.catalog.spelling import build_module
 from flax_attn.layers import Module
@@ -152,7 +153,6 @@ def convert(options: argparse.Namespace, terminal: Terminal) -> int:
 def verify(options: argparse.Namespace, terminal: Terminal) -> int:
     """Run a checkpoint in Flax and in its PyTorch twin on the same random input, and compare the outputs."""
     try:
-        compare = import_module("convert.verify").compare
         import_module("torch_ref.twins")
     except ImportError as error:
         raise ValueError(f'verify needs PyTorch: pip install "flax_attn[torch]" ({error})') from error
@@ -161,7 +161,8 @@ def verify(options: argparse.Namespace, terminal: Terminal) -> int:
         arrays = read(options.file).arrays
         if choose(options.dialect, arrays):
             arrays = mapping.to_torch(mapping.from_torch(arrays, options.dialect))
-        rows = compare(entry, module, mapping, arrays, dict(options.arg), options.seed)
+        given = {name: getattr(module, name, value) for name, value in options.arg}
+        rows = compare_with_twin(entry, module, mapping, arrays, given, options.seed)
     table = Table("dtype", "max abs difference", "relative", "allowed", "", box=None)
     for row in rows:
         verdict = "ok" if row.within else "OUTSIDE"
@@ -175,15 +176,14 @@ def run_demo(options: argparse.Namespace, terminal: Terminal) -> int:
     with terminal.progress("converting and running DigitsNet"):
         result = demo.run()
         demo.picture(result, options.out)
-    within = result.difference <= demo.TOLERANCE
     right = round(result.accuracy * len(result.labels))
     terminal.out.print("DigitsNet: a PyTorch checkpoint, converted without PyTorch", soft_wrap=True)
     terminal.out.print(
-        f"largest difference from PyTorch's logits: {result.difference:.1e}, {'ok' if within else 'OUTSIDE'}"
+        f"largest difference from PyTorch's logits: {result.difference:.1e}, {'ok' if result.within else 'OUTSIDE'}"
     )
     terminal.out.print(f"held-out digits: {right} of {len(result.labels)} right, {result.accuracy:.2%}")
     terminal.out.print(f"attention maps: {options.out}", soft_wrap=True)
-    return 0 if within else OUTSIDE
+    return 0 if result.within else OUTSIDE
 
 
 def key_value(text: str) -> tuple[str, Any]:

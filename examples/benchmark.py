@@ -1,11 +1,13 @@
-"""Walk the catalog and print one table: ``python -m examples.benchmark --parity [WORD]``.
+"""Print how far Flax and PyTorch are apart, by catalog entry: ``python -m examples.benchmark --parity [WORD]``.
 
-For every entry, or those whose name contains WORD: the number of parameters, and the largest difference between Flax
-and PyTorch, relative to max(1, the largest magnitude), on random parameters, statistics and inputs, in training mode:
-the float64 outputs, the float64 gradient that is furthest off (inputs and every parameter), and the float32 outputs.
+With WORD, only the entries whose name contains WORD. Both sides run one training step on the same random parameters,
+statistics and inputs. The columns are the number of parameters and the largest differences: of the outputs in float64,
+of the gradients of inputs and parameters in float64, and of the outputs in float32. A difference is relative to the
+largest magnitude, or to 1 where that is larger.
 """
 
 import argparse
+import math
 import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of the time
@@ -16,24 +18,25 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from convert import Plan
+from convert.parity import Parity, gradients, outputs
+from convert.recognition import entry_plan
+from convert.tolerances import difference
 from flax_attn.catalog import CATALOG, Entry
-from tests.helpers.parity import Parity
-from tests.helpers.tolerances import difference
 
 
-def differences(entry: Entry, dtype: str) -> tuple[float, float]:
+def differences(entry: Entry, plan: Plan, dtype: str) -> tuple[float, float]:
     """The largest difference of an output and of a gradient."""
-    parity = Parity(entry, dtype)
-    out, grads, _ = parity.flax_step(parity.variables, parity.inputs, True)
-    torch_out, torch_grads = parity.torch_step(parity.inputs, True)
-    scale = max((float(np.abs(g).max(initial=0)) for g in torch_grads.values()), default=0.0)
-    worst = max((difference(grads[key], torch_grads[key], scale) for key in grads), default=0.0)
-    return max(difference(a, b) for a, b in zip(out, torch_out, strict=True)), worst
+    parity = Parity(entry, plan, dtype)
+    (ours,), (theirs,) = parity.flax_steps(train=True), parity.torch_steps(train=True)
+    scale = max((float(np.abs(g).max(initial=0)) for g in gradients(theirs).values()), default=0.0)
+    worst = max((difference(ours[name], g, scale) for name, g in gradients(theirs).items()), default=0.0)
+    return max(difference(ours[name], value) for name, value in outputs(theirs).items()), worst
 
 
-def parameters(entry: Entry) -> int:
-    """How many numbers the twin trains."""
-    return sum(p.numel() for p in Parity(entry, "float32").twin.parameters())
+def parameters(plan: Plan) -> int:
+    """How many numbers are trained."""
+    return sum(math.prod(row.shape) for row in plan.rows if row.path[0] == "params")
 
 
 def main() -> None:
@@ -47,8 +50,9 @@ def main() -> None:
     table = Table("entry", "parameters", "float64 output", "float64 gradient", "float32 output", box=None)
     rows = []
     for entry in track(chosen, "comparing", console=Console(stderr=True), transient=True):
-        rows.append((*differences(entry, "float64"), differences(entry, "float32")[0]))
-        table.add_row(entry.name, f"{parameters(entry):,}", *(f"{value:.1e}" for value in rows[-1]))
+        plan = entry_plan(entry, entry.module())
+        rows.append((*differences(entry, plan, "float64"), differences(entry, plan, "float32")[0]))
+        table.add_row(entry.name, f"{parameters(plan):,}", *(f"{value:.1e}" for value in rows[-1]))
     table.add_row("worst", "", *(f"{max(column):.1e}" for column in zip(*rows, strict=True)))
     Console(width=120).print(table)
 

@@ -1,12 +1,17 @@
 """Measure the published networks at full size: ``python -m examples.networks [WORD]``.
 
-For every published network, or those whose name contains WORD, with random parameters and statistics: the number of
-parameters; the float64 difference from the PyTorch twin on a small image, relative in norm, over all outputs; the time
-of ``flax-attn-convert convert`` on a file of torch.save, a whole process; the size of that file, and the process's peak
-memory, mapped files included, over that of one which converts the demo's; the time to compile the forward pass.
+With WORD, only the networks whose name contains WORD. All numbers in a network are random. The columns are:
 
-``--json FILE`` writes the figures, with commit and machine. ``--markdown FILE`` prints the README's table with those of
-FILE, and measures nothing.
+- the number of parameters
+- the float64 difference between the outputs of Flax and PyTorch on a small image: the norm of the difference over the
+  norm of the output, for the worst output
+- the seconds that ``flax-attn-convert convert`` takes for a file of torch.save, as a whole process
+- the size of that file
+- the peak memory of that process, mapped files included, less that of a process that converts the demo's file
+- the seconds to compile the forward pass
+
+``--json FILE`` writes the figures, with commit and machine. ``--markdown FILE`` measures nothing: it prints a table for
+the README with the figures of FILE.
 """
 
 import argparse
@@ -30,11 +35,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from convert import demo
+from convert import Plan, demo
 from convert.__main__ import networks
+from convert.parity import in_eval_mode, random_state
+from convert.recognition import entry_plan
 from flax_attn.catalog import PUBLISHED, Published
-from tests.helpers.parity import build_twin, in_eval_mode, randomise
-from tests.helpers.walk import entry_plan
+from torch_ref.twins import build_twin
 
 MEASURE = (
     "import sys; from convert.__main__ import main; status = main(sys.argv[1:]);"
@@ -65,17 +71,17 @@ def conversion(entry: Published, twin: torch.nn.Module, idle: int) -> dict[str, 
         return {"convert": seconds, "file": file.stat().st_size / 1e6, "memory": (peak - idle) / 1e6}
 
 
-def parity(entry: Published, twin: torch.nn.Module, rng: np.random.Generator) -> float:
-    """The largest norm-relative difference of an output in float64."""
-    smallest = np.finfo(np.float64).tiny
-    pairs = in_eval_mode(entry, twin, rng)
+def parity(entry: Published, plan: Plan, twin: torch.nn.Module) -> float:
+    """The largest float64 difference of an output in norm, over the norm of the output."""
+    smallest, rng = np.finfo(np.float64).tiny, np.random.default_rng(0)
+    pairs = in_eval_mode(entry, entry.module(), plan, twin, random_state(plan, rng), rng)
     return max(float(np.linalg.norm(a - b) / max(np.linalg.norm(b), smallest)) for a, b in pairs)
 
 
-def compilation(entry: Published) -> float:
-    """Seconds to compile the float32 forward pass, tracing apart."""
+def compilation(entry: Published, plan: Plan) -> float:
+    """Seconds to compile the float32 forward pass, without the time to trace it."""
     module = entry.module()
-    flat = {row.path: jax.ShapeDtypeStruct(row.shape, np.float32) for row in entry_plan(entry).rows}
+    flat = {row.path: jax.ShapeDtypeStruct(row.shape, np.float32) for row in plan.rows}
     variables = traverse_util.unflatten_dict(flat)
     lowered = jax.jit(functools.partial(entry.apply, module)).lower(variables, entry.structs(module))
     begin = time.perf_counter()
@@ -85,12 +91,10 @@ def compilation(entry: Published) -> float:
 
 def measure(entry: Published, idle: int) -> dict[str, Any]:
     """All figures of one network."""
-    twin, rng = build_twin(entry), np.random.default_rng(0)
-    randomise(twin, rng)
+    twin, plan = build_twin(entry.cls, entry.kwargs), entry_plan(entry, entry.module())
     figures = {"name": entry.name, "parameters": sum(p.numel() for p in twin.parameters())}
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        figures["float64"] = parity(entry, twin, rng)
-    return figures | {"compile": compilation(entry)} | conversion(entry, twin, idle)
+    figures["float64"] = parity(entry, plan, twin)
+    return figures | {"compile": compilation(entry, plan)} | conversion(entry, twin, idle)
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

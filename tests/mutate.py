@@ -1,6 +1,6 @@
-"""Plants one bug at a time in a copy of the project and fails if the suite passes: ``python -m tests.mutate [WORD]``.
+"""Plants one bug at a time in a copy of the project and fails if the tests pass: ``python -m tests.mutate [WORD]``.
 
-WORD keeps the mutations whose name contains it.
+With WORD, only the mutations whose name contains WORD.
 """
 
 import shlex
@@ -74,6 +74,27 @@ MUTATIONS = [
         "flax_attn/blocks/se.py",
         "self.se(self.bn2(self.conv2(y), train))",
         "self.bn2(self.se(self.conv2(y)), train)",
+    ),
+    Mutation(
+        "a gate applied twice",
+        "flax_attn/blocks/se.py",
+        "return self.se(super().residual(x, train))",
+        "return self.se(self.se(super().residual(x, train)))",
+        "tests/catalog/test_parity.py -k 'float64 and InsightSEBasicBlock'",
+    ),
+    Mutation(
+        "a stage with the wrong dilation",
+        "flax_attn/models/resnet.py",
+        "first, dilation = dilation, dilation * (2 if dilated else 1)",
+        "first = dilation = dilation * (2 if dilated else 1)",
+        "tests/catalog/test_parity.py -k 'float64 and ResNet-dilated'",
+    ),
+    Mutation(
+        "a running variance in float16",
+        "flax_attn/layers/norm.py",
+        "(1 - self.momentum) * old + self.momentum * new).astype(old.dtype)",
+        "(1 - self.momentum) * old + self.momentum * new).astype(jnp.float16).astype(old.dtype)",
+        "tests/catalog/test_parity.py -k 'training and DigitsNet'",
     ),
     Mutation(
         "default initialisation of W",

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, UInt8
 
 from convert.checkpoint import load
 from convert.state_dict import from_torch
+from convert.tolerances import TOLERANCE, absolute_difference
 from flax_attn.models.digits_net import DigitsNet
 
 FOLDER = Path(__file__).parent
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Result:
     def accuracy(self) -> float:
         return float((self.predictions == self.labels).mean())
 
+    @property
+    def within(self) -> bool:
+        return self.difference <= TOLERANCE["float32"]
+
 
 def run() -> Result:
     """Convert the checkpoint and compare the network with PyTorch's own logits."""
@@ -49,7 +53,7 @@ def run() -> Result:
     forward: Callable = jax.jit(net.apply, static_argnames="return_nl_map")
     with jax.default_matmul_precision("highest"):
         logits, nl_map = forward(variables, images, return_nl_map=True)
-    difference = float(jnp.abs(logits - held_out["logits"]).max())
+    difference = absolute_difference(logits, held_out["logits"])
     return Result(held_out["pixels"], held_out["labels"], logits.argmax(-1), nl_map, difference)
 
 

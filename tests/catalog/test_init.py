@@ -10,8 +10,8 @@ from scipy import stats
 
 torch = pytest.importorskip("torch")
 
-from tests.helpers.parity import build_twin
 from tests.helpers.walk import entry_plan, walk_networks_slowly
+from torch_ref.twins import build_twin
 
 ENOUGH, FEW, P = 20_000, 10, 1e-5
 
@@ -26,7 +26,7 @@ def test_fresh_parameters_are_distributed_as_pytorchs(entry):
     drawn = init(jax.random.split(jax.random.key(0), count))
     ours = [mapping.to_torch(jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), drawn)) for i in range(count)]
     torch.manual_seed(0)
-    theirs = [build_twin(entry).state_dict() for _ in range(count)]
+    theirs = [build_twin(entry.cls, entry.kwargs).state_dict() for _ in range(count)]
     for key in ours[0]:
         a, b = (np.concatenate([np.ravel(state[key]) for state in side]) for side in (ours, theirs))
         if b.size and b.min() == b.max():

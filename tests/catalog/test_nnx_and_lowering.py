@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import bridge
 
+from convert.parity import share_dropout
 from tests.catalog.test_transforms import assert_trees_close, setup
-from tests.helpers.walk import share_dropout, walk_block_classes
+from tests.helpers.walk import walk_block_classes
 
 
 def train_step(entry, module, inputs):

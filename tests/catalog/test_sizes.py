@@ -1,6 +1,7 @@
 """Batches of one and maps of one pixel: blocks give what their twins give, NaN included, or refuse where they do."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from flax_attn.catalog import CATALOG, IMAGE, channels_first, channels_last
-from tests.helpers.parity import Parity
+from convert.parity import flax_outputs, random_state, torch_outputs
+from flax_attn.catalog import CATALOG, IMAGE
 from tests.helpers.tolerances import assert_close
+from tests.helpers.walk import entry_plan
+from torch_ref.twins import build_twin, fill
 
 ENTRIES = {e.cls: e for e in reversed(CATALOG) if e.cls.__module__.startswith("flax_attn.blocks")}
 FIXED = ("AttentionModule_stage", "SpatialTransformer")  # are told the size of their images
@@ -26,17 +29,18 @@ SIZES = {"one sample": lambda shape: (1, *shape[1:]), "one pixel": lambda s: (s[
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("entry", IMAGES, ids=lambda entry: entry.name)
 def test_small_inputs_give_what_the_twin_gives(entry, size):
-    parity = Parity(entry, "float64")
-    shapes = [SIZES[size](struct.shape) for struct in parity.structs]
+    module, twin, rng = entry.module(), build_twin(entry.cls, entry.kwargs), np.random.default_rng(0)
+    state_dict = random_state(entry_plan(entry), rng)
+    fill(twin, state_dict, "float64")
+    variables = entry_plan(entry).from_torch(state_dict)
+    shapes = [SIZES[size](struct.shape) for struct in entry.structs(module)]
     inputs = tuple(dataclasses.replace(i, shape=shape) for i, shape in zip(entry.inputs, shapes, strict=True))
-    arrays = dataclasses.replace(entry, inputs=inputs).draw(parity.module, np.random.default_rng(0), "float64")
-    args, call = entry.arguments([torch.tensor(channels_first(x, IMAGE)) for x in arrays])
+    arrays = dataclasses.replace(entry, inputs=inputs).draw(module, rng, "float64")
     try:
-        expected = jax.tree.leaves(parity.twin.eval()(*args, **call))
+        expected = torch_outputs(entry, twin, arrays)
     except (RuntimeError, ValueError):
         with pytest.raises(ValueError, match=": expected "):
-            jax.eval_shape(parity.apply, parity.variables, arrays)
+            jax.eval_shape(functools.partial(entry.apply, module), variables, arrays)
         return
-    got = jax.tree.leaves(jax.jit(parity.apply)(parity.variables, arrays))
-    for ours, theirs, layout in zip(got, expected, entry.outputs, strict=True):
-        assert_close(ours, channels_last(theirs.detach().numpy(), layout))
+    for ours, theirs in zip(flax_outputs(entry, module, variables, arrays), expected, strict=True):
+        assert_close(ours, theirs)

@@ -92,7 +92,7 @@ def test_recurrent_attention_walks_with_its_twin(name, dtype):
 
 def test_carried_checkpoint_gives_pytorchs_logits():
     result = demo.run()
-    assert result.difference <= demo.TOLERANCE
+    assert result.within
     assert (result.predictions == result.labels).sum() == 358
 
 

@@ -1,17 +1,12 @@
 """What every test that walks the catalog needs; imports no torch."""
 
-import zlib
-
-import numpy as np
 import pytest
 
 from convert import Plan, recognition
-from flax_attn import layers
 from flax_attn.catalog import CATALOG, PUBLISHED, Entry
 from flax_attn.catalog.blocks import BLOCKS
 from flax_attn.catalog.models import MODELS
 
-KEEP = 0.7
 PLANS: dict[str, Plan] = {}
 
 
@@ -44,19 +39,3 @@ def entry_plan(entry: Entry) -> Plan:
     if entry.name not in PLANS:
         PLANS[entry.name] = recognition.entry_plan(entry, entry.module())
     return PLANS[entry.name]
-
-
-def dropout_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What a dropout multiplies with, the same for the modules of one path on both sides; channels last."""
-    rng = np.random.default_rng(zlib.crc32(path.encode()))
-    return rng.binomial(1, KEEP, shape) / KEEP
-
-
-def share_dropout(call, args, kwargs, context):
-    """Linen interceptor: every kind of Dropout draws ``dropout_mask``, in the shape of its own draws."""
-    if not isinstance(context.module, layers.Dropout) or context.method_name != "__call__":
-        return call(*args, **kwargs)
-    train = kwargs.get("train", args[1] if len(args) > 1 else False)
-    x = args[0]
-    mask = dropout_mask(".".join(context.module.path), context.module.mask_shape(x.shape))
-    return x * mask.astype(x.dtype) if train else x
