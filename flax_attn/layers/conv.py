@@ -31,9 +31,11 @@ class _ConvNd(Module):
 
     spatial: ClassVar[int]
 
+    @nn.nowrap
     def axes(self, *names: str) -> list[tuple[int, ...]]:
         return [ntuple(getattr(self, name), self.spatial, f"{type(self).__name__} {name}") for name in names]
 
+    @nn.nowrap
     def check_arguments(self, groups: int) -> None:
         who = type(self).__name__
         for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):

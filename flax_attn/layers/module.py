@@ -1,7 +1,7 @@
 """What every module here shares: precision, PyTorch-named parameters, one-sentence argument checks."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import flax.linen as nn
@@ -14,16 +14,37 @@ Initializer = Callable[..., Array]
 
 
 class InitRule(NamedTuple):
-    """How a network starts a leaf of its layers: ``leaf`` of every ``layer`` below the path prefix ``under``."""
+    """How a network starts a leaf of its layers.
+
+    Args:
+        layer: the class of layer; subclasses count.
+        leaf: the leaf's name: "kernel", "bias", "scale".
+        init: the initialiser.
+        under: how the layer's path in the network begins: "encoder" covers "encoder1_conv" and "encoder2.0.conv1".
+    """
 
     layer: type
     leaf: str
     init: Initializer
     under: str = ""
 
-    def suits(self, layer: nn.Module, leaf: str, path: Sequence[str]) -> bool:
-        """Whether the rule is for ``leaf`` of ``layer``, which lies at ``path`` in the network."""
-        return isinstance(layer, self.layer) and leaf == self.leaf and ".".join(path).startswith(self.under)
+    def within(self, name: str) -> "InitRule | None":
+        """The same rule for the part of the network that is called ``name``; None where it does not hold there."""
+        if f"{name}.".startswith(self.under):
+            return self._replace(under="")
+        return self._replace(under=self.under.removeprefix(f"{name}.")) if self.under.startswith(f"{name}.") else None
+
+    def matches(self, layer: nn.Module, leaf: str) -> bool:
+        """Whether the rule is for ``leaf`` of ``layer``."""
+        return isinstance(layer, self.layer) and leaf == self.leaf and not self.under
+
+
+class Context(NamedTuple):
+    """What a module hands to the modules in it."""
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    init_rules: tuple[InitRule, ...] = ()
 
 
 def require(condition: bool, message: str) -> None:
@@ -43,16 +64,16 @@ class _Dataclass(nn.Module):
 
 
 class Module(_Dataclass):
-    """A linen module that looks up its precision, and its network's initialisers, in the modules around it.
+    """A linen module that takes its precision and its initialisers from the modules that contain it.
 
     Args:
-        dtype: the dtype to compute in. None: that of the next module outside that has one; without any, the dtype that
-            input and parameters promote to.
-        param_dtype: the dtype in which parameters are created. None: that of the next module outside that has one;
-            without any, float32.
+        dtype: the dtype to compute in. None: that of the parent module; at the top, the dtype that input and
+            parameters promote to.
+        param_dtype: the dtype in which parameters are created. None: that of the parent module; at the top, float32.
+        outer: the context. Only linen's transforms give it: under ``nn.remat`` or ``nn.scan`` a module has no parent.
 
-    Every ``__call__`` takes ``train: bool = False``: whether BatchNorm uses and updates batch statistics and dropout
-    drops.
+    Every ``__call__`` takes ``train: bool = False``. With ``train=True`` BatchNorm uses and updates batch statistics,
+    and dropout drops.
 
     ``init_rules`` of a network say how leaves of the layers inside start, as a PyTorch network does in a loop over its
     modules. The rules of the outermost network win. ``aliases`` of a network are second names of children that the
@@ -64,35 +85,28 @@ class Module(_Dataclass):
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
+    outer: Context = dataclasses.field(default=Context(), kw_only=True, repr=False)
 
     @property
-    def outwards(self) -> "Iterator[Module]":
-        """This module, the module that it is part of, and so on."""
-        module: Any = self
-        while isinstance(module, Module):
-            yield module
-            module = module.parent
+    def context(self) -> Context:
+        """The precision and the rules that hold in this module: its own, or else those of the modules around it."""
+        dtype, param_dtype, rules = self.outer
+        return Context(self.dtype or dtype, self.param_dtype or param_dtype, (*rules, *self.init_rules))
 
     @property
     def compute_dtype(self) -> DTypeLike | None:
-        """The ``dtype`` of this module, or of the next one outside that has one."""
-        return next((module.dtype for module in self.outwards if module.dtype is not None), None)
-
-    @property
-    def storage_dtype(self) -> DTypeLike:
-        """The ``param_dtype`` of this module, or of the next one outside that has one, or float32."""
-        return next((module.param_dtype for module in self.outwards if module.param_dtype is not None), jnp.float32)
+        """The dtype to compute in, where one is set."""
+        return self.context.dtype
 
     def parameter(self, name: str, init: Initializer, shape: Sequence[int]) -> Array:
         """A trainable array; the counterpart of ``torch.nn.Parameter``."""
-        for network in self.outwards:
-            path = self.path[len(network.path) :]
-            init = next((rule.init for rule in network.init_rules if rule.suits(self, name, path)), init)
-        return jnp.asarray(self.param(name, init, tuple(shape), self.storage_dtype))
+        context = self.context
+        init = next((rule.init for rule in context.init_rules if rule.matches(self, name)), init)
+        return jnp.asarray(self.param(name, init, tuple(shape), context.param_dtype))
 
     def buffer(self, name: str, value: float, shape: Sequence[int]) -> nn.Variable:
         """A running statistic, filled with ``value`` at first; the counterpart of ``register_buffer``."""
-        return self.variable("batch_stats", name, jnp.full, tuple(shape), value, self.storage_dtype)
+        return self.variable("batch_stats", name, jnp.full, tuple(shape), value, self.context.param_dtype)
 
     def cast(self, x: Array) -> Array:
         """x in the dtype to compute in, where one is set."""
@@ -112,6 +126,23 @@ class Module(_Dataclass):
             raise ValueError(f"{who}: expected a channels-last input of rank {ranks}, got shape {x.shape}")
         if x.shape[-1] != expected:
             raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}")
+
+
+def _outer(module: Any) -> Context:
+    """The context of the parent; without a parent, the one that was given."""
+    if not isinstance(module.parent, Module) or module.name is None:
+        return vars(module)["outer"]
+    context = module.parent.context
+    rules = (rule.within(module.name) for rule in context.init_rules)
+    return context._replace(init_rules=tuple(rule for rule in rules if rule))
+
+
+def _set_outer(module: Any, value: Context) -> None:
+    vars(module)["outer"] = value
+
+
+# A field that is read from the parent: linen's transforms copy the fields of a module and drop its parent.
+setattr(Module, "outer", property(_outer, _set_outer))  # noqa: B010
 
 
 def einsum(subscripts: str, *operands: Array, wide: bool = False) -> Array:

@@ -1,0 +1,157 @@
+"""A module takes its precision and its initialisers from the modules that contain it, inside linen's transforms too."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from flax_attn.layers import BatchNorm1d, InitRule, Linear, Module, Sequential, init
+
+
+class Block(Module):
+    width: int
+
+    def setup(self):
+        self.linear = Linear(self.width, self.width)
+
+    def __call__(self, x, train=False):
+        return self.linear(x)
+
+
+class Network(Module):
+    cls: type = Block
+
+    def setup(self):
+        self.encoder1 = self.cls(4)
+        self.encoder2 = Sequential([Linear(4, 4), BatchNorm1d(4)])
+        self.head = self.cls(4)
+
+    def __call__(self, x, train=False):
+        return self.head(self.encoder2(self.encoder1(x, train), train), train)
+
+
+class RuledNetwork(Network):
+    init_rules = (
+        InitRule(Linear, "kernel", init.constant(1.0), under="encoder"),
+        InitRule(Linear, "kernel", init.constant(2.0), under="head"),
+        InitRule(Module, "bias", init.constant(3.0)),
+    )
+
+
+class Outer(Module):
+    cls: type = Block
+
+    init_rules = (InitRule(Linear, "kernel", init.constant(5.0), under="second.head"),)
+
+    def setup(self):
+        self.first = RuledNetwork(self.cls)
+        self.second = RuledNetwork(self.cls)
+
+    def __call__(self, x, train=False):
+        return self.second(self.first(x, train), train)
+
+
+BLOCKS = {"plain": Block, "remat": nn.remat(Block), "jit": nn.jit(Block), "remat of jit": nn.remat(nn.jit(Block))}
+every_transform = pytest.mark.parametrize("cls", BLOCKS.values(), ids=BLOCKS)
+X = jnp.ones((2, 4), jnp.float32)
+
+
+def leaves(module):
+    """The parameters by path; all elements of each are equal."""
+    variables = module.init(jax.random.key(0), X)
+    return {".".join(path): float(np.unique(leaf).item()) for path, leaf in flatten_dict(variables["params"]).items()}
+
+
+@every_transform
+def test_rules_hold_under_their_prefix(cls):
+    assert leaves(RuledNetwork(cls)) == {
+        "encoder1.linear.kernel": 1,
+        "encoder1.linear.bias": 3,
+        "encoder2.0.kernel": 1,
+        "encoder2.0.bias": 3,
+        "encoder2.1.scale": 1,
+        "encoder2.1.bias": 3,
+        "head.linear.kernel": 2,
+        "head.linear.bias": 3,
+    }
+
+
+@every_transform
+def test_the_outermost_network_wins_and_a_path_begins_at_its_own_network(cls):
+    kernels = {path: value for path, value in leaves(Outer(cls)).items() if path.endswith("linear.kernel")}
+    assert kernels == {
+        "first.encoder1.linear.kernel": 1,
+        "first.head.linear.kernel": 2,
+        "second.encoder1.linear.kernel": 1,
+        "second.head.linear.kernel": 5,
+    }
+
+
+def test_a_name_is_not_the_prefix_of_its_sibling():
+    class Siblings(Module):
+        def setup(self):
+            self.net = RuledNetwork()
+            self.net2 = Block(4)
+
+        def __call__(self, x, train=False):
+            return self.net2(self.net(x, train), train)
+
+    kernel = Siblings().init(jax.random.key(0), X)["params"]["net2"]["linear"]["kernel"]
+    assert len(np.unique(kernel)) > 1
+
+
+@every_transform
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, None])
+def test_precision_of_the_network_holds_in_every_part(cls, dtype):
+    network = Network(cls, dtype=dtype, param_dtype=dtype)
+    y, variables = network.init_with_output(jax.random.key(0), X)
+    assert y.dtype == (dtype or jnp.float32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(dtype or jnp.float32)}
+    bound = network.bind(variables)
+    assert bound.encoder1(X).dtype == network.clone().apply(variables, X).dtype == y.dtype
+    part, own = bound.encoder1.unbind()
+    assert part.apply(own, X).dtype == y.dtype
+
+
+@every_transform
+def test_precision_given_in_the_middle_holds_below_it(cls):
+    class Middle(Module):
+        def setup(self):
+            self.inner = Sequential([cls(4), Sequential([Linear(4, 4)])], dtype=jnp.float16, param_dtype=jnp.float16)
+            self.last = Sequential([Linear(4, 4, dtype=jnp.float32), cls(4)])
+
+        def __call__(self, x, train=False):
+            inner = self.inner(x, train)
+            first = self.last.layers[0](inner, train)
+            return inner, first, self.last.layers[1](first, train)
+
+    outputs, variables = Middle(dtype=jnp.bfloat16).init_with_output(jax.random.key(0), X)
+    assert [y.dtype for y in outputs] == [jnp.float16, jnp.float32, jnp.bfloat16]
+    dtypes = {".".join(path): leaf.dtype for path, leaf in flatten_dict(variables["params"]).items()}
+    assert {path.split(".")[0]: dtype for path, dtype in dtypes.items()} == {"inner": jnp.float16, "last": jnp.float32}
+
+
+def test_vmap_and_scan_hand_precision_on():
+    class Repeated(Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            split = dict(variable_axes={"params": 0}, split_rngs={"params": True})
+            x = nn.vmap(Block, in_axes=None, axis_size=3, **split)(4, name="side_by_side")(self.cast(x)).sum(0)
+            step = nn.scan(lambda block, x, _: (block(x), None), length=2, **split)
+            return step(Block(4, name="one_after_another"), x, None)[0]
+
+    y, variables = Repeated(dtype=jnp.bfloat16, param_dtype=jnp.float16).init_with_output(jax.random.key(0), X)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float16")}
+
+
+def test_a_jitted_part_is_compiled_for_each_precision():
+    for dtype in (jnp.bfloat16, jnp.float16):
+        network = Network(nn.jit(Block), dtype=dtype)
+        assert network.init_with_output(jax.random.key(0), X)[0].dtype == dtype
+
+
+def test_a_network_can_be_tabulated():
+    assert "encoder2" in nn.tabulate(Network(), jax.random.key(0))(X)
