@@ -47,6 +47,27 @@ class Context(NamedTuple):
     init_rules: tuple[InitRule, ...] = ()
 
 
+class FromParent:
+    """The descriptor of a field that is read from the parent module; without a parent it is what was given.
+
+    It is a field because linen's transforms, such as ``nn.remat``, copy the fields of a module and drop its parent.
+    """
+
+    def __get__(self, module: Any, owner: type | None = None) -> Any:
+        if module is None:
+            return self
+        if not isinstance(module.parent, Module) or module.name is None:
+            return vars(module)["outer"]
+        context = module.parent.context
+        if not context.init_rules:
+            return context
+        rules = (rule.within(module.name) for rule in context.init_rules)
+        return context._replace(init_rules=tuple(rule for rule in rules if rule))
+
+    def __set__(self, module: Any, value: Any) -> None:
+        vars(module)["outer"] = Context() if value is self else value
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ``ValueError(message)`` unless ``condition`` holds."""
     if not condition:
@@ -70,7 +91,7 @@ class Module(_Dataclass):
         dtype: the dtype to compute in. None: that of the parent module; at the top, the dtype that input and
             parameters promote to.
         param_dtype: the dtype in which parameters are created. None: that of the parent module; at the top, float32.
-        outer: the context. Only linen's transforms give it: under ``nn.remat`` or ``nn.scan`` a module has no parent.
+        outer: what the parent hands down; only linen's transforms give it.
 
     Every ``__call__`` takes ``train: bool = False``. With ``train=True`` BatchNorm uses and updates batch statistics,
     and dropout drops.
@@ -85,13 +106,16 @@ class Module(_Dataclass):
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
-    outer: Context = dataclasses.field(default=Context(), kw_only=True, repr=False)
+    outer: Any = dataclasses.field(default=FromParent(), kw_only=True, repr=False, compare=False)
 
     @property
     def context(self) -> Context:
         """The precision and the rules that hold in this module: its own, or else those of the modules around it."""
-        dtype, param_dtype, rules = self.outer
-        return Context(self.dtype or dtype, self.param_dtype or param_dtype, (*rules, *self.init_rules))
+        outer = self.outer
+        if not (self.dtype or self.param_dtype or self.init_rules):
+            return outer
+        rules = (*outer.init_rules, *self.init_rules)
+        return Context(self.dtype or outer.dtype, self.param_dtype or outer.param_dtype, rules)
 
     @property
     def compute_dtype(self) -> DTypeLike | None:
@@ -126,23 +150,6 @@ class Module(_Dataclass):
             raise ValueError(f"{who}: expected a channels-last input of rank {ranks}, got shape {x.shape}")
         if x.shape[-1] != expected:
             raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}")
-
-
-def _outer(module: Any) -> Context:
-    """The context of the parent; without a parent, the one that was given."""
-    if not isinstance(module.parent, Module) or module.name is None:
-        return vars(module)["outer"]
-    context = module.parent.context
-    rules = (rule.within(module.name) for rule in context.init_rules)
-    return context._replace(init_rules=tuple(rule for rule in rules if rule))
-
-
-def _set_outer(module: Any, value: Context) -> None:
-    vars(module)["outer"] = value
-
-
-# A field that is read from the parent: linen's transforms copy the fields of a module and drop its parent.
-setattr(Module, "outer", property(_outer, _set_outer))  # noqa: B010
 
 
 def einsum(subscripts: str, *operands: Array, wide: bool = False) -> Array:
