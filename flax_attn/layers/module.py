@@ -59,7 +59,7 @@ class FromParent:
         if not isinstance(module.parent, Module) or module.name is None:
             return vars(module)["outer"]
         context = module.parent.context
-        if not context.init_rules:
+        if not any(rule.under for rule in context.init_rules):
             return context
         rules = (rule.within(module.name) for rule in context.init_rules)
         return context._replace(init_rules=tuple(rule for rule in rules if rule))
