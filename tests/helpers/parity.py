@@ -18,7 +18,8 @@ from torch_ref.twins import twin
 def twin_argument(value):
     """What the twin is given for an argument of the Flax module."""
     if isinstance(value, Make):
-        return twin(value.function)(*map(twin_argument, value.args))
+        kwargs = {name: twin_argument(v) for name, v in value.kwargs.items()}
+        return twin(value.function)(*map(twin_argument, value.args), **kwargs)
     return twin(value) if isinstance(value, type) else value
 
 
