@@ -3,7 +3,8 @@
 Two names in one signature agree where they share a letter: ``Image`` to ``Widened`` keeps height and width.
 """
 
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
 
 Image = Float[Array, "n h w c"]
 
@@ -37,3 +38,11 @@ Place = Float[Array, "n 2"]
 
 State = Float[Array, "n d"]
 """The state of a recurrent network."""
+
+Photo = Num[np.ndarray, "h w c"]
+"""One image before it is part of a batch, of uint8 or in [0, 1]."""
+
+Resized = Num[np.ndarray, "h2 w2 c"]
+
+Pixels = Num[Array | np.ndarray, "*n h w c"]
+"""One image, or images of one size."""

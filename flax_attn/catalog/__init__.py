@@ -8,7 +8,7 @@ from collections.abc import Callable
 from flax_attn.catalog.blocks import BLOCKS
 from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Make, Published, channels_first, channels_last
 from flax_attn.catalog.models import MODELS
-from flax_attn.catalog.published import PUBLISHED
+from flax_attn.catalog.published import PUBLISHED, preprocess_of
 from flax_attn.layers import Module
 
 CATALOG = BLOCKS + MODELS

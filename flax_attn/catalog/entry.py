@@ -1,4 +1,4 @@
-"""What an entry of the catalog is: a class or constructor, its example inputs and arguments."""
+"""An entry of the catalog: a class or a constructor, with example arguments and example inputs."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ Dim = int | str | Callable[[Any], int]
 
 
 def padding(shape: Sequence[int]) -> np.ndarray:
-    """A mask (n, *space) as of images of several sizes: True in the last i rows, columns, ... of sample i."""
+    """The mask (n, *space) of a padded batch: True in the last i rows and the last i columns of sample i."""
     n, *space = shape
     ends = [np.reshape(np.subtract(space, i), (-1, *[1] * len(space))) for i in range(n)]
     return np.stack([(np.indices(space) >= end).any(0) for end in ends])
@@ -25,12 +25,15 @@ def padding(shape: Sequence[int]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """An example input: its Flax shape, and whether its last axis is the one that PyTorch has second.
+    """An example input of a module.
 
     Args:
-        shape: may be a function of the module, and so may a dimension; as a string it is the argument of that name.
-        kind: what tests draw: "normal", "uniform" (in [-1, 1]), "bool" (mostly False) or "padding" (True at the ends).
-        name: the keyword to pass it by; positional when empty.
+        shape: the shape on the Flax side, or a function from the module to that shape. Each dimension is a number, a
+            function from the module to a number, or a string: the name of an argument of the module.
+        layout: ``IMAGE`` where PyTorch has the last axis second, ``PLAIN`` where both sides have the same axes.
+        kind: the random numbers that tests draw: "normal", "uniform" (in [-1, 1]), "bool" (mostly False) or "padding"
+            (True at the ends).
+        name: the keyword of this input; empty for a positional input.
     """
 
     shape: tuple[Dim, ...] | Callable[[Any], tuple[int, ...]]
@@ -39,13 +42,13 @@ class Input:
     name: str = ""
 
     def struct(self, module: Module, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
-        """Shape and dtype for ``module``; ``dtype`` is that of floating point inputs."""
+        """Shape and dtype of the input for ``module``. A floating point input has ``dtype``."""
         given = self.shape(module) if callable(self.shape) else self.shape
         shape = [getattr(module, d) if isinstance(d, str) else d(module) if callable(d) else d for d in given]
         return jax.ShapeDtypeStruct(shape, jnp.bool_ if self.kind in ("bool", "padding") else dtype)
 
     def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> np.ndarray:
-        """Random numbers of that shape and dtype; the same numbers for every ``dtype``."""
+        """A random input for ``module``. The numbers are the same for every ``dtype``."""
         struct = self.struct(module, dtype)
         kinds: dict[str, Callable[..., Any]] = {
             "normal": lambda shape: rng.normal(size=shape),
@@ -67,55 +70,63 @@ def channels_last(x: np.ndarray, layout: str) -> np.ndarray:
 
 
 def image(c: Dim, h: int = 7, w: int = 5, n: int = 2) -> Input:
-    """(n, h, w, c)"""
+    """An example image (n, h, w, c)."""
     return Input((n, h, w, c))
 
 
 def signal(c: Dim, l: int = 7, n: int = 2) -> Input:  # noqa: E741
-    """(n, l, c)"""
+    """An example signal (n, l, c)."""
     return Input((n, l, c))
 
 
 def volume(c: Dim, d: int = 3, h: int = 7, w: int = 5, n: int = 2) -> Input:
-    """(n, d, h, w, c)"""
+    """An example volume (n, d, h, w, c)."""
     return Input((n, d, h, w, c))
 
 
 def sized(size: str) -> Input:
-    """(n, h, w, in_channels) of the height and width that the module is told as its argument ``size``."""
+    """An example image (2, h, w, in_channels). The argument of the module that is called ``size`` gives h and w."""
     return Input(lambda module: (2, *getattr(module, size), module.in_channels))
 
 
 def plain(*shape: Dim, kind: str = "normal", name: str = "") -> Input:
-    """An array of the same shape on both sides: tokens, coordinates, masks."""
-    return Input(shape, PLAIN, kind, name)
+    """An example array with the same axes on both sides: tokens, coordinates, a mask."""
+    return Input(shape, PLAIN, kind=kind, name=name)
 
 
-@dataclasses.dataclass(frozen=True)
 class Make:
-    """A module argument that is a module itself: ``function(*args)``, on the PyTorch side its twin's.
+    """A module as an argument: ``function(*args, **kwargs)``. On the PyTorch side the twin of ``function`` makes it.
 
-    A class given as an argument, such as a ``norm_layer``, is its twin there too.
+    A class among the arguments, such as a ``norm_layer``, and another ``Make`` are replaced by their twins there too.
     """
 
-    function: Callable[..., Module]
-    args: tuple[Any, ...]
+    def __init__(self, function: Callable[..., Module], /, *args: Any, **kwargs: Any):
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+
+def made(value: Any) -> Any:
+    """The module that a ``Make`` describes; any other value as it is."""
+    if not isinstance(value, Make):
+        return value
+    return value.function(*map(made, value.args), **{name: made(v) for name, v in value.kwargs.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One class, or one constructor of a published network, with one set of arguments.
+    """A class, or the constructor of a published network, with one set of arguments.
 
     Args:
-        tag: tells apart the entries of one class.
-        call: further keyword arguments of the call, the same on both sides.
+        kwargs: the arguments of ``cls``.
+        tag: distinguishes the entries of one class.
+        call: more keyword arguments of the module's call, the same on both sides.
         outputs: the layout of each output, in the order of the flattened result.
-        slow: whether tests leave it out of the plain run.
+        slow: True for an entry that only the slow run of the tests covers.
     """
 
     cls: Callable[..., Module]
     inputs: tuple[Input, ...]
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    _: dataclasses.KW_ONLY
     tag: str = ""
     call: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     outputs: tuple[str, ...] = (IMAGE,)
@@ -126,40 +137,43 @@ class Entry:
         return f"{self.cls.__name__}-{self.tag}" if self.tag else self.cls.__name__
 
     def module(self, **arguments: Any) -> Module:
-        """The Flax module, with ``arguments`` over those of the entry."""
-        kwargs = {k: v.function(*v.args) if isinstance(v, Make) else v for k, v in self.kwargs.items()}
-        return self.cls(**{**kwargs, **arguments})
+        """The Flax module. ``arguments`` replace those of the entry."""
+        return self.cls(**{name: made(value) for name, value in {**self.kwargs, **arguments}.items()})
 
     def arguments(self, arrays: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments of the call, with one array for each input."""
+        """The positional and the keyword arguments of the call, from one array for each input."""
         pairs = list(zip(self.inputs, arrays, strict=True))
         return [a for i, a in pairs if not i.name], {**self.call, **{i.name: a for i, a in pairs if i.name}}
 
     def apply(self, module: Module, variables: Any, arrays: Sequence[Any], **kwargs: Any) -> Any:
-        """``module.apply`` on one array for each input."""
+        """The result of ``module.apply`` on one array for each input."""
         args, call = self.arguments(arrays)
         return module.apply(variables, *args, **call, **kwargs)
 
     def structs(self, module: Module, dtype: DTypeLike = jnp.float32) -> list[jax.ShapeDtypeStruct]:
-        """Example inputs for ``module``, by shape and dtype."""
+        """Shape and dtype of each example input for ``module``."""
         return [i.struct(module, dtype) for i in self.inputs]
 
     def draw(self, module: Module, rng: np.random.Generator, dtype: DTypeLike = jnp.float32) -> list[np.ndarray]:
-        """Random example inputs for ``module``."""
+        """One random array for each example input of ``module``."""
         return [i.draw(module, rng, dtype) for i in self.inputs]
 
 
 @dataclasses.dataclass(frozen=True)
 class Published(Entry):
-    """The constructor of a published network, which has no argument without a default.
+    """The constructor of a published network. All arguments of the constructor have defaults.
 
     Args:
-        kwargs: what the pinned key list was made with, where that is not the default.
+        kwargs: the arguments that the pinned key list was made with, where they differ from the defaults.
+        preprocess: the published input pipeline, from images to what the network takes.
         keys: the name of the pinned key list, tests/catalog/golden/NAME.json, where there is one.
-        files: names of published checkpoints.
-        lengths: arguments that a checkpoint tells: {name: (key, n)}, the length of the first axis of that key, less n.
+        files: the names of published checkpoints.
+        lengths: the arguments that the shapes in a checkpoint tell: {name: (key, n)} says that the first axis of the
+            array ``key`` has n entries more than the argument ``name``.
     """
 
+    _: dataclasses.KW_ONLY
+    preprocess: Callable[..., Any]
     keys: str = ""
     files: tuple[str, ...] = ()
     lengths: Mapping[str, tuple[str, int]] = dataclasses.field(default_factory=dict)

@@ -1,5 +1,8 @@
 """The published networks: constructors, example inputs, pinned keys, and the files that they accept."""
 
+from collections.abc import Callable
+from typing import Any
+
 from flax_attn.catalog.entry import IMAGE, PLAIN, Input, Published, image, plain
 from flax_attn.models import (
     ccnet,
@@ -8,6 +11,7 @@ from flax_attn.models import (
     detr,
     ldnet,
     non_local_net,
+    preprocess,
     ram,
     res2net,
     residual_attention,
@@ -18,9 +22,9 @@ from flax_attn.models import (
     smt,
     spatial_transformer_net,
 )
+from flax_attn.models.detr.preprocess import preprocess as detr_preprocess
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
-
 """Where most classifiers' state dicts tell how many classes there are."""
 
 PUBLISHED = [
@@ -28,6 +32,7 @@ PUBLISHED = [
     Published(
         ccnet.ccnet_resnet101,
         (image(3, 65, 97, n=1),),
+        preprocess=ccnet.preprocess,
         outputs=(IMAGE, IMAGE),
         keys="ccnet_r101",
         files=("CS_scenes_60000.pth",),
@@ -38,6 +43,7 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
+            preprocess=danet.preprocess,
             outputs=(IMAGE,) * 3,
             keys=keys,
             files=files,
@@ -53,6 +59,7 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
+            preprocess=detr_preprocess,
             outputs=(PLAIN,) * 2,
             keys=keys,
             files=(file,),
@@ -69,6 +76,7 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
+            preprocess=detr_preprocess,
             outputs=(PLAIN,) * 3,
             keys=keys,
             files=(file,),
@@ -84,22 +92,30 @@ PUBLISHED = [
     Published(
         detr.detr_demo,
         (image(3, 65, 97, n=1),),
+        preprocess=detr_preprocess,
         outputs=(PLAIN,) * 2,
         files=("detr_demo-da2a99e9.pth",),
         lengths={"num_classes": ("linear_class.weight", 1), "num_queries": ("query_pos", 0)},
     ),
     # ldnet
     *[
-        Published(make, (image(3, 96, 64, n=1),), outputs=(IMAGE,) * 5, keys=keys)
+        Published(make, (image(3, 96, 64, n=1),), preprocess=ldnet.preprocess, outputs=(IMAGE,) * 5, keys=keys)
         for make, keys in ((ldnet.ldnet, "LDNet"), (ldnet.ldnet_resnet34, "LDNet_ResNet34"))
     ],
     # non_local_net
-    Published(non_local_net.non_local_net, (image(1, 28, 28, n=1),), outputs=(PLAIN,), files=("net.pth",)),
+    Published(
+        non_local_net.non_local_net,
+        (image(1, 28, 28, n=1),),
+        preprocess=non_local_net.preprocess,
+        outputs=(PLAIN,),
+        files=("net.pth",),
+    ),
     # ram
     *[
         Published(
             make,
             (image(1, 28, 28, n=1), plain(1, 2, kind="uniform"), plain(1, 256), plain(1, 2, name="noise")),
+            preprocess=ram.preprocess,
             call=dict(last=True),
             outputs=(PLAIN,) * 5,
             keys=keys,
@@ -115,6 +131,7 @@ PUBLISHED = [
     Published(
         res2net.res2net50_v1b_26w_4s,
         (image(3, 65, 97, n=1),),
+        preprocess=res2net.preprocess,
         outputs=(PLAIN,),
         keys="res2net50_v1b_26w_4s",
         lengths=CLASSES,
@@ -125,6 +142,7 @@ PUBLISHED = [
             make,
             (Input(lambda module: (1, *module.size, 3)),),
             dict(size=size),
+            preprocess=residual_attention.preprocess,
             outputs=(PLAIN,),
             keys=f"ResidualAttentionModel_{make.__name__.removeprefix('residual_attention_')}",
             files=files,
@@ -140,7 +158,16 @@ PUBLISHED = [
     ],
     # resnet
     *[
-        Published(make, (image(3, 65, 97, n=1),), kwargs, outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
+        Published(
+            make,
+            (image(3, 65, 97, n=1),),
+            kwargs,
+            preprocess=resnet.preprocess,
+            outputs=(PLAIN,),
+            keys=keys,
+            files=files,
+            lengths=CLASSES,
+        )
         for make, kwargs, keys, files in (
             (resnet.resnet18, dict(num_classes=10), "timm_resnet18", ("torchvision resnet18", "timm resnet18")),
             (resnet.resnet34, {}, "", ("torchvision resnet34", "timm resnet34")),
@@ -150,7 +177,14 @@ PUBLISHED = [
         )
     ],
     *[
-        Published(make, (image(3, 32, 32, n=1),), outputs=(PLAIN,), keys=keys, lengths=CLASSES)
+        Published(
+            make,
+            (image(3, 32, 32, n=1),),
+            preprocess=cifar_resnet.preprocess,
+            outputs=(PLAIN,),
+            keys=keys,
+            lengths=CLASSES,
+        )
         for make, keys in (
             (cifar_resnet.cifar_resnet20, "cifar_resnet20"),
             (cifar_resnet.cifar_resnet32, "cifar_resnet32"),
@@ -159,11 +193,16 @@ PUBLISHED = [
             (cifar_resnet.cifar_resnet110, "cifar_resnet110"),
             (cifar_resnet.cifar_preact_resnet20, "cifar_preact_resnet20"),
             (cifar_resnet.cifar_preact_resnet110, ""),
-            (cifar_resnet.cifar_resnet20_option_a, ""),
-            (cifar_resnet.cifar_resnet32_option_a, ""),
-            (cifar_resnet.cifar_resnet44_option_a, ""),
-            (cifar_resnet.cifar_resnet56_option_a, ""),
-            (cifar_resnet.cifar_resnet110_option_a, ""),
+        )
+    ],
+    *[
+        Published(make, (image(3, 32, 32, n=1),), preprocess=preprocess.normalize, outputs=(PLAIN,), lengths=CLASSES)
+        for make in (
+            cifar_resnet.cifar_resnet20_option_a,
+            cifar_resnet.cifar_resnet32_option_a,
+            cifar_resnet.cifar_resnet44_option_a,
+            cifar_resnet.cifar_resnet56_option_a,
+            cifar_resnet.cifar_resnet110_option_a,
         )
     ],
     # se_inception
@@ -171,6 +210,7 @@ PUBLISHED = [
         se_inception.se_inception_v3,
         (image(3, 299, 299, n=1),),
         dict(num_classes=10),
+        preprocess=se_inception.preprocess,
         call=dict(aux=True),
         outputs=(PLAIN, PLAIN),
         keys="se_inception_v3",
@@ -178,7 +218,16 @@ PUBLISHED = [
     ),
     # se_resnet
     *[
-        Published(make, (image(3, 65, 97, n=1),), kwargs, outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
+        Published(
+            make,
+            (image(3, 65, 97, n=1),),
+            kwargs,
+            preprocess=se_resnet.preprocess,
+            outputs=(PLAIN,),
+            keys=keys,
+            files=files,
+            lengths=CLASSES,
+        )
         for make, kwargs, keys, files in (
             (se_resnet.se_resnet18, dict(num_classes=10), "se_resnet18", ()),
             (se_resnet.se_resnet34, dict(num_classes=10), "se_resnet34", ()),
@@ -207,7 +256,14 @@ PUBLISHED = [
         )
     ],
     *[
-        Published(make, (image(3, 32, 32, n=1),), outputs=(PLAIN,), keys=keys, lengths=CLASSES)
+        Published(
+            make,
+            (image(3, 32, 32, n=1),),
+            preprocess=cifar_resnet.preprocess,
+            outputs=(PLAIN,),
+            keys=keys,
+            lengths=CLASSES,
+        )
         for make, keys in (
             (se_resnet.cifar_se_resnet20, "cifar_se_resnet20"),
             (se_resnet.cifar_se_resnet32, "cifar_se_resnet32"),
@@ -219,7 +275,15 @@ PUBLISHED = [
     ],
     # sge_resnet
     *[
-        Published(make, (image(3, 65, 97, n=1),), outputs=(PLAIN,), keys=keys, files=files, lengths=CLASSES)
+        Published(
+            make,
+            (image(3, 65, 97, n=1),),
+            preprocess=sge_resnet.preprocess,
+            outputs=(PLAIN,),
+            keys=keys,
+            files=files,
+            lengths=CLASSES,
+        )
         for make, keys, files in (
             (sge_resnet.sge_resnet18, "insight_sge_resnet18", ()),
             (sge_resnet.sge_resnet50, "insight_sge_resnet50", ("sge_resnet50.pth.tar",)),
@@ -242,6 +306,7 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 64, 96, n=1),),
+            preprocess=smt.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -262,8 +327,21 @@ PUBLISHED = [
     Published(
         spatial_transformer_net.spatial_transformer_net,
         (image(1, 28, 28, n=1),),
+        preprocess=spatial_transformer_net.preprocess,
         outputs=(PLAIN,),
         keys="tutorial_stn_net",
         lengths={"num_classes": ("fc2.weight", 0)},
     ),
 ]
+
+
+def preprocess_of(name: str) -> Callable[..., Any]:
+    """The input pipeline of the published network whose constructor is called ``name``.
+
+    Raises:
+        ValueError: if there is no such network.
+    """
+    for entry in PUBLISHED:
+        if entry.name == name:
+            return entry.preprocess
+    raise ValueError(f"no published network is called {name!r}; `flax-attn-convert models` lists them")

@@ -1,7 +1,10 @@
 """Deep Residual Learning for Image Recognition - He, Zhang, Ren, Sun 2016, https://arxiv.org/abs/1512.03385
 
 Follows: moskomule/senet.pytorch for ``CifarResNet`` (option B) and ``CifarPreActResNet``
-(https://arxiv.org/abs/1603.05027); akamaster/pytorch_resnet_cifar10 for ``CifarOptionAResNet``.
+(https://arxiv.org/abs/1603.05027); akamaster/pytorch_resnet_cifar10 for ``CifarOptionAResNet``, whose images are
+normalised as for ImageNet.
+Assumed: moskomule's images are normalised by the mean and the deviation of CIFAR-10; that code takes its images from
+another package.
 """
 
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ from typing import Any, ClassVar
 
 from flax_attn.blocks.cifar_resnet import CifarBasicBlock, CifarOptionABlock, PreActBasicBlock
 from flax_attn.layers import BatchNorm2d, Conv2d, InitRule, Linear, Module, Sequential, init, relu, require
+from flax_attn.models.preprocess import cifar10
 from flax_attn.shapes import Image, Scores
 
 
@@ -65,6 +69,9 @@ class CifarOptionAResNet(CifarResNet):
 
     block = CifarOptionABlock
     init_rules = (InitRule(Conv2d, "kernel", init.kaiming_normal()), InitRule(Linear, "kernel", init.kaiming_normal()))
+
+
+preprocess = cifar10
 
 
 def cifar_resnet20(num_classes: int = 10) -> CifarResNet:

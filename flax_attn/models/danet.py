@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from flax_attn.blocks.danet import DANetHead
 from flax_attn.blocks.resnet import Bottleneck
 from flax_attn.layers import Module, interpolate, require
+from flax_attn.models.preprocess import normalize
 from flax_attn.models.resnet import ResNet
 from flax_attn.shapes import Image, ScoreMap
 
@@ -62,6 +63,9 @@ class DANet(Module):
 def upsample(scores: Float[Array, "n a b k"], x: Image) -> ScoreMap:
     """The scores at the height and width of x: bilinear, with ``align_corners=True``."""
     return interpolate(scores, x.shape[1:3], mode="bilinear", align_corners=True)
+
+
+preprocess = normalize
 
 
 def danet_resnet50(num_classes: int = 19, deep_stem: bool = True, multi_grid: bool = True) -> DANet:

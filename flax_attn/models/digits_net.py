@@ -1,20 +1,23 @@
 """A small classifier of 8x8 digits: the network of the trained checkpoint that this package carries.
 
-Status: ours. Shows the two blocks at work: which positions a position attends to, and which channels are let through.
+The network is our own. It shows two blocks at work: the positions that a position attends to, and the gate of each
+channel.
 """
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from flax_attn.blocks.non_local import NONLocalBlock2D
 from flax_attn.blocks.se import SELayer
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, Module, Sequential, flatten, relu
-from flax_attn.shapes import PixelMap, Scores
+from flax_attn.models.preprocess import Normalized
+from flax_attn.shapes import PixelMap, Pixels, Scores
 
 
 class DigitsNet(Module):
-    """Log-odds of the ten digits for images (n, 8, 8, 1) in [0, 1].
+    """Logits of the ten digits for images x (n, 8, 8, 1) in [0, 1].
 
-    With ``return_nl_map=True`` also the attention map (n, 64, 64) of the non-local block.
+    With ``return_nl_map=True`` the result is the logits and the attention map (n, 64, 64) of the non-local block.
     """
 
     def setup(self) -> None:
@@ -31,3 +34,8 @@ class DigitsNet(Module):
         x = self.se(self.conv2(x, train), train)
         logits = self.fc(flatten(x), train)
         return (logits, nl_map) if return_nl_map else logits
+
+
+def preprocess(digits: Pixels) -> Normalized:
+    """The digits (*n, 8, 8, 1) of scikit-learn, from 0 to 16, as numbers from 0 to 1."""
+    return digits / np.float32(16)

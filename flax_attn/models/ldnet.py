@@ -11,7 +11,7 @@ from functools import partial
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from flax_attn.blocks.esa import ESABlock, LCABlock
 from flax_attn.blocks.resnet import BasicBlock, stage
@@ -34,6 +34,7 @@ from flax_attn.layers import (
     require,
     sigmoid,
 )
+from flax_attn.models.preprocess import rescale
 from flax_attn.models.res2net import res2net_stage
 from flax_attn.models.resnet import deep_stem, stage_maps
 from flax_attn.shapes import Features, Image, ScoreMap, Widened
@@ -211,9 +212,8 @@ class LDNetResNet34(LDNet):
         return stage(blocks, 32 * 2**i if i else 64, 64 * 2**i, stride=2 if i else 1)
 
 
-def ldnet_input(images: UInt8[Array, "n h w c"]) -> Image:
-    """Upstream's input: bytes over 255, without normalisation. It tests at 224x224, whatever the image's shape."""
-    return images / jnp.float32(255)
+preprocess = rescale
+"""Upstream does not normalise its images, and resizes them to 224x224, whatever their shape."""
 
 
 def resize_prediction(prediction: Image, size: Sequence[int]) -> Float[Array, "n h2 w2 c"]:

@@ -1,27 +1,27 @@
 """Non-local Neural Networks - Wang, Girshick, Gupta, He 2018, https://arxiv.org/abs/1711.07971
 
-Status: the MNIST network of AlexHex7/Non-local_pytorch, there called ``Network``; accepts its trained ``net.pth``.
-Pixels are divided by 255 and not normalised further.
+Follows: AlexHex7/Non-local_pytorch, whose MNIST network is called ``Network``. Its trained ``net.pth`` fits. Its pixels
+are divided by 255 and not normalised further.
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 from flax_attn.blocks.non_local import NONLocalBlock2D
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, Module, Sequential, flatten, relu
+from flax_attn.models.preprocess import rescale
 from flax_attn.shapes import PixelMap, Scores
 
 
 def stage(inputs: int, outputs: int) -> Sequential:
-    """3x3 convolution, BatchNorm, ReLU, and half the size."""
+    """A 3x3 convolution, BatchNorm, ReLU, and max pooling to half the size."""
     return Sequential([Conv2d(inputs, outputs, 3, padding=1), BatchNorm2d(outputs), relu, MaxPool2d(2)])
 
 
 class NonLocalNet(Module):
-    """Log-odds of the ten digits for images (n, 28, 28, 1) in [0, 1].
+    """Logits of the ten digits for images x (n, 28, 28, 1) in [0, 1].
 
-    With ``return_nl_map=True`` also the attention maps of the two blocks, (n, 196, 49) and (n, 49, 9).
+    With ``return_nl_map=True`` the result is the logits and a list of the attention maps of the two blocks, (n, 196,
+    49) and (n, 49, 9).
     """
 
     def setup(self) -> None:
@@ -41,9 +41,7 @@ class NonLocalNet(Module):
         return (logits, [nl_map_1, nl_map_2]) if return_nl_map else logits
 
 
-def preprocess(digits: ArrayLike) -> PixelMap:
-    """MNIST digits (n, 28, 28, 1), 0 to 255, as upstream takes them: not normalised further than to [0, 1]."""
-    return jnp.asarray(digits, jnp.float32) / 255
+preprocess = rescale
 
 
 def non_local_net() -> NonLocalNet:

@@ -1,8 +1,10 @@
 """Recurrent Models of Visual Attention - Mnih, Heess, Graves, Kavukcuoglu 2014, https://arxiv.org/abs/1406.6247
 
-Status: kevinzakka/recurrent-visual-attention. ``OldRecurrentAttention`` is the network of its published checkpoints,
-which its present code cannot load. Upstream squeezes the baseline, which loses the batch axis of one sample; here it is
-kept.
+Follows: kevinzakka/recurrent-visual-attention. ``OldRecurrentAttention`` is the network of its published checkpoints,
+which its present code cannot load.
+
+Differs: upstream squeezes the baseline, which loses the batch axis of a batch of one sample. Here the baseline keeps
+that axis.
 """
 
 from collections.abc import Callable
@@ -11,7 +13,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
 
 from flax_attn.blocks.recurrent_attention import (
     ActionNetwork,
@@ -23,18 +24,22 @@ from flax_attn.blocks.recurrent_attention import (
     OldLocationNetwork,
 )
 from flax_attn.layers import Module
+from flax_attn.models.preprocess import mnist
 from flax_attn.shapes import Image, Place, Scores, State
 
 
 class RecurrentAttention(Module):
-    """One glimpse: from image, place and state to (state, next place, baseline (n,), log-density of the place (n,)).
+    """One glimpse at the image x: from a place and a state to the next place and the next state.
 
-    With ``last=True`` the log-probabilities of the classes stand before the log-density. ``noise`` (n, 2) is that of
-    the next place, standard normal; drawn from the rng stream "sample" when None.
+    The result is (state, next place, baseline (n,), log-density of the next place (n,)). With ``last=True`` the
+    log-probabilities of the classes stand before the log-density. ``noise`` (n, 2) is the standard normal noise of the
+    next place. When ``noise`` is None, it is drawn from the rng stream "sample".
 
     Args:
-        g, k, s: size, number and growth of the patches. c: channels of the image.
-        h_g, h_l: widths for what and where. std: deviation of the places.
+        g, k, s: side of the smallest patch, number of patches, and the ratio of the sides of two successive patches.
+        c: channels of the image.
+        h_g, h_l: widths of the hidden layers for the patches and for the place.
+        std: standard deviation of the places.
     """
 
     g: int
@@ -51,11 +56,12 @@ class RecurrentAttention(Module):
     baseliner_class: ClassVar[Callable[..., Module]] = BaselineNetwork
 
     def setup(self) -> None:
-        self.sensor = GlimpseNetwork(self.h_g, self.h_l, self.g, self.k, self.s, self.c)
-        self.rnn = CoreNetwork(self.h_g + self.h_l, self.hidden_size)
-        self.locator = self.locator_class(self.hidden_size, 2, self.std)
-        self.classifier = ActionNetwork(self.hidden_size, self.num_classes)
-        self.baseliner = self.baseliner_class(self.hidden_size, 1)
+        h_g, h_l, hidden_size = self.h_g, self.h_l, self.hidden_size
+        self.sensor = GlimpseNetwork(h_g, h_l, self.g, k=self.k, s=self.s, c=self.c)
+        self.rnn = CoreNetwork(h_g + h_l, hidden_size)
+        self.locator = self.locator_class(hidden_size, 2, self.std)
+        self.classifier = ActionNetwork(hidden_size, self.num_classes)
+        self.baseliner = self.baseliner_class(hidden_size, 1)
 
     def __call__(
         self,
@@ -74,9 +80,10 @@ class RecurrentAttention(Module):
         return (h_t, l_t, b_t, log_probas, log_pi) if last else (h_t, l_t, b_t, log_pi)
 
     def classify(self, x: Image, start: Place, noise: Float[Array, "t n 2"]) -> Scores:
-        """Log-probabilities of the classes after t glimpses, at ``start`` and at the places that ``noise`` leads to.
+        """Log-probabilities of the classes after t glimpses.
 
-        The last of the t draws leads to a place that is not looked at any more.
+        The first glimpse is at ``start``. Each of the t draws of ``noise`` gives the place of the next glimpse, so that
+        the place of the last draw is not used.
         """
         place, state = start, jnp.zeros((x.shape[0], self.hidden_size), x.dtype)
         for draw in noise[:-1]:
@@ -85,21 +92,16 @@ class RecurrentAttention(Module):
 
 
 class OldRecurrentAttention(RecurrentAttention):
-    """The same with the locator and the baseline of upstream's checkpoints."""
+    """A ``RecurrentAttention`` with the locator and the baseline of upstream's published checkpoints."""
 
     locator_class = OldLocationNetwork
     baseliner_class = OldBaselineNetwork
 
 
-def preprocess(digits: ArrayLike) -> Image:
-    """MNIST digits (n, 28, 28, 1), 0 to 255, as upstream normalises them."""
-    return (jnp.asarray(digits, jnp.float32) / 255 - 0.1307) / 0.3081
-
-
 def average_over_trials(
     module: RecurrentAttention, variables: dict, x: Image, num_glimpses: int, trials: int, key: Array
 ) -> Scores:
-    """Log-probabilities averaged over ``trials`` random walks, as upstream tests."""
+    """Log-probabilities averaged over ``trials`` random walks: upstream's evaluation."""
 
     def walk(key: Array) -> Any:
         first, rest = jax.random.split(key)
@@ -110,11 +112,18 @@ def average_over_trials(
     return jax.lax.map(walk, jax.random.split(key, trials)).mean(0)
 
 
+preprocess = mnist
+
+
 def ram(num_classes: int = 10) -> RecurrentAttention:
-    """Upstream's defaults for MNIST: one patch of 8 x 8 pixels, six glimpses."""
-    return RecurrentAttention(8, 1, 1.0, 1, 128, 128, 0.05, 256, num_classes)
+    """Upstream's defaults for MNIST: one patch of 8 x 8 pixels. Upstream takes six glimpses."""
+    return RecurrentAttention(
+        g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=num_classes
+    )
 
 
 def ram_6_8x8_2(num_classes: int = 10) -> OldRecurrentAttention:
-    """The network of upstream's checkpoints: six glimpses, which ``average_over_trials`` is told."""
-    return OldRecurrentAttention(8, 1, 2.0, 1, 128, 128, 0.17, 256, num_classes)
+    """The network of upstream's checkpoints. Give ``average_over_trials`` their six glimpses."""
+    return OldRecurrentAttention(
+        g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=num_classes
+    )

@@ -30,6 +30,7 @@ from flax_attn.layers import (
     relu,
     require,
 )
+from flax_attn.models.preprocess import imagenet
 from flax_attn.models.resnet import deep_stem, stage_maps
 from flax_attn.shapes import Features, Image, Scores
 
@@ -142,6 +143,9 @@ class Res2Net(Module):
     def __call__(self, x: Image, train: bool = False) -> Scores:
         x = self.features(x, train)[-1].mean((1, 2))
         return self.fc(x) if self.num_classes else x
+
+
+preprocess = imagenet
 
 
 def res2net50_v1b_26w_4s(num_classes: int = 1000) -> Res2Net:

@@ -1,19 +1,16 @@
 """Residual Attention Network for Image Classification - Wang, Jiang, Qian et al. 2017, https://arxiv.org/abs/1704.06904
 
-Status: tengshaofeng/ResidualAttentionNetwork-pytorch, which spells each network below out as a class; its attention
-modules deviate from the paper as ``blocks.residual_attention`` says. Upstream's images have one size, and its classes
-are ten: here both are arguments. It ends in an average pooling of 7x7 pixels, for small images 4x4 or 8x8; here that is
-the mean over all pixels: the same number at the published sizes.
+Follows: tengshaofeng/ResidualAttentionNetwork-pytorch, which writes each network as a class of its own. Its attention
+modules deviate from the paper: see ``blocks.residual_attention``. Its one trained file, ``model_92_sgd.pkl``, is
+``residual_attention_92_32input_update`` on CIFAR-10. It trains every network on CIFAR-10, whose pixels it divides by
+255 and does not normalise further. For the networks of larger images it resizes those images first.
 
-Upstream publishes one trained file, ``model_92_sgd.pkl``, of CIFAR-10 and ``residual_attention_92_32input_update``;
-``cifar_images`` is its input pipeline.
+Differs: the size of the images and the number of classes are arguments here. Upstream ends in an average pooling of 7x7
+pixels, 4x4 or 8x8 for small images. Here the mean over all pixels is the same number at the published sizes.
 """
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
-
-import numpy as np
-from jaxtyping import Float, UInt8
 
 from flax_attn.blocks.residual_attention import (
     AttentionModule_stage0,
@@ -27,16 +24,12 @@ from flax_attn.blocks.residual_attention import (
     Size,
 )
 from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, max_pool, relu, require
+from flax_attn.models.preprocess import rescale
 from flax_attn.shapes import Image, Scores
 
 
-def cifar_images(images: UInt8[np.ndarray, "*n h w c"]) -> Float[np.ndarray, "*n h w c"]:
-    """Images in [0, 1], as the networks for CIFAR are given them; nothing is subtracted."""
-    return images / np.float32(255)
-
-
 def windows(size: Size, kernel_size: int, stride: int, padding: int) -> Size:
-    """How many windows a convolution or pooling has on an image of ``size``."""
+    """The number of windows, down and across, of a convolution or a pooling on an image of ``size``."""
     h, w = ((n + 2 * padding - kernel_size) // stride + 1 for n in size)
     return h, w
 
@@ -45,9 +38,9 @@ class ResidualAttentionModel(Module):
     """Class scores (n, num_classes) of images x (n, h, w, 3) of one size.
 
     Args:
-        attention: how many attention modules each stage has; the first of all stages may be left out.
+        attention: the number of attention modules of each stage. Fewer numbers leave out the first stages.
         size: (height, width) of the images.
-        width: channels of the first convolution; the last stage has sixteen times as many.
+        width: channels of the first convolution. The last block has 32 times as many.
     """
 
     attention: Sequence[int]
@@ -63,6 +56,7 @@ class ResidualAttentionModel(Module):
     )
     stem: ClassVar[tuple[int, int, int]] = (7, 2, 3)
     pool: ClassVar[tuple[int, int, int]] = (3, 2, 1)
+    """(kernel size, stride, padding) of the first convolution and of the pooling that follows it."""
     last_stride: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -75,14 +69,17 @@ class ResidualAttentionModel(Module):
         require(min(self.sizes()[0]) >= 1, f"{who}: no pixel is left of images of {self.size}")
 
     def sizes(self) -> list[Size]:
-        """Of the first stage's images and of their half, quarter, ..., down to those inside the last stage."""
+        """(height, width) of the feature maps: the size of the first stage, then again and again its half, rounded up.
+
+        The last sizes occur only inside the attention modules.
+        """
         sizes = [windows(windows(self.size, *self.stem), *self.pool)]
         for _ in range(len(self.attention) + 4):
             sizes.append(windows(sizes[-1], 3, 2, 1))
         return sizes
 
     def body(self) -> list[tuple[str, Module]]:
-        """The residual blocks and attention modules, with their names, in the order that images pass them in."""
+        """The residual blocks and attention modules with their names, in the order of the forward pass."""
         pairs: list[tuple[str, Module]] = []
         channels, stride, sizes = self.width, 1, self.sizes()
         for i, n in enumerate(self.attention):
@@ -97,13 +94,16 @@ class ResidualAttentionModel(Module):
         return pairs + [(f"residual_block{i}", ResidualBlock(2 * channels, 2 * channels)) for i in (5, 6)]
 
     def setup(self) -> None:
-        self.conv1 = Sequential([Conv2d(3, self.width, *self.stem, bias=False), BatchNorm2d(self.width), relu])
+        kernel_size, stride, padding = self.stem
+        width = self.width
+        first = Conv2d(3, width, kernel_size, stride=stride, padding=padding, bias=False)
+        self.conv1 = Sequential([first, BatchNorm2d(width), relu])
         pairs = self.body()
         for name, module in pairs:
             setattr(self, name, module)
         self.names = [name for name, _ in pairs]
-        self.mpool2 = Sequential([BatchNorm2d(32 * self.width), relu])
-        self.fc = Linear(32 * self.width, self.num_classes)
+        self.mpool2 = Sequential([BatchNorm2d(32 * width), relu])
+        self.fc = Linear(32 * width, self.num_classes)
 
     def __call__(self, x: Image, train: bool = False) -> Scores:
         expected = f"{type(self).__name__}: expected images of {tuple(self.size)}"
@@ -115,7 +115,7 @@ class ResidualAttentionModel(Module):
 
 
 class CifarResidualAttentionModel(ResidualAttentionModel):
-    """The same for small images, of which a convolution of stride 1 is the first and no pooling the second layer."""
+    """A ``ResidualAttentionModel`` for small images: its first convolution has stride 1, and no pooling follows it."""
 
     size: Size = (32, 32)
     width: int = 32
@@ -127,10 +127,13 @@ class CifarResidualAttentionModel(ResidualAttentionModel):
 
 
 class OldCifarResidualAttentionModel(CifarResidualAttentionModel):
-    """The same with a 5x5 convolution and a pooling of 2x2 pixels in front."""
+    """A ``CifarResidualAttentionModel`` that begins with a 5x5 convolution and a pooling of 2x2 pixels."""
 
     stem = (5, 1, 2)
     pool = (2, 2, 0)
+
+
+preprocess = rescale
 
 
 def residual_attention_56(num_classes: int = 10, size: Size = (224, 224)) -> ResidualAttentionModel:
@@ -144,15 +147,15 @@ def residual_attention_92(num_classes: int = 10, size: Size = (224, 224)) -> Res
 
 
 def residual_attention_448input(num_classes: int = 10, size: Size = (448, 448)) -> ResidualAttentionModel:
-    """Attention-92 and one stage more in front of it, for larger images."""
+    """Attention-92 with one more stage in front, for larger images."""
     return ResidualAttentionModel((1, 1, 2, 3), num_classes, size)
 
 
 def residual_attention_92_32input(num_classes: int = 10, size: Size = (32, 32)) -> OldCifarResidualAttentionModel:
-    """Attention-92 for small images, whose first stage is at half their size."""
+    """Attention-92 for small images. Its first stage has half the size of the images."""
     return OldCifarResidualAttentionModel((1, 2, 3), num_classes, size)
 
 
 def residual_attention_92_32input_update(num_classes: int = 10, size: Size = (32, 32)) -> CifarResidualAttentionModel:
-    """Attention-92 for small images, whose first stage is at their size: the trained one."""
+    """Attention-92 for small images, the published trained network. Its first stage has the size of the images."""
     return CifarResidualAttentionModel((1, 2, 3), num_classes, size)

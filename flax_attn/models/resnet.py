@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck, Norm, downsample, stage
 from flax_attn.layers import BatchNorm2d, Conv2d, InitRule, Linear, Module, Sequential, init, max_pool, relu, require
+from flax_attn.models.preprocess import imagenet
 from flax_attn.shapes import Features, Image, Scores
 
 Block = Any  # type[Module], called as BasicBlock is, with an ``expansion``
@@ -124,6 +125,9 @@ class ResNet(Module):
     def __call__(self, x: Image, train: bool = False) -> Scores:
         x = self.features(x, train)[-1].mean((1, 2))
         return self.fc(x) if self.num_classes else x
+
+
+preprocess = imagenet
 
 
 def resnet18(num_classes: int = 1000) -> ResNet:

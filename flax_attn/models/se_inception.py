@@ -20,9 +20,8 @@ from flax_attn.blocks.inception import (
     chain,
 )
 from flax_attn.layers import Dropout, Linear, Module, init, max_pool, require
-from flax_attn.shapes import Image, Scores
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from flax_attn.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, imagenet
+from flax_attn.shapes import Image, Photo, Resized, Scores
 
 
 class _Inception3(Module):
@@ -57,7 +56,7 @@ class _Inception3(Module):
     def __call__(self, x: Image, train: bool = False, aux: bool = False) -> Scores | tuple[Scores, Scores]:
         x = self.cast(x)
         if self.transform_input:
-            x = x * jnp.asarray(STD, x.dtype) / 0.5 + (jnp.asarray(MEAN, x.dtype) - 0.5) / 0.5
+            x = x * jnp.asarray(IMAGENET_STD, x.dtype) / 0.5 + (jnp.asarray(IMAGENET_MEAN, x.dtype) - 0.5) / 0.5
         x = chain(x, train, self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3)
         x = chain(max_pool(x, 3, 2), train, self.Conv2d_3b_1x1, self.Conv2d_4a_3x3)
         x = chain(max_pool(x, 3, 2), train, self.Mixed_5b, self.Mixed_5c, self.Mixed_5d)
@@ -93,6 +92,11 @@ class SEInception3(Module):
             self.aux_logits or not aux, "SEInception3: expected aux=True only with aux_logits, got aux_logits=False"
         )
         return self.model(x, train, aux)
+
+
+def preprocess(image: Photo) -> Resized:
+    """The network's input from an RGB image: shorter side 299, the middle 299x299, normalised as for ImageNet."""
+    return imagenet(image, 299, 299)
 
 
 def se_inception_v3(num_classes: int = 1000) -> SEInception3:

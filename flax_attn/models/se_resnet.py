@@ -23,6 +23,7 @@ from flax_attn.blocks.se import (
 )
 from flax_attn.layers import Conv2d, Dropout, Module, Sequential, max_pool, require
 from flax_attn.models.cifar_resnet import CifarPreActResNet, CifarResNet
+from flax_attn.models.preprocess import imagenet
 from flax_attn.models.resnet import ResNet
 from flax_attn.shapes import Features, Image, Scores
 
@@ -84,6 +85,9 @@ class CifarSEPreActResNet(CifarSEResNet, CifarPreActResNet):
     """A ``CifarSEResNet`` with BatchNorm and ReLU behind the last stage, not behind the first convolution."""
 
     block: ClassVar[Any] = CifarSEBasicBlock
+
+
+preprocess = imagenet
 
 
 def se_resnet18(num_classes: int = 1000, reduction: int = 16) -> SEResNet:

@@ -15,6 +15,7 @@ from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.blocks.se import InsightSEBasicBlock, InsightSEBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck
 from flax_attn.blocks.sk import SKBottleneck
+from flax_attn.models.preprocess import imagenet
 from flax_attn.models.resnet import ResNet
 from flax_attn.shapes import Features
 
@@ -36,6 +37,9 @@ class BAMResNet(ResNet):
         *stages, last = super().stages()
         bams = [getattr(self, f"bam{i + 1}") for i in range(len(stages))]
         return [*map(in_turn, stages, bams), last]
+
+
+preprocess = imagenet
 
 
 def sge_resnet18(num_classes: int = 1000) -> ResNet:

@@ -1,12 +1,18 @@
 """Scale-Aware Modulation Meet Transformer - Lin, Wu, Chen, Huang, Jin 2023, https://arxiv.org/abs/2307.08579
 
-Status: AFeng-x/SMT, for its released files ``smt_tiny.pth`` to ``smt_large_22k_384_ft.pth``: the 384 pixel form is the
-same network. Its ``Block`` and ``Head`` are ``SMTBlock`` and ``SMTHead`` here; ``num_stages`` is the number of
-``depths``, and ``img_size`` is gone, since images may have any size. Defaults of ``SMT`` are those of SMT-T.
-Input is ImageNet's: shorter side to 256 (bicubic), the centre 224 x 224, normalised by ImageNet's mean and deviation.
+Follows: AFeng-x/SMT. Its released files ``smt_tiny.pth`` to ``smt_large_22k_384_ft.pth`` fit. The form for images of
+384 pixels is the same network. The defaults of ``SMT`` are those of SMT-T.
+
+Differs: ``SMTBlock`` and ``SMTHead`` are upstream's ``Block`` and ``Head``. Upstream's ``num_stages`` is the number of
+``depths`` here. Upstream's ``img_size`` is left out, since images may have any size.
+
+Assumed: images of 384 pixels are cropped in the same proportion as images of 224 pixels.
 """
 
 from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
 
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention, linear
 from flax_attn.layers import (
@@ -21,26 +27,38 @@ from flax_attn.layers import (
     relu,
     require,
 )
-from flax_attn.shapes import Features, Image, Scores, Tokens
+from flax_attn.models.preprocess import imagenet
+from flax_attn.shapes import Features, Image, Photo, Scores, Tokens
 
 
 def conv(inputs: int, outputs: int, kernel_size: int, stride: int, padding: int, bias: bool = True) -> Conv2d:
-    """Weights N(0, 2/fan) with what leaves as the fan, bias 0."""
-    arguments = (inputs, outputs, kernel_size, stride, padding, 1, 1, bias)
-    return Conv2d(*arguments, kernel_init=init.kaiming_normal("fan_out"), bias_init=init.zeros)
+    """A convolution that starts with weights of He's normal distribution over its fan-out, and with bias 0."""
+    normal = init.kaiming_normal("fan_out")
+    return Conv2d(
+        inputs,
+        outputs,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        bias=bias,
+        kernel_init=normal,
+        bias_init=init.zeros,
+    )
 
 
 class SMTBlock(Module):
-    """The tokens x plus their modulation or self-attention, plus an ``Mlp`` of that; each branch behind a LayerNorm.
+    """Adds two residual branches to the tokens x: first a modulation or a self-attention, then an ``Mlp``.
+
+    Each branch begins with a LayerNorm.
 
     Args:
-        ca_num_heads: heads of the modulation, unused where ``ca_attention`` is 0.
-        sa_num_heads: heads of the self-attention, unused where ``ca_attention`` is 1.
-        mlp_ratio: width between the two layers of the ``Mlp``, in widths of the tokens.
-        use_layerscale: multiply each branch by a vector, ``layerscale_value`` at first.
-        drop_path: the probability that a sample goes without a branch.
+        ca_num_heads: number of heads of the modulation, unused where ``ca_attention`` is 0.
+        sa_num_heads: number of heads of the self-attention, unused where ``ca_attention`` is 1.
+        mlp_ratio: the hidden width of the ``Mlp`` as a multiple of ``dim``.
+        use_layerscale: multiply each branch by a learned vector, which starts at ``layerscale_value``.
+        drop_path: the probability that a branch is dropped for a sample.
         ca_attention: 1 for ``SAM``, 0 for ``SAMAttention``.
-        expand_ratio: of the ``SAM``.
+        expand_ratio: that of ``SAM``.
     """
 
     dim: int
@@ -58,19 +76,21 @@ class SMTBlock(Module):
     expand_ratio: int = 2
 
     def setup(self) -> None:
-        self.norm1 = LayerNorm(self.dim, 1e-6)
+        dim, qkv_bias, drop = self.dim, self.qkv_bias, self.drop
+        self.norm1 = LayerNorm(dim, 1e-6)
         if self.ca_attention:
-            self.attn: Module = SAM(self.dim, self.ca_num_heads, self.qkv_bias, self.drop, self.expand_ratio)
+            self.attn: Module = SAM(dim, self.ca_num_heads, qkv_bias, proj_drop=drop, expand_ratio=self.expand_ratio)
         else:
-            scales = (self.qkv_bias, self.qk_scale, self.attn_drop, self.drop)
-            self.attn = SAMAttention(self.dim, self.sa_num_heads, *scales)
+            self.attn = SAMAttention(
+                dim, self.sa_num_heads, qkv_bias, qk_scale=self.qk_scale, attn_drop=self.attn_drop, proj_drop=drop
+            )
         self.drop_path1 = DropPath(self.drop_path)
-        self.norm2 = LayerNorm(self.dim, 1e-6)
-        self.mlp = Mlp(self.dim, int(self.dim * self.mlp_ratio), drop=self.drop)
+        self.norm2 = LayerNorm(dim, 1e-6)
+        self.mlp = Mlp(dim, int(dim * self.mlp_ratio), drop=drop)
         self.drop_path2 = DropPath(self.drop_path)
         if self.use_layerscale:
-            self.gamma_1 = self.parameter("gamma_1", init.constant(self.layerscale_value), (self.dim,))
-            self.gamma_2 = self.parameter("gamma_2", init.constant(self.layerscale_value), (self.dim,))
+            self.gamma_1 = self.parameter("gamma_1", init.constant(self.layerscale_value), (dim,))
+            self.gamma_2 = self.parameter("gamma_2", init.constant(self.layerscale_value), (dim,))
 
     def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
         x = self.cast(x)
@@ -81,7 +101,7 @@ class SMTBlock(Module):
 
 
 class SMTHead(Module):
-    """A map of ``dim`` channels at a quarter of the size of x: two convolutions of stride 2, then a LayerNorm."""
+    """Two convolutions of stride 2, then a LayerNorm: a map of ``dim`` channels at a quarter of the size of x."""
 
     head_conv: int
     dim: int
@@ -89,16 +109,18 @@ class SMTHead(Module):
 
     def setup(self) -> None:
         padding = 3 if self.head_conv == 7 else 1
-        first = conv(self.in_chans, self.dim, self.head_conv, 2, padding, bias=False)
-        self.conv = Sequential([first, BatchNorm2d(self.dim), relu, conv(self.dim, self.dim, 2, 2, 0)])
-        self.norm = LayerNorm(self.dim)
+        dim = self.dim
+        first = conv(self.in_chans, dim, self.head_conv, stride=2, padding=padding, bias=False)
+        second = conv(dim, dim, 2, stride=2, padding=0)
+        self.conv = Sequential([first, BatchNorm2d(dim), relu, second])
+        self.norm = LayerNorm(dim)
 
     def __call__(self, x: Image, train: bool = False) -> Features:
         return self.norm(self.conv(x, train))
 
 
 class OverlapPatchEmbed(Module):
-    """A map of ``embed_dim`` channels at 1 / ``stride`` of the size of x: one convolution, then a LayerNorm."""
+    """A convolution, then a LayerNorm: a map of ``embed_dim`` channels at 1 / ``stride`` of the size of x."""
 
     in_chans: int
     embed_dim: int
@@ -106,23 +128,25 @@ class OverlapPatchEmbed(Module):
     stride: int = 2
 
     def setup(self) -> None:
-        self.proj = conv(self.in_chans, self.embed_dim, self.patch_size, self.stride, self.patch_size // 2)
-        self.norm = LayerNorm(self.embed_dim)
+        embed_dim, patch_size = self.embed_dim, self.patch_size
+        self.proj = conv(self.in_chans, embed_dim, patch_size, stride=self.stride, padding=patch_size // 2)
+        self.norm = LayerNorm(embed_dim)
 
     def __call__(self, x: Image, train: bool = False) -> Features:
         return self.norm(self.proj(x))
 
 
 class SMT(Module):
-    """Class scores (n, num_classes) of images x (n, h, w, in_chans); ``features`` gives the maps of all stages.
+    """Logits (n, num_classes) of images x (n, h, w, in_chans). ``features`` gives the maps of all stages.
 
     Args:
-        num_classes: 0 for no classifier, and the spatial mean of the last map as the result.
-        embed_dims, ca_num_heads, sa_num_heads, mlp_ratios, depths: of each stage, ``SMTBlock``'s and how many blocks;
-            -1 for heads that a stage does not have.
-        drop_rate: of what every branch gives. attn_drop_rate: of the weights of self-attention.
-        drop_path_rate: of the last block; it rises evenly from 0 at the first.
-        ca_attentions: for each stage, whether its blocks modulate; of the third stage every other block attends anyway.
+        num_classes: 0 for no classifier; the result is then the spatial mean of the last map.
+        embed_dims, ca_num_heads, sa_num_heads, mlp_ratios: for each stage the arguments of its ``SMTBlock``. A number
+            of heads that a stage does not use is -1.
+        drop_rate: dropout rate at the end of every branch. attn_drop_rate: that of the weights of self-attention.
+        drop_path_rate: the rate of ``drop_path`` of the last block. It rises evenly from 0 at the first block.
+        depths: the number of blocks of each stage.
+        ca_attentions: for each stage 1 where its blocks modulate. In the third stage every other block attends anyway.
         head_conv: kernel size of the first convolution.
     """
 
@@ -148,33 +172,42 @@ class SMT(Module):
         super().__post_init__()
         each = (self.embed_dims, self.ca_num_heads, self.sa_num_heads, self.mlp_ratios, self.depths, self.ca_attentions)
         counts = [len(values) for values in each]
-        expected = (
-            "SMT: expected one of embed_dims, ca_num_heads, sa_num_heads, mlp_ratios, depths, ca_attentions a stage"
-        )
-        require(min(counts) == max(counts) >= 1, f"{expected}, got {counts}")
+        names = "embed_dims, ca_num_heads, sa_num_heads, mlp_ratios, depths and ca_attentions"
+        require(min(counts) == max(counts) >= 1, f"SMT: expected {names} of one length, got {counts}")
 
     def setup(self) -> None:
         for i, dim in enumerate(self.embed_dims):
-            first = i == 0
-            embed = (
-                SMTHead(self.head_conv, dim, self.in_chans) if first else OverlapPatchEmbed(self.embed_dims[i - 1], dim)
-            )
-            setattr(self, f"patch_embed{i + 1}", embed)
+            setattr(self, f"patch_embed{i + 1}", self.embed(i))
             setattr(self, f"block{i + 1}", ModuleList([self.block(i, j) for j in range(self.depths[i])]))
             setattr(self, f"norm{i + 1}", LayerNorm(dim, 1e-6))
         if self.num_classes:
             self.head = linear(self.embed_dims[-1], self.num_classes)
 
+    def embed(self, i: int) -> SMTHead | OverlapPatchEmbed:
+        """The patch embedding of stage ``i``."""
+        dim = self.embed_dims[i]
+        return OverlapPatchEmbed(self.embed_dims[i - 1], dim) if i else SMTHead(self.head_conv, dim, self.in_chans)
+
     def block(self, i: int, j: int) -> SMTBlock:
         """Block ``j`` of stage ``i``."""
-        attention = 0 if i == 2 and j % 2 else self.ca_attentions[i]
-        rate = self.drop_path_rate * (sum(self.depths[:i]) + j) / max(1, sum(self.depths) - 1)
-        each = (self.embed_dims[i], self.ca_num_heads[i], self.sa_num_heads[i], self.mlp_ratios[i])
-        scales = (self.qkv_bias, self.qk_scale, self.use_layerscale, self.layerscale_value)
-        return SMTBlock(*each, *scales, self.drop_rate, self.attn_drop_rate, rate, attention, self.expand_ratio)
+        return SMTBlock(
+            dim=self.embed_dims[i],
+            ca_num_heads=self.ca_num_heads[i],
+            sa_num_heads=self.sa_num_heads[i],
+            mlp_ratio=self.mlp_ratios[i],
+            qkv_bias=self.qkv_bias,
+            qk_scale=self.qk_scale,
+            use_layerscale=self.use_layerscale,
+            layerscale_value=self.layerscale_value,
+            drop=self.drop_rate,
+            attn_drop=self.attn_drop_rate,
+            drop_path=self.drop_path_rate * (sum(self.depths[:i]) + j) / max(1, sum(self.depths) - 1),
+            ca_attention=0 if i == 2 and j % 2 else self.ca_attentions[i],
+            expand_ratio=self.expand_ratio,
+        )
 
     def features(self, x: Image, train: bool = False) -> list[Features]:
-        """The normalised map of each stage: 1/4, 1/8, 1/16 and 1/32 of the size of x."""
+        """The normalised map of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of x."""
         x = self.cast(x)
         maps = []
         for i in range(1, len(self.depths) + 1):
@@ -192,6 +225,11 @@ class SMT(Module):
         return self.head(x) if self.num_classes else x
 
 
+def preprocess(image: Photo, size: int = 224) -> Float[np.ndarray, "s t c"]:
+    """The evaluation pipeline of ImageNet with bicubic resizing. ``size`` is 384 for ``smt_large_22k_384_ft.pth``."""
+    return imagenet(image, size, int(256 / 224 * size), mode="bicubic")
+
+
 def smt_tiny(num_classes: int = 1000) -> SMT:
     """SMT-T: 11.5 million parameters."""
     return SMT(num_classes=num_classes)
@@ -203,13 +241,19 @@ def smt_small(num_classes: int = 1000) -> SMT:
 
 
 def smt_base(num_classes: int = 1000) -> SMT:
-    """SMT-B: deeper still, with wider ``Mlp``s and a 7x7 convolution at first."""
+    """SMT-B: deeper than SMT-S, with wider ``Mlp``s and a first convolution of 7x7."""
     ratios, depths = (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 2)
     return SMT(num_classes=num_classes, mlp_ratios=ratios, drop_path_rate=0.3, depths=depths, head_conv=7)
 
 
 def smt_large(num_classes: int = 1000) -> SMT:
     """SMT-L as released, with layer scale: 80.6 million parameters."""
-    widths, ratios, depths = (96, 192, 384, 768), (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 4)
-    sizes = (3, num_classes, widths)
-    return SMT(*sizes, mlp_ratios=ratios, use_layerscale=True, drop_path_rate=0.4, depths=depths, head_conv=7)
+    return SMT(
+        num_classes=num_classes,
+        embed_dims=(96, 192, 384, 768),
+        mlp_ratios=(8.0, 6.0, 4.0, 2.0),
+        use_layerscale=True,
+        drop_path_rate=0.4,
+        depths=(4, 6, 28, 4),
+        head_conv=7,
+    )

@@ -1,22 +1,22 @@
 """Spatial Transformer Networks - Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, https://arxiv.org/abs/1506.02025
 
-Status: ``Net`` of the tutorial in pytorch/tutorials, which the defaults give; other sizes, channels and numbers of
-classes are ours. The tutorial leaves ``align_corners`` to PyTorch: a network trained with torch before 1.3 needs
-True. Both dropouts have torch's default probability, 0.5.
-"""
+Follows: ``Net`` of the tutorial in pytorch/tutorials, which the defaults give. Both dropouts have torch's default
+probability, 0.5. The tutorial leaves ``align_corners`` to PyTorch, so that a network trained with torch before 1.3
+needs ``align_corners=True``.
 
-import jax.numpy as jnp
-from numpy.typing import ArrayLike
+Differs: sizes, channels and numbers of classes are arguments here.
+"""
 
 from flax_attn.blocks.spatial_transformer import SpatialTransformer, pixels
 from flax_attn.layers import Conv2d, Dropout, Dropout2d, Linear, flatten, log_softmax, max_pool, relu, require
+from flax_attn.models.preprocess import mnist
 from flax_attn.shapes import Image, Scores
 
 
 class SpatialTransformerNet(SpatialTransformer):
-    """Log-probabilities (n, num_classes) of images x (n, h, w, in_channels), resampled by a ``SpatialTransformer``.
+    """Log-probabilities (n, num_classes) of images x (n, h, w, in_channels), which a ``SpatialTransformer`` resamples.
 
-    ``stn`` gives the resampled images.
+    The method ``stn`` gives the resampled images.
     """
 
     num_classes: int = 10
@@ -36,7 +36,7 @@ class SpatialTransformerNet(SpatialTransformer):
         self.fc2 = Linear(50, self.num_classes)
 
     def stn(self, x: Image, train: bool = False) -> Image:
-        """x as the classifier sees it."""
+        """The resampled images, which the classifier reads."""
         return super().__call__(x, train)
 
     def __call__(self, x: Image, train: bool = False) -> Scores:
@@ -47,11 +47,9 @@ class SpatialTransformerNet(SpatialTransformer):
         return log_softmax(self.fc2(x))
 
 
-def preprocess(digits: ArrayLike) -> Image:
-    """MNIST digits (n, 28, 28, 1), 0 to 255, as the tutorial normalises them."""
-    return (jnp.asarray(digits, jnp.float32) / 255 - 0.1307) / 0.3081
+preprocess = mnist
 
 
 def spatial_transformer_net(num_classes: int = 10, align_corners: bool = False) -> SpatialTransformerNet:
-    """The tutorial's network for MNIST; ``align_corners`` is True for one trained with torch before 1.3."""
+    """The tutorial's network for MNIST. A network trained with torch before 1.3 needs ``align_corners=True``."""
     return SpatialTransformerNet(num_classes=num_classes, align_corners=align_corners)

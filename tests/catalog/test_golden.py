@@ -88,20 +88,20 @@ CASES = {
     "insight_cbam_resnet50.layer1.0.cbam": (CBAM, dict(gate_channels=256), (1, 4, 4, 256)),
     "insight_old_resnet50.layer2.0": (
         Bottleneck,
-        dict(inplanes=256, planes=128, stride=2, downsample=Make(downsample, (256, 512, 2))),
+        dict(inplanes=256, planes=128, stride=2, downsample=Make(downsample, 256, 512, stride=2)),
         (1, 4, 4, 256),
     ),
     "insight_se_resnet50.layer1.0.se": (SELayer, dict(channel=256, bias=True), (1, 4, 4, 256)),
     "insight_sk_resnet50.layer2.0": (
         SKBottleneck,
-        dict(inplanes=256, planes=128, stride=2, downsample=Make(downsample, (256, 512, 2))),
+        dict(inplanes=256, planes=128, stride=2, downsample=Make(downsample, 256, 512, stride=2)),
         (1, 4, 4, 256),
     ),
     "smt_Attention_ca0": (SAMAttention, dict(dim=64, qkv_bias=True), (1, 16, 64), dict(H=4, W=4)),
     "smt_Attention_ca1": (SAM, dict(dim=64), (1, 16, 64), dict(H=4, W=4)),
     "timm_resnet18.layer2.0": (
         BasicBlock,
-        dict(inplanes=64, planes=128, stride=2, downsample=Make(downsample, (64, 128, 2))),
+        dict(inplanes=64, planes=128, stride=2, downsample=Make(downsample, 64, 128, stride=2)),
         (1, 4, 4, 64),
     ),
     "CAM_Module": (CAM_Module, dict(in_dim=16), (1, 4, 4, 16)),

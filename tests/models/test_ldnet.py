@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -86,7 +85,7 @@ def test_twin_has_its_parts_in_the_published_order(name, keys):
 
 def test_input_is_bytes_over_255():
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
-    ours, theirs = ldnet.ldnet_input(jnp.asarray(images)), torch_ldnet.ldnet_input(torch.tensor(images))
+    ours, theirs = ldnet.preprocess(images), torch_ldnet.preprocess(torch.tensor(channels_first(images)))
     assert ours.dtype == "float32"
     assert theirs.dtype == torch.float32
     assert_close(ours, channels_last(theirs), "float32")

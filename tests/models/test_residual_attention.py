@@ -179,7 +179,7 @@ def test_a_network_keeps_pixels_and_channels():
 
 def test_cifar_images_are_scaled_only():
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
-    ours = models.cifar_images(images)
-    theirs = torch_models.cifar_images(torch.tensor(np.moveaxis(images, -1, 1)))
+    ours = models.preprocess(images)
+    theirs = torch_models.preprocess(torch.tensor(np.moveaxis(images, -1, 1)))
     assert ours.dtype == "float32"
     np.testing.assert_array_equal(np.moveaxis(ours, -1, 1), theirs.numpy())

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from flax_attn.blocks import inception, se
 from flax_attn.models import se_inception, se_resnet
+from flax_attn.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from tests.helpers.layer import array, check_refusal, trace
 from torch_ref.blocks import se as torch_se
 from torch_ref.models import se_inception as torch_se_inception
@@ -104,6 +105,6 @@ def test_transform_input_turns_imagenets_normalisation_into_one_to_plus_minus_on
     plain = se_inception.SEInception3(num_classes=5, aux_logits=False)
     transforming = plain.clone(transform_input=True)
     variables = jax.jit(plain.init)(jax.random.key(0), images)
-    normalised = (images - jnp.float32(se_inception.MEAN)) / jnp.float32(se_inception.STD)
+    normalised = (images - jnp.float32(IMAGENET_MEAN)) / jnp.float32(IMAGENET_STD)
     got = jax.jit(transforming.apply)(variables, normalised)
     np.testing.assert_allclose(got, jax.jit(plain.apply)(variables, 2 * images - 1), rtol=1e-4, atol=1e-4)

@@ -101,7 +101,7 @@ def test_maps_of_any_size(size, sizes):
 
 def test_arguments_of_other_numbers_of_stages_are_refused():
     wrong = {**SMALL, "depths": (1, 1, 3)}
-    refuses = r"SMT: expected one of embed_dims, .* a stage, got \[4, 4, 4, 4, 3, 4\]"
+    refuses = r"SMT: expected embed_dims, .* of one length, got \[4, 4, 4, 4, 3, 4\]"
     check_refusal(lambda: SMT(**wrong), refuses, lambda: torch_smt.SMT(**wrong))
 
 

@@ -7,6 +7,7 @@ from torch.nn import BatchNorm2d, Conv2d, Linear, Module, Sequential, init
 from torch.nn.functional import relu
 
 from torch_ref.blocks.cifar_resnet import CifarBasicBlock, CifarOptionABlock, PreActBasicBlock
+from torch_ref.models.preprocess import cifar10
 
 
 class CifarResNet(Module):
@@ -53,6 +54,9 @@ class CifarPreActResNet(CifarResNet):
 class CifarOptionAResNet(CifarResNet):
     block = CifarOptionABlock
     initialised = (Conv2d, Linear)
+
+
+preprocess = cifar10
 
 
 def cifar_resnet20(num_classes=10) -> CifarResNet:

@@ -6,6 +6,7 @@ from torch.nn.functional import interpolate
 
 from torch_ref.blocks.danet import DANetHead
 from torch_ref.blocks.resnet import Bottleneck
+from torch_ref.models.preprocess import normalize
 from torch_ref.models.resnet import ResNet
 
 
@@ -34,6 +35,9 @@ class DANet(Module):
 
 def upsample(scores: Tensor, x: Tensor) -> Tensor:
     return interpolate(scores, x.shape[2:], mode="bilinear", align_corners=True)
+
+
+preprocess = normalize
 
 
 def danet_resnet50(num_classes=19, deep_stem=True, multi_grid=True) -> DANet:

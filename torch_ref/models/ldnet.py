@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate, max_pool2d, relu
 
 from torch_ref.blocks.esa import ESABlock, LCABlock
 from torch_ref.blocks.resnet import BasicBlock, stage
+from torch_ref.models.preprocess import rescale
 from torch_ref.models.res2net import res2net_stage
 from torch_ref.models.resnet import deep_stem, stage_maps
 
@@ -153,8 +154,7 @@ class LDNetResNet34(LDNet):
         return stage(blocks, 32 * 2**i if i else 64, 64 * 2**i, stride=2 if i else 1)
 
 
-def ldnet_input(images: Tensor) -> Tensor:
-    return images.movedim(-1, 1) / 255
+preprocess = rescale
 
 
 def resize_prediction(prediction: Tensor, size) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Linear, Module, ModuleList,
 from torch.nn.functional import avg_pool2d, max_pool2d, relu
 
 from torch_ref.blocks.resnet import add_shortcut, stage
+from torch_ref.models.preprocess import imagenet
 from torch_ref.models.resnet import deep_stem, stage_maps, start_convolutions
 
 
@@ -80,6 +81,9 @@ class Res2Net(Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)[-1].mean((2, 3))
         return self.fc(x) if self.num_classes else x
+
+
+preprocess = imagenet
 
 
 def res2net50_v1b_26w_4s(num_classes=1000) -> Res2Net:

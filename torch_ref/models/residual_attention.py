@@ -1,6 +1,7 @@
 """Residual Attention Network for Image Classification - Wang, Jiang, Qian et al. 2017, https://arxiv.org/abs/1704.06904"""
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import BatchNorm2d, Conv2d, Linear, Module, ReLU, Sequential
 from torch.nn.functional import max_pool2d
 
 from torch_ref.blocks.residual_attention import (
@@ -13,10 +14,7 @@ from torch_ref.blocks.residual_attention import (
     AttentionModule_stage3_cifar,
     ResidualBlock,
 )
-
-
-def cifar_images(images: Tensor) -> Tensor:
-    return images / 255
+from torch_ref.models.preprocess import rescale
 
 
 def windows(size, kernel_size, stride, padding):
@@ -24,7 +22,7 @@ def windows(size, kernel_size, stride, padding):
     return h, w
 
 
-class ResidualAttentionModel(nn.Module):
+class ResidualAttentionModel(Module):
     stages = (
         AttentionModule_stage0,
         AttentionModule_stage1,
@@ -38,13 +36,15 @@ class ResidualAttentionModel(nn.Module):
     def __init__(self, attention, num_classes=10, size=(224, 224), width=64):
         super().__init__()
         self.attention, self.size, self.width = attention, size, width
-        self.conv1 = nn.Sequential(nn.Conv2d(3, width, *self.stem, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        kernel_size, stride, padding = self.stem
+        first = Conv2d(3, width, kernel_size, stride=stride, padding=padding, bias=False)
+        self.conv1 = Sequential(first, BatchNorm2d(width), ReLU())
         pairs = self.body()
         for name, module in pairs:
             setattr(self, name, module)
         self.names = [name for name, _ in pairs]
-        self.mpool2 = nn.Sequential(nn.BatchNorm2d(32 * width), nn.ReLU())
-        self.fc = nn.Linear(32 * width, num_classes)
+        self.mpool2 = Sequential(BatchNorm2d(32 * width), ReLU())
+        self.fc = Linear(32 * width, num_classes)
 
     def sizes(self):
         sizes = [windows(windows(self.size, *self.stem), *self.pool)]
@@ -80,12 +80,15 @@ class CifarResidualAttentionModel(ResidualAttentionModel):
     last_stride = 1
 
     def __init__(self, attention, num_classes=10, size=(32, 32), width=32):
-        super().__init__(attention, num_classes, size, width)
+        super().__init__(attention, num_classes, size, width=width)
 
 
 class OldCifarResidualAttentionModel(CifarResidualAttentionModel):
     stem = (5, 1, 2)
     pool = (2, 2, 0)
+
+
+preprocess = rescale
 
 
 def residual_attention_56(num_classes=10, size=(224, 224)) -> ResidualAttentionModel:

@@ -7,6 +7,7 @@ from torch.nn import BatchNorm2d, Conv2d, Linear, Module, ReLU, Sequential, init
 from torch.nn.functional import max_pool2d, relu
 
 from torch_ref.blocks.resnet import BasicBlock, Bottleneck, downsample, stage
+from torch_ref.models.preprocess import imagenet
 
 
 def deep_stem(width, norm) -> Sequential:
@@ -101,6 +102,9 @@ class ResNet(Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)[-1].mean((2, 3))
         return self.fc(x) if self.num_classes else x
+
+
+preprocess = imagenet
 
 
 def resnet18(num_classes=1000) -> ResNet:

@@ -14,8 +14,7 @@ from torch_ref.blocks.inception import (
     InceptionE,
     chain,
 )
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from torch_ref.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, imagenet
 
 
 class _Inception3(Module):
@@ -46,7 +45,7 @@ class _Inception3(Module):
 
     def forward(self, x: Tensor, aux: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         if self.transform_input:
-            mean, std = (x.new_tensor(v)[:, None, None] for v in (MEAN, STD))
+            mean, std = (x.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
             x = x * std / 0.5 + (mean - 0.5) / 0.5
         x = chain(x, self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3)
         x = chain(max_pool2d(x, 3, 2), self.Conv2d_3b_1x1, self.Conv2d_4a_3x3)
@@ -68,6 +67,10 @@ class SEInception3(Module):
         if aux and not self.aux_logits:
             raise ValueError("SEInception3: expected aux=True only with aux_logits, got aux_logits=False")
         return self.model(x, aux)
+
+
+def preprocess(image: Tensor) -> Tensor:
+    return imagenet(image, 299, 299)
 
 
 def se_inception_v3(num_classes=1000) -> SEInception3:

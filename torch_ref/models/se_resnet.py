@@ -16,6 +16,7 @@ from torch_ref.blocks.se import (
     SEResNeXtBottleneck,
 )
 from torch_ref.models.cifar_resnet import CifarPreActResNet, CifarResNet
+from torch_ref.models.preprocess import imagenet
 from torch_ref.models.resnet import ResNet
 
 
@@ -109,6 +110,9 @@ class CifarSEResNet(CifarResNet):
 
 class CifarSEPreActResNet(CifarSEResNet, CifarPreActResNet):
     block = CifarSEBasicBlock
+
+
+preprocess = imagenet
 
 
 def se_resnet18(num_classes=1000, reduction=16) -> SEResNet:

@@ -6,6 +6,7 @@ from torch_ref.blocks.resnet import BasicBlock, Bottleneck
 from torch_ref.blocks.se import InsightSEBasicBlock, InsightSEBottleneck
 from torch_ref.blocks.sge import SGEBasicBlock, SGEBottleneck
 from torch_ref.blocks.sk import SKBottleneck
+from torch_ref.models.preprocess import imagenet
 from torch_ref.models.resnet import ResNet
 
 
@@ -23,6 +24,9 @@ class BAMResNet(ResNet):
         *stages, last = super().stages()
         bams = [getattr(self, f"bam{i + 1}") for i in range(len(stages))]
         return [*map(in_turn, stages, bams), last]
+
+
+preprocess = imagenet
 
 
 def sge_resnet18(num_classes=1000) -> ResNet:

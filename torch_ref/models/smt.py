@@ -1,21 +1,23 @@
 """Scale-Aware Modulation Meet Transformer - Lin, Wu, Chen, Huang, Jin 2023, https://arxiv.org/abs/2307.08579"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import BatchNorm2d, Conv2d, LayerNorm, Module, ModuleList, Parameter, ReLU, Sequential, init
 
 from torch_ref.blocks.sam import SAM, Mlp, SAMAttention, linear
 from torch_ref.layers.dropout import DropPath
+from torch_ref.models.preprocess import imagenet
 
 
 def conv(inputs, outputs, kernel_size, stride, padding, bias=True):
-    layer = nn.Conv2d(inputs, outputs, kernel_size, stride, padding, 1, 1, bias)
-    nn.init.normal_(layer.weight, std=(2 / (kernel_size**2 * outputs)) ** 0.5)
+    layer = Conv2d(inputs, outputs, kernel_size, stride=stride, padding=padding, bias=bias)
+    init.normal_(layer.weight, std=(2 / (kernel_size**2 * outputs)) ** 0.5)
     if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+        init.zeros_(layer.bias)
     return layer
 
 
-class SMTBlock(nn.Module):
+class SMTBlock(Module):
     def __init__(
         self,
         dim,
@@ -34,19 +36,20 @@ class SMTBlock(nn.Module):
     ):
         super().__init__()
         self.use_layerscale = use_layerscale
-        self.norm1 = nn.LayerNorm(dim, 1e-6)
+        self.norm1 = LayerNorm(dim, 1e-6)
         if ca_attention:
-            self.attn = SAM(dim, ca_num_heads, qkv_bias, drop, expand_ratio)
+            self.attn = SAM(dim, ca_num_heads, qkv_bias, proj_drop=drop, expand_ratio=expand_ratio)
         else:
-            scales = (qkv_bias, qk_scale, attn_drop, drop)
-            self.attn = SAMAttention(dim, sa_num_heads, *scales)
+            self.attn = SAMAttention(
+                dim, sa_num_heads, qkv_bias, qk_scale=qk_scale, attn_drop=attn_drop, proj_drop=drop
+            )
         self.drop_path1 = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim, 1e-6)
+        self.norm2 = LayerNorm(dim, 1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
         self.drop_path2 = DropPath(drop_path)
         if use_layerscale:
-            self.gamma_1 = nn.Parameter(torch.full((dim,), layerscale_value))
-            self.gamma_2 = nn.Parameter(torch.full((dim,), layerscale_value))
+            self.gamma_1 = Parameter(torch.full((dim,), layerscale_value))
+            self.gamma_2 = Parameter(torch.full((dim,), layerscale_value))
 
     def forward(self, x: Tensor, H, W) -> Tensor:
         y = self.attn(self.norm1(x), H, W)
@@ -55,29 +58,30 @@ class SMTBlock(nn.Module):
         return x + self.drop_path2(y * self.gamma_2 if self.use_layerscale else y)
 
 
-class SMTHead(nn.Module):
+class SMTHead(Module):
     def __init__(self, head_conv, dim, in_chans=3):
         super().__init__()
         padding = 3 if head_conv == 7 else 1
-        first = conv(in_chans, dim, head_conv, 2, padding, bias=False)
-        self.conv = nn.Sequential(first, nn.BatchNorm2d(dim), nn.ReLU(), conv(dim, dim, 2, 2, 0))
-        self.norm = nn.LayerNorm(dim)
+        first = conv(in_chans, dim, head_conv, stride=2, padding=padding, bias=False)
+        second = conv(dim, dim, 2, stride=2, padding=0)
+        self.conv = Sequential(first, BatchNorm2d(dim), ReLU(), second)
+        self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x).movedim(1, -1)).movedim(-1, 1)
 
 
-class OverlapPatchEmbed(nn.Module):
+class OverlapPatchEmbed(Module):
     def __init__(self, in_chans, embed_dim, patch_size=3, stride=2):
         super().__init__()
-        self.proj = conv(in_chans, embed_dim, patch_size, stride, patch_size // 2)
-        self.norm = nn.LayerNorm(embed_dim)
+        self.proj = conv(in_chans, embed_dim, patch_size, stride=stride, padding=patch_size // 2)
+        self.norm = LayerNorm(embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x).movedim(1, -1)).movedim(-1, 1)
 
 
-class SMT(nn.Module):
+class SMT(Module):
     def __init__(
         self,
         in_chans=3,
@@ -101,24 +105,41 @@ class SMT(nn.Module):
         super().__init__()
         counts = [len(v) for v in (embed_dims, ca_num_heads, sa_num_heads, mlp_ratios, depths, ca_attentions)]
         if not min(counts) == max(counts) >= 1:
-            raise ValueError(f"SMT: expected as many stages in every argument, got {counts}")
-        self.depths, self.num_classes = depths, num_classes
-        self.ca_attentions, self.drop_path_rate, self.expand_ratio = ca_attentions, drop_path_rate, expand_ratio
-        self.each = list(zip(embed_dims, ca_num_heads, sa_num_heads, mlp_ratios, strict=True))
-        self.scales = (qkv_bias, qk_scale, use_layerscale, layerscale_value, drop_rate, attn_drop_rate)
+            raise ValueError(f"SMT: expected arguments of one length for the stages, got {counts}")
+        self.in_chans, self.num_classes, self.embed_dims = in_chans, num_classes, embed_dims
+        self.ca_num_heads, self.sa_num_heads, self.mlp_ratios = ca_num_heads, sa_num_heads, mlp_ratios
+        self.qkv_bias, self.qk_scale = qkv_bias, qk_scale
+        self.use_layerscale, self.layerscale_value = use_layerscale, layerscale_value
+        self.drop_rate, self.attn_drop_rate, self.drop_path_rate = drop_rate, attn_drop_rate, drop_path_rate
+        self.depths, self.ca_attentions, self.head_conv = depths, ca_attentions, head_conv
+        self.expand_ratio = expand_ratio
         for i, dim in enumerate(embed_dims):
-            first = i == 0
-            embed = SMTHead(head_conv, dim, in_chans) if first else OverlapPatchEmbed(embed_dims[i - 1], dim)
-            setattr(self, f"patch_embed{i + 1}", embed)
-            setattr(self, f"block{i + 1}", nn.ModuleList([self.block(i, j) for j in range(depths[i])]))
-            setattr(self, f"norm{i + 1}", nn.LayerNorm(dim, 1e-6))
+            setattr(self, f"patch_embed{i + 1}", self.embed(i))
+            setattr(self, f"block{i + 1}", ModuleList([self.block(i, j) for j in range(depths[i])]))
+            setattr(self, f"norm{i + 1}", LayerNorm(dim, 1e-6))
         if num_classes:
             self.head = linear(embed_dims[-1], num_classes)
 
+    def embed(self, i) -> SMTHead | OverlapPatchEmbed:
+        dim = self.embed_dims[i]
+        return OverlapPatchEmbed(self.embed_dims[i - 1], dim) if i else SMTHead(self.head_conv, dim, self.in_chans)
+
     def block(self, i, j) -> SMTBlock:
-        attention = 0 if i == 2 and j % 2 else self.ca_attentions[i]
-        rate = self.drop_path_rate * (sum(self.depths[:i]) + j) / max(1, sum(self.depths) - 1)
-        return SMTBlock(*self.each[i], *self.scales, rate, attention, self.expand_ratio)
+        return SMTBlock(
+            dim=self.embed_dims[i],
+            ca_num_heads=self.ca_num_heads[i],
+            sa_num_heads=self.sa_num_heads[i],
+            mlp_ratio=self.mlp_ratios[i],
+            qkv_bias=self.qkv_bias,
+            qk_scale=self.qk_scale,
+            use_layerscale=self.use_layerscale,
+            layerscale_value=self.layerscale_value,
+            drop=self.drop_rate,
+            attn_drop=self.attn_drop_rate,
+            drop_path=self.drop_path_rate * (sum(self.depths[:i]) + j) / max(1, sum(self.depths) - 1),
+            ca_attention=0 if i == 2 and j % 2 else self.ca_attentions[i],
+            expand_ratio=self.expand_ratio,
+        )
 
     def features(self, x: Tensor) -> list[Tensor]:
         maps = []
@@ -137,6 +158,10 @@ class SMT(nn.Module):
         return self.head(x) if self.num_classes else x
 
 
+def preprocess(image: Tensor, size=224) -> Tensor:
+    return imagenet(image, size, int(256 / 224 * size), mode="bicubic")
+
+
 def smt_tiny(num_classes=1000) -> SMT:
     return SMT(num_classes=num_classes)
 
@@ -151,6 +176,12 @@ def smt_base(num_classes=1000) -> SMT:
 
 
 def smt_large(num_classes=1000) -> SMT:
-    widths, ratios, depths = (96, 192, 384, 768), (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 4)
-    sizes = (3, num_classes, widths)
-    return SMT(*sizes, mlp_ratios=ratios, use_layerscale=True, drop_path_rate=0.4, depths=depths, head_conv=7)
+    return SMT(
+        num_classes=num_classes,
+        embed_dims=(96, 192, 384, 768),
+        mlp_ratios=(8.0, 6.0, 4.0, 2.0),
+        use_layerscale=True,
+        drop_path_rate=0.4,
+        depths=(4, 6, 28, 4),
+        head_conv=7,
+    )

@@ -1,9 +1,11 @@
 """Spatial Transformer Networks - Jaderberg, Simonyan, Zisserman, Kavukcuoglu 2015, https://arxiv.org/abs/1506.02025"""
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Conv2d, Dropout, Dropout2d, Linear
 from torch.nn.functional import log_softmax, max_pool2d, relu
 
 from torch_ref.blocks.spatial_transformer import SpatialTransformer, pixels
+from torch_ref.models.preprocess import mnist
 
 
 class SpatialTransformerNet(SpatialTransformer):
@@ -18,13 +20,21 @@ class SpatialTransformerNet(SpatialTransformer):
         align_corners=False,
         num_classes=10,
     ):
-        super().__init__(in_channels, size, channels, kernel_sizes, pools, hidden, align_corners)
-        self.conv1 = nn.Conv2d(in_channels, 10, 5)
-        self.conv2 = nn.Conv2d(10, 20, 5)
-        self.conv2_drop = nn.Dropout2d()
-        self.fc1 = nn.Linear(20 * pixels(size, (5, 5), (2, 2)), 50)
-        self.fc1_drop = nn.Dropout()
-        self.fc2 = nn.Linear(50, num_classes)
+        super().__init__(
+            in_channels,
+            size,
+            channels,
+            kernel_sizes=kernel_sizes,
+            pools=pools,
+            hidden=hidden,
+            align_corners=align_corners,
+        )
+        self.conv1 = Conv2d(in_channels, 10, 5)
+        self.conv2 = Conv2d(10, 20, 5)
+        self.conv2_drop = Dropout2d()
+        self.fc1 = Linear(20 * pixels(size, (5, 5), (2, 2)), 50)
+        self.fc1_drop = Dropout()
+        self.fc2 = Linear(50, num_classes)
 
     def stn(self, x: Tensor) -> Tensor:
         return super().forward(x)
@@ -37,8 +47,7 @@ class SpatialTransformerNet(SpatialTransformer):
         return log_softmax(self.fc2(x), -1)
 
 
-def preprocess(digits: Tensor) -> Tensor:
-    return digits.float().div(255).sub(0.1307).div(0.3081)
+preprocess = mnist
 
 
 def spatial_transformer_net(num_classes=10, align_corners=False) -> SpatialTransformerNet:

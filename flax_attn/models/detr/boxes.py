@@ -1,7 +1,9 @@
 """Generalized Intersection over Union - Rezatofighi et al. 2019, https://arxiv.org/abs/1902.09630
 
-Status: facebookresearch/detr's box operations, here over any leading axes. It asserts that no box has its corners
-swapped, which cannot be done under jit: here such a box gives a number without meaning.
+Follows: facebookresearch/detr, ``util/box_ops.py``.
+
+Differs: the functions take any leading axes. Upstream asserts that no box has its corners swapped. Code under jit
+cannot assert that, so that here such a box gives a meaningless number.
 """
 
 import jax.numpy as jnp
@@ -14,29 +16,29 @@ Pairs = Float[Array, "*n a b"]
 
 
 def box_cxcywh_to_xyxy(x: Boxes) -> Boxes:
-    """(left, top, right, bottom) of boxes given by centre, width and height."""
+    """(left, top, right, bottom) of boxes (center x, center y, width, height)."""
     cx, cy, w, h = (x[..., i] for i in range(4))
     return jnp.stack([cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h], -1)
 
 
 def box_xyxy_to_cxcywh(x: Boxes) -> Boxes:
-    """(centre x, centre y, width, height) of boxes given by their corners."""
+    """(center x, center y, width, height) of boxes (left, top, right, bottom)."""
     x0, y0, x1, y1 = (x[..., i] for i in range(4))
     return jnp.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)
 
 
 def clamp(x: Array) -> Array:
-    """max(x, 0) with torch's gradient, which at 0 is 1."""
+    """max(x, 0) with the gradient of torch, which is 1 at 0."""
     return jnp.where(x >= 0, x, 0)
 
 
 def area(boxes: Boxes) -> Float[Array, "*n"]:
-    """Width times height of xyxy boxes."""
+    """The area of xyxy boxes."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def box_iou(boxes1: First, boxes2: Second) -> tuple[Pairs, Pairs]:
-    """Intersection over union of every pair of xyxy boxes, and the area of the union."""
+    """The intersection over union of every pair of xyxy boxes, and the area of their union."""
     one, two = boxes1[..., :, None, :], boxes2[..., None, :, :]
     sides = clamp(jnp.minimum(one[..., 2:], two[..., 2:]) - jnp.maximum(one[..., :2], two[..., :2]))
     inter = sides[..., 0] * sides[..., 1]
@@ -45,9 +47,10 @@ def box_iou(boxes1: First, boxes2: Second) -> tuple[Pairs, Pairs]:
 
 
 def generalized_box_iou(boxes1: First, boxes2: Second) -> Pairs:
-    """IoU of every pair of xyxy boxes, less the share of their common hull that neither covers; in (-1, 1].
+    """The generalized intersection over union of every pair of xyxy boxes, in (-1, 1].
 
-    Two boxes without area give NaN, as upstream.
+    It is the IoU minus the share of the smallest enclosing box that neither box covers. Two boxes without area give
+    NaN, as upstream.
     """
     iou, union = box_iou(boxes1, boxes2)
     one, two = boxes1[..., :, None, :], boxes2[..., None, :, :]
@@ -57,13 +60,13 @@ def generalized_box_iou(boxes1: First, boxes2: Second) -> Pairs:
 
 
 def masks_to_boxes(masks: Shaped[Array, "n h w"]) -> Float[Array, "n 4"]:
-    """xyxy, the first and last column and row of each mask that are not 0; (1e8, 1e8, 0, 0) where all are."""
+    """The xyxy box of each mask: its first and last column and row that are not 0; (1e8, 1e8, 0, 0) if all are 0."""
     rows, columns = (masks != 0).any(2), (masks != 0).any(1)
     (x0, x1), (y0, y1) = extent(columns), extent(rows)
     return jnp.stack([x0, y0, x1, y1], -1)
 
 
 def extent(filled: Bool[Array, "n l"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """First and last index that is True in each row."""
+    """The first and the last index of each row that is True."""
     index = jnp.arange(filled.shape[1], dtype=jnp.float32)
     return jnp.where(filled, index, 1e8).min(1), jnp.where(filled, index, 0).max(1)

@@ -1,14 +1,18 @@
 """End-to-End Object Detection with Transformers - Carion et al. 2020, https://arxiv.org/abs/2005.12872
 
-Status: the matching and losses of facebookresearch/detr, whole under jit: optax matches on the device what upstream
-matches with scipy on the host. Ground truth is padded to one number of objects (see ``pad_targets``), which changes
-nothing; the twin takes upstream's lists. The defaults are those of upstream's training script, and costs and losses are
-float32 at least. A cost that is NaN, at which scipy raises, is taken for 0, so that a diverged loss shows as NaN.
+Follows: facebookresearch/detr, ``models/matcher.py``, ``models/detr.py`` and ``models/segmentation.py``. The defaults
+are those of its training script.
 
-Upstream divides by the number of boxes averaged over its processes, each of which has a loss of its own. Under one jit
-over a sharded batch the number is that of the whole batch and the gradients are the same, but for two things: upstream
-averages the classification losses of its processes, each of which divides by its own sum of class weights, and it
-clamps the average, not the total, at 1. Under shard_map give ``num_boxes``, the average over the shards.
+Differs: matching and losses run under jit. optax solves the assignment on the device; upstream solves it with scipy on
+the host. All images have the same number of targets, some of them padding (see ``pad_targets``). Padding changes no
+number. Costs and losses are float32 at least. scipy raises at a cost that is NaN; here that cost is 0, so that the loss
+of a diverged network is NaN.
+
+Differs in distributed training: upstream computes a loss in each process, and divides it by the mean number of boxes of
+the processes. One jit over a sharded batch divides by the number of boxes of the whole batch. The gradients are the
+same with two exceptions. Upstream takes the mean of the classification losses of its processes, each of which is
+divided by its own sum of class weights. Upstream clamps the mean number of boxes at 1, not the total. Under shard_map
+give ``num_boxes``: the mean number of boxes of the shards.
 """
 
 import dataclasses
@@ -26,16 +30,18 @@ from flax_attn.layers import accumulator, interpolate, log_softmax, require, sig
 from flax_attn.models.detr.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 
 Outputs = Mapping[str, Any]
-"""pred_logits (n, q, c+1), the last for no object; pred_boxes (n, q, 4), cxcywh in [0, 1]; of the last layer.
+"""The outputs of the last layer: pred_logits (n, q, c+1), whose last class is "no object", and pred_boxes (n, q, 4),
+cxcywh in [0, 1].
 
-For panoptic segmentation pred_masks (n, q, h, w), logits. With aux_outputs a list of the same, less masks, of the
-layers before.
+For panoptic segmentation also pred_masks (n, q, h, w), which are logits. aux_outputs is a list with the outputs of the
+earlier layers, without masks.
 """
 
 Targets = Mapping[str, Any]
-"""labels (n, t), integers below c; boxes (n, t, 4), cxcywh in [0, 1]; valid (n, t), False for padding.
+"""The ground truth: labels (n, t), integers below c; boxes (n, t, 4), cxcywh in [0, 1]; valid (n, t), which is False
+for padding.
 
-For panoptic segmentation masks (n, t, h, w), 0 or 1.
+For panoptic segmentation also masks (n, t, h, w), 0 or 1.
 """
 
 Matches = Int[Array, "n t"]
@@ -48,13 +54,14 @@ LOSSES = ("labels", "boxes", "cardinality", "masks")
 def pad_targets(
     targets: Sequence[Mapping[str, Any]], length: int | None = None, size: tuple[int, int] | None = None
 ) -> dict[str, np.ndarray]:
-    """``Targets`` of upstream's form, a dict of labels (k,), boxes (k, 4) and perhaps masks (k, h, w) for each image.
+    """The ``Targets`` of a batch, from upstream's form: a dict for each image with labels (k,), boxes (k, 4) and, for
+    panoptic segmentation, masks (k, h, w).
 
     Args:
-        length: how many objects there is room for, the largest number in ``targets`` when None. Fix it: jit compiles
-            once for each. Room costs next to nothing, but for masks.
-        size: height and width that masks are padded to at the bottom and right: those of the padded images. The
-            largest in ``targets`` when None.
+        length: the number of targets of each image, padding included; the largest number in ``targets`` when None. jit
+            compiles once for each length, so give one. Padding costs almost nothing, except that of masks.
+        size: (height, width) of the padded images. Masks are padded to it at the bottom and at the right. The size of
+            the largest mask when None.
 
     Raises:
         ValueError: more objects than ``length``, or a mask larger than ``size``.
@@ -65,10 +72,7 @@ def pad_targets(
     require(most <= t, f"pad_targets: expected at most length={t} objects in an image, got {most}")
     spaces = {"labels": (), "boxes": (4,), "valid": ()}
     if any("masks" in target for target in targets):
-        largest = tuple(np.max([np.shape(target["masks"])[1:] for target in targets], axis=0).tolist())
-        spaces["masks"] = size or largest
-        room = all(np.less_equal(largest, spaces["masks"]))
-        require(room, f"pad_targets: expected masks of at most {size}, got {largest}")
+        spaces["masks"] = mask_size(targets, size)
     dtypes = {"labels": np.int32, "boxes": np.float32, "valid": bool, "masks": bool}
     padded = {key: np.zeros((len(targets), t, *space), dtypes[key]) for key, space in spaces.items()}
     for i, target in enumerate(targets):
@@ -78,13 +82,21 @@ def pad_targets(
     return padded
 
 
+def mask_size(targets: Sequence[Mapping[str, Any]], size: tuple[int, int] | None) -> tuple[int, ...]:
+    """``size``, or the size of the largest mask when None. Raises ValueError for a mask larger than ``size``."""
+    largest = tuple(np.max([np.shape(target["masks"])[1:] for target in targets], axis=0).tolist())
+    room = size is None or all(np.less_equal(largest, size))
+    require(room, f"pad_targets: expected masks of at most {size}, got {largest}")
+    return size or largest
+
+
 @dataclasses.dataclass(frozen=True)
 class HungarianMatcher:
-    """The query (n, t) of every target in the matching of least total cost; q, one too many, for padding.
+    """The query (n, t) of every target, in the matching of the least total cost; q, which is no query, for padding.
 
     Args:
-        cost_class, cost_bbox, cost_giou: weights of the class probability, of the L1 distance and of the generalised
-            IoU of the boxes.
+        cost_class, cost_bbox, cost_giou: the weights of the class probability, of the L1 distance of the boxes and of
+            their generalized IoU.
 
     Raises:
         ValueError: fewer queries than targets, padding included.
@@ -99,7 +111,7 @@ class HungarianMatcher:
         require(any(costs), f"HungarianMatcher: expected a cost that is not 0, got {costs}")
 
     def costs(self, outputs: Outputs, targets: Targets) -> Float[Array, "n q t"]:
-        """What it costs to give each target each query; without meaning for padding."""
+        """The cost of every pair of a query and a target; meaningless for padding."""
         logits, boxes = wide(outputs["pred_logits"]), wide(outputs["pred_boxes"])
         labels, target_boxes = jnp.asarray(targets["labels"]), jnp.asarray(targets["boxes"], boxes.dtype)
         cost_class = -jnp.take_along_axis(softmax(logits), labels[:, None, :], 2)
@@ -114,10 +126,10 @@ class HungarianMatcher:
 
 
 def assign(cost: Float[Array, "q t"], valid: Bool[Array, " t"]) -> Int[Array, " t"]:
-    """The row of every valid column in the assignment of least total cost; q for the others.
+    """The row of every valid column in the assignment of the least total cost; q for the other columns.
 
-    Each column that is not valid has a row of its own that nothing else can take, so that the valid ones are assigned
-    as if they were alone, to the last bit.
+    Every column that is not valid gets an extra row that no other column can take. So the valid columns have exactly
+    the assignment that they have alone.
     """
     q, t = cost.shape
     finite = jnp.clip(jnp.nan_to_num(cost), -1e9, 1e9)
@@ -133,12 +145,15 @@ def wide(x: Any) -> Array:
 
 
 def l1(x: Array) -> Array:
-    """abs(x) with torch's gradient, which at 0 is 0."""
+    """abs(x) with the gradient of torch, which is 0 at 0."""
     return jnp.where(x == 0, 0, jnp.abs(x))
 
 
 def sigmoid_focal_loss(inputs: Masks, targets: Masks, alpha: float = 0.25, gamma: float = 2.0) -> Float[Array, "*n"]:
-    """https://arxiv.org/abs/1708.02002 of each map of logits, the mean of its pixels; ``alpha`` is the weight of 1."""
+    """The focal loss of https://arxiv.org/abs/1708.02002: the mean over the pixels of each map of logits.
+
+    ``alpha`` is the weight of pixels whose target is 1.
+    """
     prob = sigmoid(inputs)
     ce = jnp.logaddexp(inputs, 0) - inputs * targets
     p_t = prob * targets + (1 - prob) * (1 - targets)
@@ -147,7 +162,7 @@ def sigmoid_focal_loss(inputs: Masks, targets: Masks, alpha: float = 0.25, gamma
 
 
 def dice_loss(inputs: Masks, targets: Masks) -> Float[Array, "*n"]:
-    """1 less the overlap of each map of logits with its target, both counts plus one."""
+    """1 minus the Dice coefficient of each map of logits and its target, with 1 added to both counts."""
     prob = sigmoid(inputs)
     numerator = 2 * (prob * targets).sum((-2, -1))
     denominator = prob.sum((-2, -1)) + targets.sum((-2, -1))
@@ -155,31 +170,33 @@ def dice_loss(inputs: Masks, targets: Masks) -> Float[Array, "*n"]:
 
 
 def loss_weights(aux_layers: int = 5, masks: bool = False) -> dict[str, float]:
-    """The published coefficient of every loss, of the last layer and of ``aux_layers`` before it."""
+    """The published weight of every loss, for the last layer and for the ``aux_layers`` layers before it."""
     weights = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
     last = {**weights, "loss_mask": 1.0, "loss_dice": 1.0} if masks else weights
     return last | {f"{key}_{i}": weight for i in range(aux_layers) for key, weight in weights.items()}
 
 
 def weighted_loss(losses: Losses, weight_dict: Mapping[str, float]) -> Float[Array, ""]:
-    """The sum of the losses that have a weight, times it; the others are for the log."""
+    """The weighted sum of the losses that have a weight. The other losses are for the log only."""
     return jnp.sum(jnp.stack([value * weight_dict[key] for key, value in losses.items() if key in weight_dict]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SetCriterion:
-    """The losses of a batch by name, each query compared with the target it is matched with, if any.
+    """The losses of a batch, by name. They compare each query with the target that it is matched with.
 
-    loss_ce and class_error (of the matched queries, in percent), cardinality_error, loss_bbox, loss_giou, loss_mask
-    and loss_dice; those of ``aux_outputs``, each matched on its own, end in _0, _1, ... and lack masks and class_error.
+    The names are loss_ce, class_error (of the matched queries, in percent), cardinality_error, loss_bbox, loss_giou,
+    loss_mask and loss_dice. Each layer of ``aux_outputs`` has a matching of its own. The names of its losses end in _0,
+    _1, ...; it has no losses of masks and no class_error.
 
     Args:
-        num_classes: without no-object.
-        weight_dict: for ``weighted_loss``, kept for the training loop; ``loss_weights()`` when None.
-        eos_coef: weight of no-object in loss_ce.
-        losses: among "labels", "boxes", "cardinality" and "masks".
+        num_classes: the number of classes without "no object".
+        weight_dict: the weights for ``weighted_loss``; the training loop reads them. ``loss_weights()`` when None.
+        eos_coef: the weight of "no object" in loss_ce.
+        losses: some of "labels", "boxes", "cardinality" and "masks".
 
-    The call takes outputs, targets and ``num_boxes``, a number to divide by in place of that of the valid targets.
+    The call takes outputs, targets and ``num_boxes``. The box and mask losses are divided by ``num_boxes``; by the
+    number of valid targets when None.
     """
 
     num_classes: int
@@ -193,6 +210,16 @@ class SetCriterion:
         require(known, f"SetCriterion: expected losses among {', '.join(LOSSES)}, got {self.losses}")
         if self.weight_dict is None:
             object.__setattr__(self, "weight_dict", loss_weights(masks="masks" in self.losses))
+
+    def loss(self, name: str, outputs: Outputs, targets: Targets, matches: Matches, num_boxes: Array) -> Losses:
+        """The losses of one kind, of one layer."""
+        functions = {
+            "labels": self.loss_labels,
+            "boxes": self.loss_boxes,
+            "cardinality": self.loss_cardinality,
+            "masks": self.loss_masks,
+        }
+        return functions[name](outputs, targets, matches, num_boxes)
 
     def loss_labels(self, outputs: Outputs, targets: Targets, matches: Matches, num_boxes: Array) -> Losses:
         logits = wide(outputs["pred_logits"])
@@ -209,7 +236,7 @@ class SetCriterion:
         return {"loss_ce": (weight * nll).sum() / weight.sum(), "class_error": 100 - 100 * accuracy}
 
     def loss_cardinality(self, outputs: Outputs, targets: Targets, matches: Matches, num_boxes: Array) -> Losses:
-        """How many more or fewer objects are found than there are."""
+        """The mean difference of the number of objects found and the number of targets, without sign."""
         logits = wide(outputs["pred_logits"])
         found = (logits.argmax(-1) != logits.shape[2] - 1).sum(1)
         error = jnp.abs(found - targets["valid"].sum(1))
@@ -242,12 +269,12 @@ class SetCriterion:
         for i, layer in enumerate(layers):
             for name in self.losses:
                 if i == 0 or name != "masks":
-                    losses = getattr(self, f"loss_{name}")(layer, targets, matches[i], count)
+                    losses = self.loss(name, layer, targets, matches[i], count)
                     result |= {f"{key}_{i - 1}" if i else key: value for key, value in losses.items()}
         return {key: value for key, value in result.items() if not key.startswith("class_error_")}
 
 
 def take(x: Float[Array, "n q *s"], matches: Matches) -> Float[Array, "n t *s"]:
-    """The rows of x that are matched; the last one for padding."""
+    """The row of x that is matched with each target; the last row for padding."""
     index = jnp.minimum(matches, x.shape[1] - 1)
     return jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), 1)

@@ -76,7 +76,7 @@ def preprocess(
     Each is resized, normalised as for ImageNet and padded; see ``resized_size`` and ``nested_batch``. Every image
     that is at most twice as long as wide fits ``pad_size=(max_size, max_size)``.
     """
-    normalized = [normalize(resize_within(image, size, max_size)) for image in images]
+    normalized = [np.asarray(normalize(resize_within(image, size, max_size))) for image in images]
     return nested_batch(normalized, pad_size, multiple)
 
 

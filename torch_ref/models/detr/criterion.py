@@ -1,8 +1,8 @@
 """End-to-End Object Detection with Transformers - Carion et al. 2020, https://arxiv.org/abs/2005.12872"""
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+from torch.nn import Module, functional
 
 from torch_ref.models.detr.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 
@@ -10,13 +10,13 @@ LOSSES = ("labels", "boxes", "cardinality", "masks")
 
 
 def pad_masks(targets: list[dict]) -> list[dict]:
-    """The same with all masks padded at the bottom and right to the largest."""
+    """The targets with all masks padded at the bottom and at the right to the size of the largest."""
     h, w = (max(target["masks"].shape[axis] for target in targets) for axis in (1, 2))
     pads = [(0, w - target["masks"].shape[2], 0, h - target["masks"].shape[1]) for target in targets]
     return [{**t, "masks": functional.pad(t["masks"], pad)} for t, pad in zip(targets, pads, strict=True)]
 
 
-class HungarianMatcher(nn.Module):
+class HungarianMatcher(Module):
     def __init__(self, cost_class=1.0, cost_bbox=5.0, cost_giou=2.0):
         super().__init__()
         self.cost_class = cost_class
@@ -26,7 +26,7 @@ class HungarianMatcher(nn.Module):
             raise ValueError("HungarianMatcher: expected a cost that is not 0")
 
     def costs(self, outputs: dict, targets: list[dict]) -> list[Tensor]:
-        """(queries, targets) of every image."""
+        """The cost (queries, targets) of every image."""
         costs = []
         for logits, boxes, target in zip(outputs["pred_logits"], outputs["pred_boxes"], targets, strict=True):
             labels, target_boxes = target["labels"], target["boxes"]
@@ -38,7 +38,7 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, outputs: dict, targets: list[dict]) -> list[tuple[Tensor, Tensor]]:
-        """(queries, targets) that belong together in every image."""
+        """The queries and the targets of every image that belong together."""
         q, t = outputs["pred_logits"].shape[1], max((len(target["labels"]) for target in targets), default=0)
         if t > q:
             raise ValueError(f"HungarianMatcher: expected at most as many targets as the {q} queries, got {t}")
@@ -77,7 +77,7 @@ def weighted_loss(losses: dict[str, Tensor], weight_dict: dict[str, float]) -> T
     return torch.stack([value * weight_dict[key] for key, value in losses.items() if key in weight_dict]).sum()
 
 
-class SetCriterion(nn.Module):
+class SetCriterion(Module):
     def __init__(
         self,
         num_classes,
@@ -94,6 +94,15 @@ class SetCriterion(nn.Module):
         self.weight_dict = loss_weights(masks="masks" in losses) if weight_dict is None else weight_dict
         self.eos_coef = eos_coef
         self.losses = losses
+
+    def loss(self, name, outputs: dict, targets: list[dict], matches: list, num_boxes) -> dict[str, Tensor]:
+        functions = {
+            "labels": self.loss_labels,
+            "boxes": self.loss_boxes,
+            "cardinality": self.loss_cardinality,
+            "masks": self.loss_masks,
+        }
+        return functions[name](outputs, targets, matches, num_boxes)
 
     def loss_labels(self, outputs: dict, targets: list[dict], matches: list, num_boxes) -> dict[str, Tensor]:
         logits = outputs["pred_logits"]
@@ -138,17 +147,17 @@ class SetCriterion(nn.Module):
             matches = self.matcher(layer, targets)
             for name in self.losses:
                 if i == 0 or name != "masks":
-                    losses = getattr(self, f"loss_{name}")(layer, targets, matches, count)
+                    losses = self.loss(name, layer, targets, matches, count)
                     result |= {f"{key}_{i - 1}" if i else key: value for key, value in losses.items()}
         return {key: value for key, value in result.items() if not key.startswith("class_error_")}
 
 
 def places(matches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(image, query) of everything that is matched."""
+    """The image and the query of every match."""
     image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(matches)])
     return image, torch.cat([query for query, _ in matches])
 
 
 def of_targets(targets: list[dict], matches: list[tuple[Tensor, Tensor]], key: str) -> Tensor:
-    """The same rows of ``key`` of the targets."""
+    """The row of ``key`` of the target of every match."""
     return torch.cat([one[key][target] for one, (_, target) in zip(targets, matches, strict=True)])
