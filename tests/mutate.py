@@ -71,15 +71,15 @@ MUTATIONS = [
     ),
     Mutation(
         "a gate before the BatchNorm",
-        "flax_attn/blocks/se.py",
-        "self.se(self.bn2(self.conv2(y), train))",
-        "self.bn2(self.se(self.conv2(y)), train)",
+        "flax_attn/blocks/resnet.py",
+        "return self.bn2(self.conv2(y), train)",
+        "return self.bn2(self.gate(self.conv2(y), train), train)",
     ),
     Mutation(
         "a gate applied twice",
         "flax_attn/blocks/se.py",
-        "return self.se(super().residual(x, train))",
-        "return self.se(self.se(super().residual(x, train)))",
+        "return self.se(y, train)",
+        "return self.se(self.se(y, train), train)",
         "tests/catalog/test_parity.py -k InsightSEBasicBlock",
     ),
     Mutation(

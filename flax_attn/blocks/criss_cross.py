@@ -1,7 +1,8 @@
 """Criss-Cross Attention for Semantic Segmentation - Huang, Wang, Wei et al. 2020, https://arxiv.org/abs/1811.11721
 
-Status: speedinghzl/CCNet. Not scaled by 1/sqrt(d), as published. Upstream's 3D form counts the position itself twice
-and permutes one axis wrongly; ``CrissCrossAttention3D`` attends along the three axes, itself counted once.
+Follows: speedinghzl/CCNet. The energies are not scaled by 1/sqrt(d), as in that code.
+Differs: upstream's 3D form counts the position itself twice and permutes one axis wrongly; ``CrissCrossAttention3D``
+attends along the three axes and counts the position once.
 """
 
 import dataclasses
@@ -16,8 +17,9 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from flax_attn.blocks.danet import PAM_Module
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
-from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, init, require, softmax
+from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, require, softmax
 from flax_attn.shapes import Image, ScoreMap, Volume
 
 Row = Float[Array, "n h w w"]
@@ -32,15 +34,17 @@ def criss_cross_attention(
     attention_weights: bool = False,
     mesh_axis: str | None = None,
 ) -> Image | tuple[Image, Row, Column]:
-    """The mean of ``value`` over the row and the column of each position, weighted by softmax(query . key).
+    """The weighted mean of ``value`` over the row and the column of each position, with weights softmax(query . key).
 
-    A position counts itself once, in its row. Nothing larger than the weights, h*w*(h + w), is made, and beside the
-    arguments only they are kept for the gradient (``jax.checkpoint`` drops them too). Sums are float32 at least.
+    A position counts itself once, in its row. The largest intermediate arrays are the weights, h * w * (h + w) numbers
+    for each sample. Beside the arguments, only the weights are kept for the gradient; ``jax.checkpoint`` drops them
+    too. Sums are float32 at least.
 
     Args:
-        attention_weights: return also what each position gives to its row (n, h, w, w) and to its column (n, h, w, h).
-        mesh_axis: the mesh axis that h is sharded over; the column pass is then sharded over w, an all-to-all each way.
-            Not needed under a mesh of explicit axes.
+        attention_weights: whether to return also the weights of each position for its row (n, h, w, w) and for its
+            column (n, h, w, h).
+        mesh_axis: the mesh axis over which h is sharded. The column pass is then sharded over w, with an all-to-all
+            before and after it. A mesh with explicit axes does not need it.
     """
     turned = partial(turn, mesh_axis=mesh_axis)
     row = einsum("nhwd,nhvd->nhwv", query, key, wide=True)
@@ -54,7 +58,7 @@ def criss_cross_attention(
 
 
 def turn(x: Float[Array, "n a b ..."], mesh_axis: str | None = None) -> Float[Array, "n b a ..."]:
-    """Rows to columns or back; the axis of the mesh that axis 1 was sharded over, the new axis 1 is sharded over."""
+    """x with axes 1 and 2 swapped. If axis 1 was sharded over a mesh axis, the new axis 1 is sharded over it."""
     explicit = jax.typeof(x).sharding.spec
     if any(explicit):
         return jax.sharding.reshard(x.swapaxes(1, 2), explicit)
@@ -97,7 +101,7 @@ def own_position(size: int) -> np.ndarray:
 
 
 def ca_weight(query: Float[Array, "n h w d"], key: Float[Array, "n h w d"]) -> Float[Array, "n h w e"]:
-    """Energies in the order of the published kernels: w of the row, then h - 1 of the column without the position."""
+    """Energies in the order of the published kernels: the w of the row, then the other h - 1 of the column."""
     row = einsum("nhwd,nhvd->nhwv", query, key)
     column = einsum("nhwd,ngwd->nhwg", query, key)
     return jnp.concatenate([row, jnp.take_along_axis(column, others(query.shape[1])[None, :, None], -1)], -1)
@@ -111,27 +115,23 @@ def ca_map(weight: Float[Array, "n h w e"], value: Image) -> Image:
 
 
 def others(h: int) -> np.ndarray:
-    """(h, h - 1): in row y all numbers below h but y."""
+    """(h, h - 1): row y holds all numbers below h except y."""
     return np.array([[i for i in range(h) if i != y] for y in range(h)], dtype=int).reshape(h, h - 1)
 
 
-class CrissCrossAttention(Module):
-    """Add to each position of x the values of its row and column, weighted by query-key products, times ``gamma``."""
+class CrissCrossAttention(PAM_Module):
+    """x plus ``gamma`` times the values of each pixel's row and column, weighted by a softmax of query . key.
 
-    in_dim: int
+    Args:
+        mesh_axis: that of ``criss_cross_attention``.
+
+    With ``attention_weights=True`` the result is x and what each pixel gives to its row (n, h, w, w) and to its column
+    (n, h, w, h).
+    """
+
     mesh_axis: str | None = dataclasses.field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.in_dim >= 8, f"CrissCrossAttention: expected in_dim >= 8, got {self.in_dim}")
-
-    def setup(self) -> None:
-        self.query_conv = Conv2d(self.in_dim, self.in_dim // 8, 1)
-        self.key_conv = Conv2d(self.in_dim, self.in_dim // 8, 1)
-        self.value_conv = Conv2d(self.in_dim, self.in_dim, 1)
-        self.gamma = self.parameter("gamma", init.zeros, (1,))
-
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, x: Image, attention_weights: bool = False, train: bool = False
     ) -> Image | tuple[Image, Row, Column]:
         x, gamma = self.promote(x, self.gamma)
@@ -141,20 +141,10 @@ class CrissCrossAttention(Module):
         return (y, row, column) if attention_weights else y
 
 
-class CrissCrossAttention3D(Module):
-    """The same along the three axes of x (n, d, h, w, c)."""
+class CrissCrossAttention3D(PAM_Module):
+    """x (n, d, h, w, c) plus ``gamma`` times the values along each voxel's three axes, weighted as in 2D."""
 
-    in_dim: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.in_dim >= 8, f"CrissCrossAttention3D: expected in_dim >= 8, got {self.in_dim}")
-
-    def setup(self) -> None:
-        self.query_conv = Conv3d(self.in_dim, self.in_dim // 8, 1)
-        self.key_conv = Conv3d(self.in_dim, self.in_dim // 8, 1)
-        self.value_conv = Conv3d(self.in_dim, self.in_dim, 1)
-        self.gamma = self.parameter("gamma", init.zeros, (1,))
+    conv = Conv3d
 
     def __call__(self, x: Volume, train: bool = False) -> Volume:
         x, gamma = self.promote(x, self.gamma)
@@ -173,12 +163,14 @@ class CrissCrossAttention3D(Module):
 
 
 class RCCAModule(Module):
-    """Class scores of x (n, h, w, in_channels): criss-cross attention ``recurrence`` times between convolutions.
+    """Class scores of each pixel of x (n, h, w, in_channels): convolutions around criss-cross attention.
+
+    ``recurrence`` of the call says how often the attention is applied, with the same weights.
 
     Args:
-        inplace_abn: scale by |weight| + eps as InPlaceABN does; False for a checkpoint that plain BatchNorm was trained
-            with, or whose weights have been replaced so.
-        activation: "leaky_relu"; "relu" for mmseg's CCHead, with ``inplace_abn=False``.
+        inplace_abn: whether the normalisations scale by |weight| + eps, as InPlaceABN does; False for a checkpoint of
+            plain BatchNorm, and for one whose weights were replaced by |weight| + eps.
+        activation: "leaky_relu"; "relu", with ``inplace_abn=False``, for mmseg's CCHead.
     """
 
     in_channels: int

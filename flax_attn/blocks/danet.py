@@ -1,13 +1,15 @@
 """Dual Attention Network for Scene Segmentation - Fu, Liu, Tian et al. 2019, https://arxiv.org/abs/1809.02983
 
-Status: junfu1115/DANet. Its channel attention subtracts the energy from its row maximum, so that UNLIKE channels get
-the larger weight; the paper does not. Neither attention is scaled.
+Follows: junfu1115/DANet. Its channel attention subtracts the energy from its row maximum, so that channels that are NOT
+alike get the larger weight; the paper does not do that. Neither attention is scaled.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from flax_attn.layers import (
     BatchNorm2d,
+    Conv,
     Conv2d,
     Dropout2d,
     Module,
@@ -22,18 +24,20 @@ from flax_attn.shapes import Image, ScoreMap
 
 
 class PAM_Module(Module):
-    """Add to each position of x the values of all positions, weighted by query-key products, times ``gamma``."""
+    """Position attention: x plus ``gamma`` times the values of all pixels, weighted by a softmax of query . key."""
 
     in_dim: int
 
+    conv: ClassVar[type[Conv]] = Conv2d
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.in_dim >= 8, f"PAM_Module: expected in_dim >= 8, got {self.in_dim}")
+        require(self.in_dim >= 8, f"{type(self).__name__}: expected in_dim >= 8, got {self.in_dim}")
 
     def setup(self) -> None:
-        self.query_conv = Conv2d(self.in_dim, self.in_dim // 8, 1)
-        self.key_conv = Conv2d(self.in_dim, self.in_dim // 8, 1)
-        self.value_conv = Conv2d(self.in_dim, self.in_dim, 1)
+        self.query_conv = self.conv(self.in_dim, self.in_dim // 8, 1)
+        self.key_conv = self.conv(self.in_dim, self.in_dim // 8, 1)
+        self.value_conv = self.conv(self.in_dim, self.in_dim, 1)
         self.gamma = self.parameter("gamma", init.zeros, (1,))
 
     def __call__(self, x: Image, train: bool = False) -> Image:
@@ -44,7 +48,7 @@ class PAM_Module(Module):
 
 
 class CAM_Module(Module):
-    """Add to each channel of x all channels, weighted by how unlike they are, times ``gamma``."""
+    """Channel attention: x plus ``gamma`` times all channels, weighted by a softmax of how little they are alike."""
 
     in_dim: int
 
@@ -60,7 +64,14 @@ class CAM_Module(Module):
 
 
 class DANetHead(Module):
-    """Class scores of x (n, h, w, in_channels): from both attentions, from the position one, from the channel one."""
+    """Class scores of each pixel of x (n, h, w, in_channels), three times.
+
+    They come from the sum of both attentions, from the position attention and from the channel attention.
+
+    Args:
+        out_channels: the number of classes.
+        norm_layer: the class of the normalisations; BatchNorm2d when None.
+    """
 
     in_channels: int
     out_channels: int

@@ -1,7 +1,8 @@
 """End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872
 
-Status: the position embeddings of facebookresearch/detr. The sine form has y first, the learned one x first. Upstream
-takes a pair of images and mask; here they are two arguments. Places under the mask get the count of those that are not.
+Follows: facebookresearch/detr. The sine embedding has y first, the learned one x first. In the sine embedding a padded
+position has the count of the last position that is not padded.
+Differs: upstream takes one pair of images and mask; here they are two arguments.
 """
 
 import math
@@ -17,13 +18,14 @@ Position = Float[Array, "n h w p"]
 
 
 class PositionEmbeddingSine(Module):
-    """Sines and cosines of the row, then of the column, of each position of x, counted without what ``mask`` pads.
+    """Sines and cosines of the row, then of the column, of each position of x. Padded positions are not counted.
 
     Args:
-        num_pos_feats: how many for the row, and as many for the column.
-        normalize: count from 0 to ``scale``, which is 2 pi when None; a scale alone is refused.
+        num_pos_feats: the number of features for the row, and again for the column.
+        normalize: whether rows and columns are rescaled to run from 0 to ``scale``.
+        scale: 2 pi when None; refused without ``normalize``.
 
-    The dtype of x is that of the embedding; ``mask`` (n, h, w) is True where x is padding.
+    The embedding has the dtype of x. ``mask`` (n, h, w) is True where x is padding.
     """
 
     num_pos_feats: int = 64
@@ -57,7 +59,10 @@ class PositionEmbeddingSine(Module):
 
 
 class PositionEmbeddingLearned(Module):
-    """A learned vector of the column, then of the row, of each position of x; both at most 50. ``mask`` is ignored."""
+    """A learned vector of the column, then of the row, of each position of x, which has at most 50 rows and columns.
+
+    ``mask`` is ignored.
+    """
 
     num_pos_feats: int = 256
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from convert.__main__ import REFUSED, main
 from flax_attn.models import ldnet
 from tests.catalog.test_golden import GOLDEN
-from tests.helpers.layer import array, channels_last, check_refusal, check_values, normal, trace
+from tests.helpers.layer import array, channels_first, channels_last, check_refusal, check_values, normal, trace
 from tests.helpers.parity import randomise
 from tests.helpers.tolerances import assert_close
 from torch_ref.models import ldnet as torch_ldnet

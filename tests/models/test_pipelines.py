@@ -28,9 +28,9 @@ def test_a_pipeline_gives_what_the_network_takes(entry):
     batch, _ = run(entry, draw(entry, "uint8"))
     assert batch.dtype == np.float32
     module = entry.cls()
-    structs = [jax.ShapeDtypeStruct(batch.shape, batch.dtype), *entry.structs(module)[1:]]
-    args, call = entry.arguments(structs)
-    jax.eval_shape(lambda *args: module.init(jax.random.key(0), *args, **call), *args)
+    others = [np.zeros(struct.shape, struct.dtype) for struct in entry.structs(module)[1:]]
+    args, call = entry.arguments([batch, *others])
+    jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **call))
 
 
 @walk_published

@@ -1,39 +1,42 @@
 """Dual Attention Network for Scene Segmentation - Fu, Liu, Tian et al. 2019, https://arxiv.org/abs/1809.02983"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, softmax
+from torch.nn import BatchNorm2d, Conv2d, Dropout2d, Module, Parameter, ReLU, Sequential
 
 
-class PAM_Module(nn.Module):
+class PAM_Module(Module):
+    conv = Conv2d
+
     def __init__(self, in_dim):
         super().__init__()
-        self.query_conv = nn.Conv2d(in_dim, in_dim // 8, 1)
-        self.key_conv = nn.Conv2d(in_dim, in_dim // 8, 1)
-        self.value_conv = nn.Conv2d(in_dim, in_dim, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.query_conv = self.conv(in_dim, in_dim // 8, 1)
+        self.key_conv = self.conv(in_dim, in_dim // 8, 1)
+        self.value_conv = self.conv(in_dim, in_dim, 1)
+        self.gamma = Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
         energy = self.query_conv(x).flatten(2).mT @ self.key_conv(x).flatten(2)
-        attention = torch.softmax(energy, -1)
+        attention = softmax(energy, -1)
         return self.gamma * (self.value_conv(x).flatten(2) @ attention.mT).reshape(x.shape) + x
 
 
-class CAM_Module(nn.Module):
+class CAM_Module(Module):
     def __init__(self, in_dim):
         super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.gamma = Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
         energy = x.flatten(2) @ x.flatten(2).mT
-        attention = torch.softmax(energy.amax(-1, keepdim=True) - energy, -1)
+        attention = softmax(energy.amax(-1, keepdim=True) - energy, -1)
         return self.gamma * (attention @ x.flatten(2)).reshape(x.shape) + x
 
 
-class DANetHead(nn.Module):
+class DANetHead(Module):
     def __init__(self, in_channels, out_channels, norm_layer=None):
         super().__init__()
         inner = in_channels // 4
-        self.norm_layer = norm_layer or nn.BatchNorm2d
+        self.norm_layer = norm_layer or BatchNorm2d
         self.conv5a = self.conv_bn(in_channels, inner)
         self.conv5c = self.conv_bn(in_channels, inner)
         self.sa = PAM_Module(inner)
@@ -45,11 +48,11 @@ class DANetHead(nn.Module):
         self.conv8 = self.classify(inner, out_channels)
 
     def conv_bn(self, inputs, outputs):
-        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        return nn.Sequential(conv, self.norm_layer(outputs), nn.ReLU())
+        conv = Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        return Sequential(conv, self.norm_layer(outputs), ReLU())
 
     def classify(self, inputs, outputs):
-        return nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(inputs, outputs, 1))
+        return Sequential(Dropout2d(0.1), Conv2d(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         position = self.conv51(self.sa(self.conv5a(x)))

@@ -3,10 +3,11 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Embedding, Module, init
 
 
-class PositionEmbeddingSine(nn.Module):
+class PositionEmbeddingSine(Module):
     def __init__(self, num_pos_feats=64, temperature=10000.0, normalize=False, scale=None):
         super().__init__()
         if scale is not None and not normalize:
@@ -28,13 +29,13 @@ class PositionEmbeddingSine(nn.Module):
         return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2)
 
 
-class PositionEmbeddingLearned(nn.Module):
+class PositionEmbeddingLearned(Module):
     def __init__(self, num_pos_feats=256):
         super().__init__()
-        self.row_embed = nn.Embedding(50, num_pos_feats)
-        self.col_embed = nn.Embedding(50, num_pos_feats)
-        nn.init.uniform_(self.row_embed.weight)
-        nn.init.uniform_(self.col_embed.weight)
+        self.row_embed = Embedding(50, num_pos_feats)
+        self.col_embed = Embedding(50, num_pos_feats)
+        init.uniform_(self.row_embed.weight)
+        init.uniform_(self.col_embed.weight)
 
     def forward(self, x: Tensor, mask=None) -> Tensor:
         n, _, h, w = x.shape

@@ -1,9 +1,9 @@
 """End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872
 
-Status: the short network of facebookresearch/detr's notebook. It has a ``torch.nn.Transformer``, and adds a learned
-position to its input where DETR adds one to queries and keys. Upstream takes one image at a time; here there may be
-several, of one size: nothing is padded. Its width of the feed-forward network, dropout, number of queries and ResNet
-are constants; here they are arguments.
+Follows: the short network of facebookresearch/detr's notebook. It has a ``torch.nn.Transformer``, and adds a learned
+position embedding to the input of the encoder, where DETR adds one to queries and keys.
+Differs: upstream takes one image at a time; here a batch may have several images of one size, and nothing is padded.
+The width of the feed-forward network, the dropout rate, the number of queries and the ResNet are arguments.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,14 @@ class _Transformer(Module):
     dropout: float
 
     def setup(self) -> None:
-        sizes, xavier = (self.d_model, self.nhead, self.dim_feedforward, self.dropout), init.xavier_uniform()
-        encoder_layer = TransformerEncoderLayer(*sizes, kernel_init=xavier)
+        d_model, nhead, xavier = self.d_model, self.nhead, init.xavier_uniform()
+        encoder_layer = TransformerEncoderLayer(
+            d_model, nhead, self.dim_feedforward, dropout=self.dropout, kernel_init=xavier
+        )
         self.encoder = TransformerEncoder(encoder_layer, self.num_encoder_layers, LayerNorm(self.d_model))
-        decoder_layer = TransformerDecoderLayer(*sizes, kernel_init=xavier)
+        decoder_layer = TransformerDecoderLayer(
+            d_model, nhead, self.dim_feedforward, dropout=self.dropout, kernel_init=xavier
+        )
         self.decoder = TransformerDecoder(decoder_layer, self.num_decoder_layers, LayerNorm(self.d_model))
 
     def __call__(self, src: Float[Array, "n m c"], tgt: Tokens, train: bool = False) -> Tokens:
@@ -43,14 +47,14 @@ class _Transformer(Module):
 
 
 class DETRdemo(Module):
-    """``num_queries`` objects in each of the images x (n, h, w, 3), already normalised, of one size.
+    """Classes and boxes of ``num_queries`` objects in each of the images x (n, h, w, 3), of one size and normalised.
 
     Args:
         block, layers: those of ``ResNet``.
-        num_classes: the largest class id + 1; one more score is that of "no object".
+        num_classes: the largest class id + 1. There is one more logit, for "no object".
 
-    The result is a dict of "pred_logits" (n, q, num_classes + 1) and "pred_boxes" (n, q, 4): centre, width and height,
-    relative to the image. Raises ValueError for a map of more than 50 rows or columns.
+    The result is a dict of "pred_logits" (n, q, num_classes + 1) and "pred_boxes" (n, q, 4): centre x, centre y, width
+    and height, relative to the image. Raises ValueError for a feature map of more than 50 rows or columns.
     """
 
     block: Block
@@ -77,13 +81,19 @@ class DETRdemo(Module):
         self.col_embed = self.parameter("col_embed", init.uniform(0.0, 1.0), (50, half))
         self.backbone = ResNet(self.block, self.layers, 0)
         self.conv = Conv2d(64 * 2 ** (len(self.layers) - 1) * self.block.expansion, dim, 1)
-        sizes = (self.num_encoder_layers, self.num_decoder_layers, self.dim_feedforward)
-        self.transformer = _Transformer(dim, self.nheads, *sizes, self.dropout)
+        self.transformer = _Transformer(
+            dim,
+            self.nheads,
+            self.num_encoder_layers,
+            num_decoder_layers=self.num_decoder_layers,
+            dim_feedforward=self.dim_feedforward,
+            dropout=self.dropout,
+        )
         self.linear_class = Linear(dim, self.num_classes + 1)
         self.linear_bbox = Linear(dim, 4)
 
     def position(self, h: int, w: int) -> Float[Array, "m c"]:
-        """The embedding of the column, then of the row, of each pixel."""
+        """The embedding of each pixel: that of its column, then that of its row."""
         require(max(h, w) <= 50, f"DETRdemo: expected a map of at most 50 rows and columns, got {h}, {w}")
         shape = (h, w, self.hidden_dim // 2)
         pair = jnp.broadcast_to(self.col_embed[:w], shape), jnp.broadcast_to(self.row_embed[:h, None], shape)

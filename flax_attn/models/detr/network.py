@@ -1,9 +1,11 @@
 """End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872
 
-Status: facebookresearch/detr. Images of several sizes come as one array and a padding mask, where upstream has a
-``NestedTensor``; without a mask nothing is padded. The positions that upstream gives with every map are given with the
-last one only, the others being unused. Upstream's mask head knows the maps of Bottleneck blocks only and returns
-(n * q, 1, h, w). Masks are made from ``input_proj``'s image and a softmax over heads and pixels together, as published.
+Follows: facebookresearch/detr. Masks come from the image that ``input_proj`` makes, and from a softmax over heads and
+pixels together.
+Differs: images of several sizes come as one array and a padding mask, where upstream has a ``NestedTensor``; without a
+mask nothing is padded. Only the position embedding of the last feature map is returned; upstream does not use the
+others. The mask head takes the feature maps of any block, and returns (n, q, h, w) where upstream returns (n * q, 1, h,
+w).
 """
 
 from collections.abc import Sequence
@@ -41,16 +43,16 @@ POSITIONS = ("sine", "learned")
 
 
 def mask_like(mask: Padding, x: Features) -> Bool[Array, "n h2 w2"]:
-    """The padding mask of images at the size of their map x: the nearest pixel, rounded down."""
+    """The padding mask of images, resized to their feature map x by the nearest pixel, rounded down."""
     return interpolate(mask[..., None], x.shape[1:3])[..., 0]
 
 
 class Backbone(Module):
-    """The map of each stage of a ResNet with constant statistics, of images x (n, h, w, 3).
+    """The feature maps of all stages of a ResNet with constant statistics, for images x (n, h, w, 3).
 
     Args:
         block, layers: those of ``ResNet``.
-        dilation: dilate the fourth stage and keep the size of the third ("DC5").
+        dilation: whether the fourth stage dilates instead of striding ("DC5").
     """
 
     block: Block
@@ -59,18 +61,24 @@ class Backbone(Module):
 
     def setup(self) -> None:
         dilations = (False, False, self.dilation)
-        self.body = ResNet(self.block, self.layers, 0, 1, 64, dilations, FrozenBatchNorm2d)
+        self.body = ResNet(
+            self.block,
+            self.layers,
+            num_classes=0,
+            replace_stride_with_dilation=dilations,
+            norm_layer=FrozenBatchNorm2d,
+        )
 
     def __call__(self, x: Image, train: bool = False) -> list[Array]:
         return self.body.features(x, train)
 
 
 class Joiner(Module):
-    """The map of each stage, and the position embedding (n, h', w', hidden_dim) of the last.
+    """The feature maps of all stages, and the position embedding (n, h', w', hidden_dim) of the last map.
 
     Args:
         block, layers, dilation: those of ``Backbone``.
-        position_embedding: "sine", normalised, or "learned", for maps of at most 50 rows and columns.
+        position_embedding: "sine", which is normalised, or "learned", for maps of at most 50 rows and columns.
     """
 
     block: Block
@@ -95,7 +103,7 @@ class Joiner(Module):
 
 
 class MLP(Module):
-    """``num_layers`` Linear layers with ReLU between them."""
+    """``num_layers`` linear layers with ReLU between them."""
 
     input_dim: int
     hidden_dim: int
@@ -117,16 +125,17 @@ class MLP(Module):
 
 
 class DETR(Module):
-    """``num_queries`` objects in each of the images x (n, h, w, 3), already normalised.
+    """Classes and boxes of ``num_queries`` objects in each of the images x (n, h, w, 3), which ``preprocess`` makes.
 
     Args:
-        block, layers, dilation: those of ``Backbone``. position_embedding: that of ``Joiner``.
-        num_classes: the largest class id + 1; one more score is that of "no object".
-        aux_loss: also return what the earlier layers of the decoder find, as a list of dicts "aux_outputs".
-        pre_norm: LayerNorm in front of each branch of the transformer, not behind it.
+        block, layers, dilation: those of ``Backbone``.
+        num_classes: the largest class id + 1. There is one more logit, for "no object".
+        aux_loss: whether to return also the predictions of the earlier decoder layers, a list of dicts "aux_outputs".
+        pre_norm: whether LayerNorm is in front of each branch of the transformer instead of behind it.
+        position_embedding: that of ``Joiner``.
 
     ``mask`` (n, h, w) is True where x is padding. The result is a dict of "pred_logits" (n, q, num_classes + 1) and
-    "pred_boxes" (n, q, 4): centre, width and height, relative to the padded image.
+    "pred_boxes" (n, q, 4): centre x, centre y, width and height, relative to the padded image.
     """
 
     block: Block
@@ -154,18 +163,28 @@ class DETR(Module):
 
     def setup(self) -> None:
         dim, norm_first = self.hidden_dim, self.pre_norm
-        sizes = (dim, self.nheads, self.enc_layers, self.dec_layers, self.dim_feedforward, self.dropout)
-        self.transformer = Transformer(*sizes, normalize_before=norm_first, return_intermediate_dec=True)
+        self.transformer = Transformer(
+            dim,
+            self.nheads,
+            self.enc_layers,
+            num_decoder_layers=self.dec_layers,
+            dim_feedforward=self.dim_feedforward,
+            dropout=self.dropout,
+            normalize_before=norm_first,
+            return_intermediate_dec=True,
+        )
         self.class_embed = Linear(dim, self.num_classes + 1)
-        self.bbox_embed = MLP(dim, dim, 4, 3)
+        self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
         self.query_embed = Embedding(self.num_queries, dim)
         self.input_proj = Conv2d(64 * 2 ** (len(self.layers) - 1) * self.block.expansion, dim, 1)
-        self.backbone = Joiner(self.block, self.layers, dim, self.position_embedding, self.dilation)
+        self.backbone = Joiner(
+            self.block, self.layers, dim, position_embedding=self.position_embedding, dilation=self.dilation
+        )
 
     def features(
         self, x: Image, mask: Padding | None = None, train: bool = False
     ) -> tuple[list[Array], Features, Bool[Array, "n h2 w2"], Found, Features]:
-        """Maps of all stages; the transformer's input, its padding mask; what each layer found; the encoder's image."""
+        """Feature maps of all stages, the transformer's input and its mask, each decoder layer's output, the memory."""
         if mask is None:
             mask = jnp.zeros(x.shape[:3], bool)
         require(mask.shape == x.shape[:3], f"DETR: expected a mask of shape {x.shape[:3]}, got {mask.shape}")
@@ -176,7 +195,7 @@ class DETR(Module):
         return maps, src, padding, found, memory
 
     def predict(self, found: Found) -> dict[str, Any]:
-        """Classes and boxes of what each layer of the decoder found."""
+        """Logits and boxes from the output of each decoder layer."""
         logits, boxes = self.class_embed(found), sigmoid(self.bbox_embed(found))
         *aux, out = [{"pred_logits": a, "pred_boxes": b} for a, b in zip(logits, boxes, strict=True)]
         return {**out, "aux_outputs": aux} if self.aux_loss else out
@@ -186,13 +205,14 @@ class DETR(Module):
 
 
 class MaskHeadSmallConv(Module):
-    """A mask of logits (n, q, h1, w1) for each query, at the size of the map of the first stage.
+    """Logits (n, q, h1, w1) of a mask for each query, at the size of the feature map of the first stage.
 
     Args:
-        dim: channels of x and heads of bbox_mask together. fpn_dims: those of the maps of stages 3, 2 and 1.
-        context_dim: the convolutions have a half to a sixteenth of it; 8 groups must divide all of them.
+        dim: channels of x plus heads of ``bbox_mask``.
+        fpn_dims: channels of the feature maps of the stages 3, 2 and 1.
+        context_dim: the convolutions have from 1/2 to 1/16 as many channels; 8 groups must divide each number.
 
-    The call takes the image x (n, h, w, c), attention ``bbox_mask`` (n, q, heads, h, w), and the maps.
+    The call takes x (n, h, w, c), the attention ``bbox_mask`` (n, q, heads, h, w), and the feature maps.
     """
 
     dim: int
@@ -243,7 +263,7 @@ class MaskHeadSmallConv(Module):
 
 
 class DETRsegm(Module):
-    """What ``detr``, of four stages, returns, and "pred_masks" (n, q, h/4, w/4): the logits of each query's mask."""
+    """The result of ``detr``, which has four stages, and "pred_masks" (n, q, h/4, w/4): mask logits for each query."""
 
     detr: DETR
 
@@ -266,22 +286,22 @@ class DETRsegm(Module):
 
 def detr_resnet50(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
     """DETR with a ResNet-50, for COCO."""
-    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries, aux_loss)
+    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss)
 
 
 def detr_resnet50_dc5(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
-    """The same with a last stage at 1/16."""
-    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries, aux_loss, dilation=True)
+    """The same with a last feature map at 1/16 of the image."""
+    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss, dilation=True)
 
 
 def detr_resnet101(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
     """DETR with a ResNet-101, for COCO."""
-    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries, aux_loss)
+    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss)
 
 
 def detr_resnet101_dc5(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
-    """The same with a last stage at 1/16."""
-    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries, aux_loss, dilation=True)
+    """The same with a last feature map at 1/16 of the image."""
+    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss, dilation=True)
 
 
 def detr_resnet50_panoptic(num_classes: int = 250, num_queries: int = 100, aux_loss: bool = False) -> DETRsegm:
@@ -290,7 +310,7 @@ def detr_resnet50_panoptic(num_classes: int = 250, num_queries: int = 100, aux_l
 
 
 def detr_resnet50_dc5_panoptic(num_classes: int = 250, num_queries: int = 100, aux_loss: bool = False) -> DETRsegm:
-    """The same with a last stage at 1/16."""
+    """The same with a last feature map at 1/16 of the image."""
     return DETRsegm(detr_resnet50_dc5(num_classes, num_queries, aux_loss))
 
 

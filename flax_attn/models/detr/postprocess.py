@@ -1,8 +1,9 @@
 """End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872
 
-Status: the post-processing of facebookresearch/detr. Its masks are (q, 1, h, w) of bytes, here (q, h, w) of bools; its
-panoptic result is a PNG file whose colours are ids, here the ids. Its results are changed in place, here they are new.
-``is_thing`` of its COCO map ends at class 200, here at 249, the last that the published networks can name.
+Follows: facebookresearch/detr.
+Differs: masks are (q, h, w) of bool, upstream (q, 1, h, w) of bytes. The panoptic result is an array of ids, upstream a
+PNG file whose colours are ids. Results are new dicts; upstream changes them in place. ``COCO_IS_THING`` ends at class
+249, the last that the published networks can name; upstream's map ends at 200.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,13 @@ from flax_attn.models.detr.boxes import box_cxcywh_to_xyxy
 Sizes = Any  # n pairs (h, w), an array or not
 
 COCO_IS_THING = {category: category <= 90 for category in range(250)}
-"""Which of COCO's panoptic classes are things."""
+"""For each of COCO's panoptic classes, whether it is a thing."""
 
 
 def pil_nearest(n: int, out: int) -> Int[np.ndarray, " out"]:
-    """Which of ``n`` pixels Pillow's NEAREST takes for each of ``out``: the one under its centre, (i + 0.5) * n / out.
+    """For each of ``out`` pixels, the one of ``n`` pixels that Pillow's NEAREST takes: that at (i + 0.5) * n / out.
 
-    Pillow adds up half a step and i whole ones; where a centre is on an edge, the rounding of that sum decides.
+    Pillow computes the position as a sum of half a step and i steps. On the edge of two pixels its rounding decides.
     """
     step = n / out
     position = np.cumsum([step / 2] + [step] * (out - 1))
@@ -34,8 +35,8 @@ def pil_nearest(n: int, out: int) -> Int[np.ndarray, " out"]:
 class PostProcess:
     """A dict for each image: "scores" (q,), "labels" (q,), and "boxes" (q, 4), left, top, right, bottom, in pixels.
 
-    The call takes what ``DETR`` returns, and the heights and widths (n, 2) that boxes are relative to. It may be
-    compiled.
+    The call takes the result of ``DETR``, and for each image the (height, width) that its boxes are relative to. It
+    works under jit.
     """
 
     def __call__(self, outputs: Mapping[str, Any], target_sizes: Sizes) -> list[dict[str, Array]]:
@@ -56,8 +57,8 @@ class PostProcessSegm:
     Args:
         threshold: the probability above which a pixel is in the object.
 
-    The call takes ``results``, what ``DETRsegm`` returns, and for each image (h, w) of the original and of what was
-    padded to a batch.
+    The call takes ``results``, the result of ``DETRsegm``, and for each image (h, w) of the original image and of the
+    image that was padded to a batch.
     """
 
     def __init__(self, threshold: float = 0.5):
@@ -86,12 +87,12 @@ class PostProcessPanoptic:
     segment: "id", "isthing", "category_id" and "area" in pixels.
 
     Args:
-        is_thing_map: which classes are things; several masks of one other class are one segment.
-        threshold: queries below that score are left out.
+        is_thing_map: for each class, whether it is a thing. All masks of a class that is no thing are one segment.
+        threshold: queries with a lower score are left out.
 
-    The call takes what ``DETRsegm`` returns, and for each image (h, w) of what was padded to a batch and of the result,
-    the same when None. Segments of at most 4 pixels are dropped until there is none. As published, so are masks that
-    were merged into another one, and their pixels go to the mask that is next best.
+    The call takes the result of ``DETRsegm``, and for each image (h, w) of the image that was padded to a batch, and of
+    the result (the same when None). Segments of at most 4 pixels are dropped until there is none. As in the published
+    code, masks that were merged into another mask are dropped too, and their pixels go to the next best mask.
     """
 
     def __init__(self, is_thing_map: Mapping[int, bool], threshold: float = 0.85):

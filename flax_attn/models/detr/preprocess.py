@@ -1,12 +1,13 @@
 """End-to-End Object Detection with Transformers - Carion et al. 2020, https://arxiv.org/abs/2005.12872
 
-Status: what facebookresearch/detr does to images before the network, on numpy arrays. uint8 images are resized as PIL
-does it, as there; floating point images, in [0, 1], without rounding. The fixed sizes are not upstream's.
+Follows: facebookresearch/detr. Images of uint8 are resized to the pixels of PIL, as there; floating point images, in
+[0, 1], are resized without rounding.
+Differs: the fixed sizes ``pad_size`` and ``multiple`` are ours.
 
-A padded image does not give the numbers of the same image alone: DETR masks padding in its attention, but from the
-second convolution on the maps are not 0 in the padding, and positions are those of the valid part. The published
-networks have seen padding of a few images of one batch, so evaluate one image at a time where every digit counts; the
-more padding, the further off. What is given here is what upstream's network is given for images of that padded size.
+A padded image does not give the numbers of the same image alone. DETR masks the padding in its attention, but from the
+second convolution on the feature maps are not 0 in the padding. The published networks were trained on batches of a few
+images, so they know such padding; the more padding, the larger the difference. Where every digit counts, evaluate one
+image at a time. For images of one padded size, upstream's network gets the same input as ours.
 """
 
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ Batch = tuple[Num[np.ndarray, "n h w 3"], Bool[np.ndarray, "n h w"]]
 
 
 def resized_size(h: int, w: int, size: int = 800, max_size: int | None = 1333) -> tuple[int, int]:
-    """(height, width) with the shorter side at ``size``, or less for the longer one to be about ``max_size`` at most.
+    """(height, width) with the shorter side at ``size``, or smaller where the longer side would exceed ``max_size``.
 
-    Upstream rounds the shorter side first, so that of an image r times as long as wide the longer side may come out
-    r / 2 above ``max_size``.
+    Upstream rounds the shorter side first. So the longer side of an image that is r times as long as wide can exceed
+    ``max_size`` by up to r / 2.
     """
     short, long = min(h, w), max(h, w)
     if max_size is not None and long / short * size > max_size:
@@ -36,17 +37,17 @@ def resized_size(h: int, w: int, size: int = 800, max_size: int | None = 1333) -
 
 
 def resize_within(image: Image, size: int = 800, max_size: int | None = 1333) -> Image:
-    """The image at ``resized_size``, bilinear and antialiased; the dtype stays."""
+    """The image at ``resized_size``, bilinear and antialiased. The dtype does not change."""
     h, w, _ = image.shape
     return resize(image, resized_size(h, w, size, max_size))
 
 
 def nested_batch(images: Sequence[Image], size: tuple[int, int] | None = None, multiple: int = 1) -> Batch:
-    """Normalised images as one batch (n, H, W, 3) with zeros at the bottom and right, and its mask, True there.
+    """One batch (n, H, W, 3) of normalised images with zeros at the bottom and right, and its mask, True there.
 
     Args:
-        size: (H, W). The largest height and the largest width of the images when None, as upstream.
-        multiple: H and W are rounded up to one of this: jit compiles once for each size.
+        size: (H, W). When None, the largest height and the largest width of the images, as upstream.
+        multiple: H and W are rounded up to a multiple of this number, because jit compiles once for each size.
 
     Raises:
         ValueError: no image, or one larger than ``size``.
@@ -71,9 +72,9 @@ def preprocess(
     pad_size: tuple[int, int] | None = None,
     multiple: int = 1,
 ) -> Batch:
-    """What DETR takes, batch (n, H, W, 3) and mask (n, H, W), of RGB images: uint8, or floating point in [0, 1].
+    """The input of DETR, a batch (n, H, W, 3) and its mask (n, H, W), from RGB images of uint8 or in [0, 1].
 
-    Each is resized, normalised as for ImageNet and padded; see ``resized_size`` and ``nested_batch``. Every image
+    Each image is resized, normalised as for ImageNet and padded: see ``resized_size`` and ``nested_batch``. Every image
     that is at most twice as long as wide fits ``pad_size=(max_size, max_size)``.
     """
     normalized = [np.asarray(normalize(resize_within(image, size, max_size))) for image in images]
@@ -81,9 +82,9 @@ def preprocess(
 
 
 def normalize_boxes(boxes: Num[np.ndarray, "t 4"], size: tuple[int, int]) -> Float[np.ndarray, "t 4"]:
-    """The cxcywh boxes in [0, 1] that DETR learns, of xyxy boxes in pixels of an image of ``size`` (height, width).
+    """The targets of DETR, cxcywh boxes in [0, 1], from xyxy boxes in pixels of an image of ``size`` (height, width).
 
-    The size is the image's own, not that of the padded batch, and resizing an image and its boxes does not matter.
+    The size is that of the image itself, not of the padded batch. Boxes of a resized image give the same result.
     """
     x0, y0, x1, y1 = np.moveaxis(np.asarray(boxes, np.result_type(boxes.dtype, np.float32)), -1, 0)
     pixels = np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1)

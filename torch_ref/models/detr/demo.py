@@ -1,20 +1,28 @@
 """End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872"""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Conv2d, Linear, Module, Parameter, Transformer
 from torch.nn.functional import sigmoid
 
 from torch_ref.blocks.resnet import Bottleneck
 from torch_ref.models.resnet import ResNet
 
 
-class _Transformer(nn.Transformer):
+class _Transformer(Transformer):
     def __init__(self, d_model, nhead, num_encoder_layers, num_decoder_layers, dim_feedforward, dropout):
-        layers = (num_encoder_layers, num_decoder_layers)
-        super().__init__(d_model, nhead, *layers, dim_feedforward, dropout, batch_first=True)
+        super().__init__(
+            d_model,
+            nhead,
+            num_encoder_layers,
+            num_decoder_layers=num_decoder_layers,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
+            batch_first=True,
+        )
 
 
-class DETRdemo(nn.Module):
+class DETRdemo(Module):
     def __init__(
         self,
         block,
@@ -30,15 +38,21 @@ class DETRdemo(nn.Module):
     ):
         super().__init__()
         dim, half = hidden_dim, hidden_dim // 2
-        self.query_pos = nn.Parameter(torch.rand(num_queries, dim))
-        self.row_embed = nn.Parameter(torch.rand(50, half))
-        self.col_embed = nn.Parameter(torch.rand(50, half))
+        self.query_pos = Parameter(torch.rand(num_queries, dim))
+        self.row_embed = Parameter(torch.rand(50, half))
+        self.col_embed = Parameter(torch.rand(50, half))
         self.backbone = ResNet(block, layers, 0)
-        self.conv = nn.Conv2d(64 * 2 ** (len(layers) - 1) * block.expansion, dim, 1)
-        sizes = (num_encoder_layers, num_decoder_layers, dim_feedforward)
-        self.transformer = _Transformer(dim, nheads, *sizes, dropout)
-        self.linear_class = nn.Linear(dim, num_classes + 1)
-        self.linear_bbox = nn.Linear(dim, 4)
+        self.conv = Conv2d(64 * 2 ** (len(layers) - 1) * block.expansion, dim, 1)
+        self.transformer = _Transformer(
+            dim,
+            nheads,
+            num_encoder_layers,
+            num_decoder_layers=num_decoder_layers,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
+        )
+        self.linear_class = Linear(dim, num_classes + 1)
+        self.linear_bbox = Linear(dim, 4)
 
     def position(self, h, w) -> Tensor:
         pair = self.col_embed[:w].expand(h, w, -1), self.row_embed[:h, None].expand(h, w, -1)

@@ -3,7 +3,8 @@
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Conv2d, Embedding, GroupNorm, Linear, Module, ModuleList, init
 from torch.nn.functional import interpolate, relu, sigmoid
 
 from torch_ref.blocks.attention_map import MHAttentionMap
@@ -18,21 +19,28 @@ def mask_like(mask: Tensor, x: Tensor) -> Tensor:
     return interpolate(mask[None].float(), x.shape[2:])[0].bool()
 
 
-class Backbone(nn.Module):
+class Backbone(Module):
     def __init__(self, block, layers, dilation=False):
         super().__init__()
         dilations = (False, False, dilation)
-        self.body = ResNet(block, layers, 0, 1, 64, dilations, FrozenBatchNorm2d)
+        self.body = ResNet(
+            block,
+            layers,
+            num_classes=0,
+            replace_stride_with_dilation=dilations,
+            norm_layer=FrozenBatchNorm2d,
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.body.features(x)
 
 
-class Joiner(nn.Module):
+class Joiner(Module):
     def __init__(self, block, layers, hidden_dim=256, position_embedding="sine", dilation=False):
         super().__init__()
         if position_embedding not in ("sine", "learned"):
-            raise ValueError(f"Joiner: position_embedding {position_embedding!r}")
+            expected = "Joiner: expected position_embedding 'sine' or 'learned'"
+            raise ValueError(f"{expected}, got {position_embedding!r}")
         setattr(self, "0", Backbone(block, layers, dilation))
         half, sine = hidden_dim // 2, position_embedding == "sine"
         setattr(self, "1", PositionEmbeddingSine(half, normalize=True) if sine else PositionEmbeddingLearned(half))
@@ -42,11 +50,11 @@ class Joiner(nn.Module):
         return maps, getattr(self, "1")(maps[-1], mask_like(mask, maps[-1]))
 
 
-class MLP(nn.Module):
+class MLP(Module):
     def __init__(self, input_dim, hidden_dim, output_dim, num_layers):
         super().__init__()
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in pairwise(widths)])
+        self.layers = ModuleList([Linear(a, b) for a, b in pairwise(widths)])
 
     def forward(self, x: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):
@@ -54,7 +62,7 @@ class MLP(nn.Module):
         return x
 
 
-class DETR(nn.Module):
+class DETR(Module):
     def __init__(
         self,
         block,
@@ -76,13 +84,21 @@ class DETR(nn.Module):
         self.block, self.layers, self.aux_loss = block, layers, aux_loss
         self.hidden_dim, self.nheads = hidden_dim, nheads
         dim, norm_first = hidden_dim, pre_norm
-        sizes = (dim, nheads, enc_layers, dec_layers, dim_feedforward, dropout)
-        self.transformer = Transformer(*sizes, normalize_before=norm_first, return_intermediate_dec=True)
-        self.class_embed = nn.Linear(dim, num_classes + 1)
-        self.bbox_embed = MLP(dim, dim, 4, 3)
-        self.query_embed = nn.Embedding(num_queries, dim)
-        self.input_proj = nn.Conv2d(64 * 2 ** (len(layers) - 1) * block.expansion, dim, 1)
-        self.backbone = Joiner(block, layers, dim, position_embedding, dilation)
+        self.transformer = Transformer(
+            dim,
+            nheads,
+            enc_layers,
+            num_decoder_layers=dec_layers,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
+            normalize_before=norm_first,
+            return_intermediate_dec=True,
+        )
+        self.class_embed = Linear(dim, num_classes + 1)
+        self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
+        self.query_embed = Embedding(num_queries, dim)
+        self.input_proj = Conv2d(64 * 2 ** (len(layers) - 1) * block.expansion, dim, 1)
+        self.backbone = Joiner(block, layers, dim, position_embedding=position_embedding, dilation=dilation)
 
     def features(self, x: Tensor, mask=None) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor]:
         if mask is None:
@@ -102,20 +118,20 @@ class DETR(nn.Module):
         return self.predict(self.features(x, mask)[3])
 
 
-class MaskHeadSmallConv(nn.Module):
+class MaskHeadSmallConv(Module):
     def __init__(self, dim, fpn_dims, context_dim):
         super().__init__()
         widths = [dim, dim, *[context_dim // 2**i for i in range(1, 5)]]
         for i, (a, b) in enumerate(pairwise(widths), 1):
-            setattr(self, f"lay{i}", nn.Conv2d(a, b, 3, padding=1))
-            setattr(self, f"gn{i}", nn.GroupNorm(8, b))
-        self.out_lay = nn.Conv2d(widths[-1], 1, 3, padding=1)
+            setattr(self, f"lay{i}", Conv2d(a, b, 3, padding=1))
+            setattr(self, f"gn{i}", GroupNorm(8, b))
+        self.out_lay = Conv2d(widths[-1], 1, 3, padding=1)
         for i, width in enumerate(fpn_dims, 1):
-            setattr(self, f"adapter{i}", nn.Conv2d(width, widths[i + 1], 1))
+            setattr(self, f"adapter{i}", Conv2d(width, widths[i + 1], 1))
         for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.kaiming_uniform_(m.weight, a=1)
-                nn.init.zeros_(m.bias)
+            if isinstance(m, Conv2d):
+                init.kaiming_uniform_(m.weight, a=1)
+                init.zeros_(m.bias)
 
     def convolve(self, i, x: Tensor) -> Tensor:
         return relu(getattr(self, f"gn{i}")(getattr(self, f"lay{i}")(x)))
@@ -131,7 +147,7 @@ class MaskHeadSmallConv(nn.Module):
         return self.out_lay(x).reshape(n, q, *x.shape[2:])
 
 
-class DETRsegm(nn.Module):
+class DETRsegm(Module):
     def __init__(self, detr):
         super().__init__()
         self.detr = detr
@@ -147,19 +163,19 @@ class DETRsegm(nn.Module):
 
 
 def detr_resnet50(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
-    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries, aux_loss)
+    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss)
 
 
 def detr_resnet50_dc5(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
-    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries, aux_loss, dilation=True)
+    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss, dilation=True)
 
 
 def detr_resnet101(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
-    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries, aux_loss)
+    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss)
 
 
 def detr_resnet101_dc5(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
-    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries, aux_loss, dilation=True)
+    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss, dilation=True)
 
 
 def detr_resnet50_panoptic(num_classes=250, num_queries=100, aux_loss=False) -> DETRsegm:
