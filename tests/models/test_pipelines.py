@@ -1,6 +1,7 @@
 """Every published network has an input pipeline that gives what the network takes, with the numbers of its twin."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,8 +29,8 @@ def test_a_pipeline_gives_what_the_network_takes(entry):
     batch, _ = run(entry, draw(entry, "uint8"))
     assert batch.dtype == np.float32
     module = entry.cls()
-    others = [np.zeros(struct.shape, struct.dtype) for struct in entry.structs(module)[1:]]
-    args, call = entry.arguments([batch, *others])
+    others = [jnp.zeros(struct.shape, struct.dtype) for struct in entry.structs(module)[1:]]
+    args, call = entry.arguments([jnp.asarray(batch), *others])
     jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **call))
 
 
