@@ -1,7 +1,7 @@
 """End-to-End Object Detection with Transformers - Carion, Massa, Synnaeve et al. 2020, https://arxiv.org/abs/2005.12872
 
-Follows: facebookresearch/detr@29901c5, whose softmax runs over heads and pixels together. Published checkpoints were
-trained with it, though upstream counts it as a bug (issue 247).
+Follows: facebookresearch/detr@29901c5, whose softmax runs over heads and pixels together. That is a known bug (issue
+247 of that repository), which upstream keeps because its published checkpoints were trained with it.
 """
 
 import jax.numpy as jnp
