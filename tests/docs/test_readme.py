@@ -1,6 +1,5 @@
 """The README tells the truth: its Python runs, its commands parse, its transcript is the demo's, its links work."""
 
-import math
 import re
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def test_python_in_the_readme_runs_and_its_network_learns(tmp_path, monkeypatch)
     names = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)), names)
     assert names["boxes"].shape == (1, 100, 4)
-    assert names["value"] < 1 < math.log(10)  # the loss of ten steps, and that of a guess
+    assert names["value"] < 1, "the loss of a guess among ten digits is 2.3"
 
 
 @pytest.mark.parametrize("line", re.findall(r"^flax-attn-convert (.*?)(?: +#.*)?$", README, re.MULTILINE))
