@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 
 from convert.errors import RefusedError, damage, name_file, shown
-from convert.pickles import DTYPES, Opaque, Tensor
+from convert.pickled import DTYPES, Opaque, Tensor
 from convert.torch_file import MAGIC, TorchFile, map_file, read_legacy, read_zip
 
 WRAPPERS = (

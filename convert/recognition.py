@@ -103,7 +103,7 @@ def _candidate(entry: Published, dialect: Dialect | None, shapes: Mapping[str, t
         return None
     known = arguments(entry.cls)
     different = {key: value for key, value in given.items() if value != known[key].default}
-    return Candidate(entry, different, module, mapping, dialect) if mapping.shapes == shapes else None
+    return Candidate(entry, different, module, plan=mapping, dialect=dialect) if mapping.shapes == shapes else None
 
 
 def entry_plan(entry: Entry, module: Module) -> Plan:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from convert.dialects import AUTO, NATIVE, choose, find_dialect
-from convert.pickles import DTYPES
+from convert.pickled import DTYPES
 from convert.renaming import Dialect, Read, Translation
 from convert.rules import Axes, dropped, leaf_rule
 from convert.tensors import Lazy, as_numpy
@@ -153,7 +153,7 @@ def row(path: Path, shape: tuple[int, ...], owners: Mapping[Path, type]) -> Row:
     """The row of one leaf, by the rule of the layer class that owns it."""
     _, *parents, name = path
     rule = leaf_rule(owners[tuple(parents)], name)
-    return Row(path, ".".join([*parents, rule.name]), rule.axes(len(shape)), shape)
+    return Row(path, ".".join([*parents, rule.name]), rule.axes(len(shape)), shape=shape)
 
 
 def from_torch(

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from convert.errors import DamagedError, RefusedError, damage, shown
-from convert.pickles import Machine, Storage, Tensor
+from convert.pickled import Storage, Tensor
+from convert.pickles import Machine
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
@@ -94,7 +95,7 @@ def read_zip(path: Path) -> TorchFile:
         raise RefusedError(f"expected the byte order to be little or big, got {shown(repr(byteorder))}")
     found = {key: entries.get(f"{folder}/data/{key}") for key in machine.storages}
     storages = {key: _stored(raw, entry) for key, entry in found.items() if entry}
-    return TorchFile("zip pickle", tree, storages, byteorder == b"big")
+    return TorchFile("zip pickle", tree, storages, big_endian=byteorder == b"big")
 
 
 def _folder(entries: dict[str, zipfile.ZipInfo]) -> str:

@@ -10,8 +10,8 @@ With WORD, only the networks whose name contains WORD. All numbers in a network 
 - the peak memory of that process, mapped files included, less that of a process that converts the demo's file
 - the seconds to compile the forward pass
 
-``--json FILE`` writes the figures, with commit and machine. ``--markdown FILE`` measures nothing: it prints a table for
-the README with the figures of FILE.
+``--json FILE`` writes the figures, with commit and machine. ``python -m docs.tables`` reads those in
+``examples/networks.json``.
 """
 
 import argparse
@@ -36,7 +36,6 @@ from rich.progress import track
 from rich.table import Table
 
 from convert import Plan, demo
-from convert.__main__ import networks
 from convert.parity import in_eval_mode, random_state
 from convert.recognition import entry_plan
 from flax_attn.catalog import PUBLISHED, Published
@@ -112,11 +111,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("word", nargs="?", default="", help="only networks whose name contains it")
     options.add_argument("--json", type=Path, help="a file to write the figures to")
-    options.add_argument("--markdown", type=Path, help="a file of figures to print as the README's table")
     given = options.parse_args()
-    if given.markdown:
-        print(networks({row["name"]: row["float64"] for row in json.loads(given.markdown.read_text())["rows"]}))
-        return
     with tempfile.TemporaryDirectory() as folder:
         smallest = str(demo.FOLDER / "digits.pth"), "--model", "DigitsNet", "--out", f"{folder}/net", "--quiet"
         _, idle = command("convert", *smallest)

@@ -135,15 +135,14 @@ from .models.detr.network import (
     DETR as DETR,
     MLP as MLP,
     Backbone as Backbone,
-    DETRsegm as DETRsegm,
     Joiner as Joiner,
-    MaskHeadSmallConv as MaskHeadSmallConv,
 )
 from .models.detr.postprocess import (
     PostProcess as PostProcess,
     PostProcessPanoptic as PostProcessPanoptic,
     PostProcessSegm as PostProcessSegm,
 )
+from .models.detr.segmentation import DETRsegm as DETRsegm, MaskHeadSmallConv as MaskHeadSmallConv
 from .models.digits_net import DigitsNet as DigitsNet
 from .models.ldnet import (
     DecoderBlock as DecoderBlock,

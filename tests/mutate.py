@@ -3,6 +3,7 @@
 With WORD, only the mutations whose name contains WORD.
 """
 
+import argparse
 import shlex
 import shutil
 import subprocess
@@ -126,7 +127,9 @@ def survives(mutation: Mutation, folder: Path) -> bool:
 
 def main() -> int:
     """Run every mutation; the number that survived."""
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("word", nargs="?", default="", help="only mutations whose name contains it")
+    word = options.parse_args().word
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "copy"
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", ".*cache", "__pycache__", ".venv*"))

@@ -4,11 +4,11 @@ With PAIR, such as ``blocks/se``, the unified diff of the PyTorch file and the F
 Both files are first rewritten by ``Normal``, which drops types, checks, docstrings and imports.
 """
 
+import argparse
 import ast
 import difflib
 import re
 import statistics
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -142,8 +142,18 @@ def table() -> Table:
     return made
 
 
-if __name__ == "__main__":
-    for pair in sys.argv[1:]:
+def main() -> None:
+    """Print the diffs of the pairs that the command line names, or the table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("pairs", nargs="*", metavar="PAIR", help="a path without folder and suffix, as blocks/se")
+    given = options.parse_args().pairs
+    for pair in given:
+        if pair not in pairs():
+            options.error(f"no pair is called {pair!r}; without an argument, the command lists all pairs")
         print(diff(pair) or f"{pair}: no line differs")
-    if not sys.argv[1:]:
+    if not given:
         Console().print(table())
+
+
+if __name__ == "__main__":
+    main()

@@ -54,7 +54,7 @@ def run() -> Result:
     with jax.default_matmul_precision("highest"):
         logits, nl_map = forward(variables, images, return_nl_map=True)
     difference = absolute_difference(logits, held_out["logits"])
-    return Result(held_out["pixels"], held_out["labels"], logits.argmax(-1), nl_map, difference)
+    return Result(held_out["pixels"], held_out["labels"], logits.argmax(-1), nl_map=nl_map, difference=difference)
 
 
 def picture(result: Result, path: str | Path) -> None:

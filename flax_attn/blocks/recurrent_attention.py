@@ -205,7 +205,8 @@ def reinforce_loss(
     """Mean squared error of the baseline, plus ``weight`` times the REINFORCE loss -log_pi * (reward - baseline).
 
     The REINFORCE loss is summed over the t steps and averaged over the batch; no gradient flows through
-    (reward - baseline). The caller adds the loss of the classifier. Raises ValueError for shapes other than (n, t).
+    (reward - baseline). The caller adds the loss of the classifier, and any entropy term. Raises ValueError for shapes
+    other than (n, t).
     """
     shapes = [a.shape for a in (log_pi, reward, baseline)]
     fit = len(set(shapes)) == 1 and log_pi.ndim == 2

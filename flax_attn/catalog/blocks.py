@@ -339,7 +339,7 @@ BLOCKS = [
     _non_local(ConcatenationNonLocalBlock, 3, False, True),
     Entry(NONLocalBlock1D, (signal("in_channels"),), dict(in_channels=5)),
     Entry(NONLocalBlock2D, (image("in_channels"),), dict(in_channels=5, inter_channels=3)),
-    Entry(NONLocalBlock3D, (volume("in_channels"),), dict(in_channels=1)),
+    Entry(NONLocalBlock3D, (volume("in_channels"),), dict(in_channels=2)),
     Entry(PAM_Module, (image("in_dim"),), dict(in_dim=17)),
     Entry(CAM_Module, (image("in_dim"),), dict(in_dim=6)),
     Entry(DANetHead, (image("in_channels"),), dict(in_channels=36, out_channels=3), outputs=(IMAGE, IMAGE, IMAGE)),

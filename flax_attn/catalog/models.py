@@ -8,7 +8,8 @@ from flax_attn.models.ccnet import CCNet
 from flax_attn.models.cifar_resnet import CifarOptionAResNet, CifarPreActResNet, CifarResNet
 from flax_attn.models.danet import DANet
 from flax_attn.models.detr.demo import DETRdemo
-from flax_attn.models.detr.network import DETR, MLP, Backbone, DETRsegm, Joiner, MaskHeadSmallConv
+from flax_attn.models.detr.network import DETR, MLP, Backbone, Joiner
+from flax_attn.models.detr.segmentation import DETRsegm, MaskHeadSmallConv
 from flax_attn.models.digits_net import DigitsNet
 from flax_attn.models.ldnet import DecoderBlock, HeadUpdator, LDNet, LDNetResNet34
 from flax_attn.models.non_local_net import NonLocalNet

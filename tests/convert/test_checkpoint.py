@@ -27,7 +27,7 @@ from flax import traverse_util
 
 from convert import CheckpointError, load, read, restore, save
 from convert.checkpoint import SAFETENSORS, WRAPPERS
-from convert.pickles import DTYPES
+from convert.pickled import DTYPES
 from convert.torch_file import MAGIC
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

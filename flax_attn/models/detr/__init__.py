@@ -6,15 +6,17 @@ from flax_attn.models.detr.network import (
     DETR,
     MLP,
     Backbone,
-    DETRsegm,
     Joiner,
-    MaskHeadSmallConv,
     detr_resnet50,
     detr_resnet50_dc5,
-    detr_resnet50_dc5_panoptic,
-    detr_resnet50_panoptic,
     detr_resnet101,
     detr_resnet101_dc5,
-    detr_resnet101_panoptic,
 )
 from flax_attn.models.detr.postprocess import PostProcess, PostProcessPanoptic, PostProcessSegm
+from flax_attn.models.detr.segmentation import (
+    DETRsegm,
+    MaskHeadSmallConv,
+    detr_resnet50_dc5_panoptic,
+    detr_resnet50_panoptic,
+    detr_resnet101_panoptic,
+)

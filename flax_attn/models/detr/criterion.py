@@ -8,9 +8,9 @@ the host. All images have the same number of targets, some of them padding (see 
 number. Costs and losses are float32 at least. scipy raises at a cost that is NaN; here that cost is 0, so that the loss
 of a diverged network is NaN.
 
-Differs in distributed training: upstream computes a loss in each process, and divides it by the mean number of boxes of
-the processes. One jit over a sharded batch divides by the number of boxes of the whole batch. The gradients are the
-same with two exceptions. Upstream takes the mean of the classification losses of its processes, each of which is
+In distributed training, upstream computes a loss in each process, and divides it by the mean number of boxes of the
+processes. One jit over a sharded batch divides by the number of boxes of the whole batch. The gradients are the same
+with two exceptions. Upstream takes the mean of the classification losses of its processes, each of which is
 divided by its own sum of class weights. Upstream clamps the mean number of boxes at 1, not the total. Under shard_map
 give ``num_boxes``: the mean number of boxes of the shards.
 """

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Num
 from flax_attn.layers import require
 from flax_attn.models.preprocess import normalize, resize
 
-Image = Num[np.ndarray, "_ _ 3"]
+Picture = Num[np.ndarray, "_ _ 3"]
 Batch = tuple[Num[np.ndarray, "n h w 3"], Bool[np.ndarray, "n h w"]]
 
 
@@ -36,13 +36,13 @@ def resized_size(h: int, w: int, size: int = 800, max_size: int | None = 1333) -
     return (int(size * h / w), size) if w < h else (size, int(size * w / h))
 
 
-def resize_within(image: Image, size: int = 800, max_size: int | None = 1333) -> Image:
+def resize_within(image: Picture, size: int = 800, max_size: int | None = 1333) -> Picture:
     """The image at ``resized_size``, bilinear and antialiased. The dtype does not change."""
     h, w, _ = image.shape
     return resize(image, resized_size(h, w, size, max_size))
 
 
-def nested_batch(images: Sequence[Image], size: tuple[int, int] | None = None, multiple: int = 1) -> Batch:
+def nested_batch(images: Sequence[Picture], size: tuple[int, int] | None = None, multiple: int = 1) -> Batch:
     """One batch (n, H, W, 3) of normalised images with zeros at the bottom and right, and its mask, True there.
 
     Args:
@@ -66,7 +66,7 @@ def nested_batch(images: Sequence[Image], size: tuple[int, int] | None = None, m
 
 
 def preprocess(
-    images: Sequence[Image],
+    images: Sequence[Picture],
     size: int = 800,
     max_size: int | None = 1333,
     pad_size: tuple[int, int] | None = None,

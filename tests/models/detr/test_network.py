@@ -11,11 +11,13 @@ from convert import plan
 from flax_attn import DETR, MLP, Backbone, BasicBlock, Bottleneck, DETRdemo, DETRsegm, Joiner, MaskHeadSmallConv
 from flax_attn.catalog import find_entries
 from flax_attn.models.detr.demo import detr_demo
-from flax_attn.models.detr.network import detr_resnet50, detr_resnet50_dc5_panoptic, mask_like
+from flax_attn.models.detr.network import detr_resnet50, mask_like
+from flax_attn.models.detr.segmentation import detr_resnet50_dc5_panoptic
 from tests.helpers.layer import check_refusal, trace
 from tests.helpers.walk import entry_plan
 from torch_ref.models.detr import demo as torch_demo
 from torch_ref.models.detr import network as torch_detr
+from torch_ref.models.detr import segmentation as torch_segmentation
 
 SMALL = dict(num_classes=3, num_queries=5, hidden_dim=16, nheads=2, enc_layers=1, dim_feedforward=24)
 
@@ -85,7 +87,7 @@ def test_detr_resnet50_has_the_published_number_of_parameters():
 def test_full_size_network_gives_the_twins_numbers_as_it_starts():
     """With random numbers in every leaf, as in test_published, its output hardly depends on the image."""
     torch.manual_seed(0)
-    twin = torch_detr.detr_resnet50_dc5_panoptic().double().eval()
+    twin = torch_segmentation.detr_resnet50_dc5_panoptic().double().eval()
     for name, buffer in twin.named_buffers():
         if name.endswith("running_var"):
             buffer.uniform_(1.5, 2.5)
@@ -169,7 +171,7 @@ def test_what_does_not_fit_is_refused(call, sentence):
     "call",
     [
         lambda: torch_detr.Joiner(torch_detr.Bottleneck, (1,), 8, "cosine"),
-        lambda: torch_detr.MaskHeadSmallConv(17, (1, 2, 3), 128),
+        lambda: torch_segmentation.MaskHeadSmallConv(17, (1, 2, 3), 128),
         lambda: torch_detr.DETR(torch_detr.Bottleneck, (1,), hidden_dim=18),
         lambda: torch_demo.DETRdemo(torch_demo.Bottleneck, (1,), hidden_dim=8)(torch.zeros(1, 3, 204, 8)),
     ],
