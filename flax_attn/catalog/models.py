@@ -228,6 +228,13 @@ MODELS = [
             stem_width=9,
             multi_grid=(2, 3),
         ),
+        tag="multi-grid",
+        outputs=(PLAIN,),
+    ),
+    Entry(
+        ResNet,
+        (image(3, 33, 41),),
+        dict(block=Bottleneck, layers=(1, 2), num_classes=5, replace_stride_with_dilation=(True, False, False)),
         tag="dilated",
         outputs=(PLAIN,),
     ),
