@@ -1,4 +1,4 @@
-"""What the pickle of a state dict may mention, and the plain data that stands for each: no such name is imported.
+"""What the pickle of a state dict may mention, and the plain data that stands for it. Nothing is imported.
 
 A class or function that the pickle mentions becomes a ``Name``, if one of the tables here lists it. To call a ``Name``
 builds what the tables say: a dict, a tuple, the description of a tensor, or an ``Opaque``, which stands for an object

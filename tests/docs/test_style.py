@@ -24,8 +24,7 @@ LAZY = {
     "scipy": "only the twin of DETR's matcher needs it",
 }
 FILE_LINES = 300
-CLASS_LINES = 100
-FUNCTION_LINES = 30
+LINES = {ast.FunctionDef: 30, ast.ClassDef: 100}
 LONG_CLASSES = {"MultiheadAttention": "it has all arguments of PyTorch's"}
 
 Complaints = Iterator[tuple[int, str]]
@@ -173,8 +172,7 @@ def sizes(file: File) -> Complaints:
     if (count := file.text.count("\n")) > FILE_LINES:
         yield FILE_LINES, f"{count} lines: split the file, at most {FILE_LINES}"
     for node in ast.walk(file.tree):
-        limits = {ast.FunctionDef: FUNCTION_LINES, ast.ClassDef: CLASS_LINES}
-        if (limit := limits.get(type(node))) is None or node.name in LONG_CLASSES:
+        if (limit := LINES.get(type(node))) is None or node.name in LONG_CLASSES:
             continue
         if (count := node.end_lineno - node.lineno + 1) > limit:
             yield node.lineno, f"{node.name} has {count} lines: split it, at most {limit}"
