@@ -14,7 +14,7 @@ from flax_attn.layers.conv import (
 )
 from flax_attn.layers.dropout import Dropout, Dropout2d, DropPath
 from flax_attn.layers.linear import Embedding, Linear
-from flax_attn.layers.module import Initializer, InitRule, Module, accumulator, einsum, require, softmax
+from flax_attn.layers.module import Initializer, InitRule, Module, accumulator, contract, einsum, require, softmax
 from flax_attn.layers.norm import (
     BatchNorm,
     BatchNorm1d,

@@ -1,12 +1,14 @@
 """What every module here shares: precision, PyTorch-named parameters, one-sentence argument checks."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -152,11 +154,43 @@ class Module(_Dataclass):
             raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}")
 
 
-def einsum(subscripts: str, *operands: Array, wide: bool = False) -> Array:
+Product = Callable[..., Array]
+"""A product of two arrays that takes ``preferred_element_type``, such as a convolution."""
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _half_product(product: Product, x: Array, y: Array) -> Array:
+    return product(x, y, preferred_element_type=jnp.float32)
+
+
+def _half_product_jvp(product: Product, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    """product(dx, y) + product(x, dy), in half precision: so are the operands of its transpose, the gradient."""
+    (x, y), (dx, dy) = primals, tangents
+    terms = [] if isinstance(dx, SymbolicZero) else [product(dx, y)]
+    terms += [] if isinstance(dy, SymbolicZero) else [product(x, dy)]
+    out = _half_product(product, x, y)
+    return out, sum(terms[1:], terms[0]).astype(out.dtype)
+
+
+_half_product.defjvp(_half_product_jvp, symbolic_zeros=True)
+
+
+def contract(product: Product, x: Array, y: Array) -> Array:
+    """``product(x, y)``, with sums kept in float32 at least.
+
+    The products in its gradient take operands of the dtype of x and y. Without this, ``preferred_element_type`` makes
+    float32 operands of the gradient of a product in bfloat16, which move twice the bytes.
+    """
+    dtype = jnp.result_type(x, y)
+    if dtype == accumulator(dtype):
+        return product(x, y)
+    return _half_product(product, x.astype(dtype), y.astype(dtype))
+
+
+def einsum(subscripts: str, x: Array, y: Array, wide: bool = False) -> Array:
     """``jnp.einsum`` that accumulates in float32 at least; ``wide`` keeps the sums so, for a softmax to come."""
-    dtype = jnp.result_type(*operands)
-    sums = jnp.einsum(subscripts, *operands, preferred_element_type=accumulator(dtype))
-    return sums if wide else sums.astype(dtype)
+    sums = contract(functools.partial(jnp.einsum, subscripts), x, y)
+    return sums if wide else sums.astype(jnp.result_type(x, y))
 
 
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
