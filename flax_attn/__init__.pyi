@@ -169,3 +169,4 @@ from .models.se_resnet import (
 from .models.sge_resnet import BAMResNet as BAMResNet
 from .models.smt import SMT as SMT, OverlapPatchEmbed as OverlapPatchEmbed, SMTBlock as SMTBlock, SMTHead as SMTHead
 from .models.spatial_transformer_net import SpatialTransformerNet as SpatialTransformerNet
+from .nnx import from_nnx as from_nnx, to_nnx as to_nnx
