@@ -57,7 +57,7 @@ RULES: dict[type, dict[str, Leaf]] = {
 DROPPED = (COUNTER,)
 """The last part of torch keys without a Flax leaf: the batch counter of BatchNorm.
 
-Only a BatchNorm with ``momentum=None`` reads its counter; it has a leaf for it, which starts at 0 if the key is missing.
+Only a BatchNorm with ``momentum=None`` reads its counter. It has a leaf for it, which is 0 if the key is missing.
 """
 
 

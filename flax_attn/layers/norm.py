@@ -104,7 +104,7 @@ class BatchNorm(Module):
         """The share of this batch in the mean over all batches so far."""
         counter = self.get_variable("batch_stats", "num_batches_tracked") + 1
         self.put_variable("batch_stats", "num_batches_tracked", counter)
-        return 1 / counter
+        return jnp.reciprocal(counter.astype(float))
 
 
 class BatchNorm1d(BatchNorm):

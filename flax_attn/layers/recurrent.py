@@ -83,7 +83,7 @@ class _Recurrent(Module):
         start = init.fan_in_uniform(hidden)
         leaves = {name: self.parameter(name + suffix, start, shape) for name, shape in shapes.items()}
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        return Weights(*(leaves.get(name) for name in names))
+        return Weights._make(leaves.get(name) for name in names)
 
     def check_state(self, hx: Array | Sequence[Array] | None, shapes: Sequence[tuple[int, ...]]) -> list[Array] | None:
         """The given states as a list; they must have these shapes."""
@@ -104,8 +104,9 @@ class _Cell(_Recurrent):
         shape = (*x.shape[:-1], self.hidden_size)
         given = self.check_state(hx, [shape] * self.states)
         state = [jnp.zeros(shape, x.dtype)] * self.states if given is None else given
-        x, *state, ih, hh, bias_ih, bias_hh = self.promote(x, *state, *self.weights(self.input_size, self.bias)[:4])
-        wide, weights = accumulator(x.dtype), Weights(ih, hh, bias_ih, bias_hh)
+        x, *arrays = self.promote(x, *state, *self.weights(self.input_size, self.bias))
+        state, leaves = arrays[: self.states], arrays[self.states :]
+        wide, weights = accumulator(x.dtype), Weights._make(leaves)
         new = self.step(weights.of_input(x), tuple(part.astype(wide) for part in state), weights)
         new = tuple(part.astype(x.dtype) for part in new)
         return new if self.states > 1 else new[0]
@@ -227,7 +228,7 @@ class _Layers(_Recurrent):
         """The hidden states of all steps, and the state after the last."""
         raw = self.weights(x.shape[-1], self.bias, self.projection, suffix)
         x, *leaves = self.promote(x, *raw)
-        weights, wide = Weights(*leaves), accumulator(x.dtype)
+        weights, wide = Weights._make(leaves), accumulator(x.dtype)
 
         def step(state: State, inputs: Array) -> tuple[State, Array]:
             state = self.step(inputs, state, weights)
