@@ -38,9 +38,9 @@ def relu6(x: Array) -> Array:
     return hardtanh(x, 0.0, 6.0)
 
 
+@in_float32
 def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
     """x where positive, ``negative_slope * x`` elsewhere; the gradient at 0 is the slope."""
-    x = jnp.asarray(x)
     return jnp.where(x > 0, x, negative_slope * x)
 
 

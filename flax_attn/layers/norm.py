@@ -102,9 +102,9 @@ class BatchNorm(Module):
 
     def count_batch(self) -> Array:
         """The share of this batch in the mean over all batches so far."""
-        counter = self.get_variable("batch_stats", "num_batches_tracked") + 1
+        counter = jnp.asarray(self.get_variable("batch_stats", "num_batches_tracked")) + 1
         self.put_variable("batch_stats", "num_batches_tracked", counter)
-        return jnp.reciprocal(counter.astype(float))
+        return 1 / counter.astype(float)
 
 
 class BatchNorm1d(BatchNorm):

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 functional = torch.nn.functional
 
 from flax_attn import layers
-from tests.helpers.layer import check_function, check_layer, check_refusal, normal, trace
+from tests.helpers.layer import array, check_function, check_layer, check_refusal, normal, trace
 from tests.helpers.layer_cases import ACTIVATIONS, TWO
 from tests.helpers.tolerances import assert_close
 
@@ -96,7 +96,7 @@ def test_softmax_layers(name):
 
 
 def test_gelu_by_tanh():
-    x = 3 * normal(2, 5, 4)
+    x = 3 * array(2, 5, 4)
     ours = lambda x: layers.gelu(x, "tanh")  # noqa: E731
     check_function(ours, lambda t: functional.gelu(t, approximate="tanh"), x)
     assert np.abs(np.asarray(ours(x)) - np.asarray(layers.gelu(x))).max() > 1e-5
