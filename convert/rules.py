@@ -38,6 +38,7 @@ def channels_last(ndim: int) -> Axes:
     return (*range(1, ndim), 0)
 
 
+COUNTER = "num_batches_tracked"
 STATISTICS = {"mean": Leaf("running_mean"), "var": Leaf("running_var")}
 
 RULES: dict[type, dict[str, Leaf]] = {
@@ -45,14 +46,19 @@ RULES: dict[type, dict[str, Leaf]] = {
     layers.ConvTranspose: {"kernel": Leaf("weight", conv_transpose_kernel), "bias": Leaf("bias")},
     layers.Linear: {"kernel": Leaf("weight", linear_kernel), "bias": Leaf("bias")},
     layers.Embedding: {"embedding": Leaf("weight")},
-    layers.BatchNorm: {"scale": Leaf("weight"), "bias": Leaf("bias"), **STATISTICS},
+    layers.BatchNorm: {"scale": Leaf("weight"), "bias": Leaf("bias"), **STATISTICS, COUNTER: Leaf(COUNTER)},
+    layers.InstanceNorm: {"scale": Leaf("weight"), "bias": Leaf("bias"), **STATISTICS},
     layers.FrozenBatchNorm2d: {"scale": Leaf("weight"), "bias": Leaf("bias"), **STATISTICS},
     layers.LayerNorm: {"scale": Leaf("weight", channels_last), "bias": Leaf("bias", channels_last)},
+    layers.RMSNorm: {"scale": Leaf("weight", channels_last)},
     layers.GroupNorm: {"scale": Leaf("weight"), "bias": Leaf("bias")},
 }
 
-DROPPED = ("num_batches_tracked",)
-"""The last part of torch keys without a Flax leaf: the batch counter of BatchNorm, which no forward pass here reads."""
+DROPPED = (COUNTER,)
+"""The last part of torch keys without a Flax leaf: the batch counter of BatchNorm.
+
+Only a BatchNorm with ``momentum=None`` reads its counter. It has a leaf for it, which is 0 if the key is missing.
+"""
 
 
 def leaf_rule(owner: type, name: str) -> Leaf:

@@ -64,11 +64,12 @@ class Plan:
 
     def leaves(self, state_dict: Mapping[str, Any], dialect: str | None = None) -> dict[Path, Lazy]:
         """The leaves by path, with the checks of ``from_torch``. Each is computed when its ``make`` is called."""
-        if dialect == AUTO and self.shapes.keys() == {key for key in state_dict if not dropped(key)}:
+        if dialect == AUTO and set(untranslated(self.shapes)) == set(untranslated(state_dict)):
             dialect = None
         chosen = choose(dialect, state_dict)
         entries, problems = chosen.read(state_dict) if chosen else Translation(untranslated(state_dict), [])
         found = {key: entry.value for key, entry in entries.items() if entry.value is not None}
+        found |= {key: state_dict.get(key, np.zeros((), np.int64)) for key in self.shapes if dropped(key)}
         expected = {key: shape for key, shape in self.shapes.items() if key in found or key not in entries}
         summary = f"the state dict does not fit {self.module}" + (f", read as {chosen.name}" if chosen else "")
         labels = called(chosen, entries, expected)
@@ -187,8 +188,9 @@ def to_torch(
 ) -> dict[str, np.ndarray]:
     """The inverse of ``from_torch``: numpy arrays by PyTorch key, in the dtypes of ``variables``.
 
-    Gradients, and other trees with the shapes of the variables, can be converted too. ``num_batches_tracked`` is not in
-    the result; ``load_state_dict(strict=True)`` accepts a plain dict without it.
+    Gradients, and other trees with the shapes of the variables, can be converted too. ``num_batches_tracked`` is in
+    the result only for a BatchNorm with ``momentum=None``; ``load_state_dict(strict=True)`` accepts a plain dict
+    without it.
 
     Raises:
         MismatchError: for any missing leaf, left-over leaf or wrong shape; all are listed at once.

@@ -28,14 +28,14 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation("biased running variance", "flax_attn/layers/norm.py", "var * (n / (n - 1))", "var"),
-    Mutation("momentum of the old value", "flax_attn/layers/norm.py", "(1 - self.momentum) * old", "0.9999 * old"),
+    Mutation("momentum of the old value", "flax_attn/layers/norm.py", "(1 - momentum) * old", "0.9999 * old"),
     Mutation("BatchNorm eps 1.1e-5", "flax_attn/layers/norm.py", "eps: float = 1e-5", "eps: float = 1.1e-5"),
     Mutation("std with ddof 0", "flax_attn/layers/norm.py", "square / (n - 1)", "square / n"),
     Mutation(
         "tanh GELU",
         "flax_attn/layers/activation.py",
-        "(0.5 * wide * (1 + lax.erf(wide / math.sqrt(2))))",
-        "jax.nn.gelu(wide)",
+        "0.5 * x * (1 + lax.erf(x / math.sqrt(2)))",
+        "jax.nn.gelu(x)",
         "tests/layers/test_linear_dropout_containers.py",
     ),
     Mutation("untransposed Linear", "convert/rules.py", "return (1, 0)", "return (0, 1)"),
@@ -60,8 +60,8 @@ MUTATIONS = [
     Mutation(
         "dropped key",
         "convert/rules.py",
-        'DROPPED = ("num_batches_tracked",)',
-        'DROPPED = ("num_batches_tracked", "running_mean")',
+        "DROPPED = (COUNTER,)",
+        'DROPPED = (COUNTER, "running_mean")',
         "tests/convert/test_state_dict.py tests/catalog/test_golden.py",
     ),
     Mutation(
@@ -93,8 +93,8 @@ MUTATIONS = [
     Mutation(
         "a running variance in float16",
         "flax_attn/layers/norm.py",
-        "(1 - self.momentum) * old + self.momentum * new).astype(old.dtype)",
-        "(1 - self.momentum) * old + self.momentum * new).astype(jnp.float16).astype(old.dtype)",
+        "(1 - momentum) * old + momentum * new).astype(old.dtype)",
+        "(1 - momentum) * old + momentum * new).astype(jnp.float16).astype(old.dtype)",
         "tests/catalog/test_parity.py -k SEBasicBlock",
     ),
     Mutation(

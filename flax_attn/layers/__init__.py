@@ -1,7 +1,49 @@
 """PyTorch's semantics for channels-last arrays; each file owns one trap."""
 
 from flax_attn.layers import init
-from flax_attn.layers.activation import gelu, leaky_relu, log_softmax, relu, sigmoid
+from flax_attn.layers.activation import (
+    celu,
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    log_sigmoid,
+    log_softmax,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+    tanh,
+)
+from flax_attn.layers.activation_layers import (
+    CELU,
+    ELU,
+    GELU,
+    SELU,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    LogSoftmax,
+    Mish,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Softsign,
+    Tanh,
+)
 from flax_attn.layers.conv import (
     Conv,
     Conv1d,
@@ -12,7 +54,8 @@ from flax_attn.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
-from flax_attn.layers.dropout import Dropout, Dropout2d, DropPath
+from flax_attn.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, DropPath
+from flax_attn.layers.instance_norm import InstanceNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from flax_attn.layers.linear import Embedding, Linear
 from flax_attn.layers.module import Initializer, InitRule, Module, accumulator, contract, einsum, require, softmax
 from flax_attn.layers.norm import (
@@ -23,7 +66,27 @@ from flax_attn.layers.norm import (
     FrozenBatchNorm2d,
     GroupNorm,
     LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
     std,
+)
+from flax_attn.layers.padding import (
+    CircularPad1d,
+    CircularPad2d,
+    CircularPad3d,
+    ConstantPad1d,
+    ConstantPad2d,
+    ConstantPad3d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReflectionPad3d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ReplicationPad3d,
+    ZeroPad1d,
+    ZeroPad2d,
+    ZeroPad3d,
+    pad,
 )
 from flax_attn.layers.pool import (
     AdaptiveAvgPool1d,
@@ -43,7 +106,16 @@ from flax_attn.layers.pool import (
     avg_pool,
     max_pool,
 )
+from flax_attn.layers.recurrent import GRU, LSTM, GRUCell, LSTMCell, RNNCell
 from flax_attn.layers.resize import Upsample, UpsamplingBilinear2d, antialias_weights, interpolate
 from flax_attn.layers.sample import affine_grid, grid_sample
 from flax_attn.layers.sequential import ModuleList, Sequential
-from flax_attn.layers.shape import flatten
+from flax_attn.layers.shape import (
+    Flatten,
+    Identity,
+    PixelShuffle,
+    PixelUnshuffle,
+    flatten,
+    pixel_shuffle,
+    pixel_unshuffle,
+)

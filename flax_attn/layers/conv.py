@@ -13,8 +13,9 @@ from jaxtyping import Array
 
 from flax_attn.layers.init import fan_in_uniform
 from flax_attn.layers.module import Initializer, Module, contract, require
+from flax_attn.layers.padding import Ints, pad
 
-Ints = int | Sequence[int]
+PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
 def ntuple(value: Ints, n: int, who: str) -> tuple[int, ...]:
@@ -68,6 +69,10 @@ class _ConvNd(Module):
 class Conv(_ConvNd):
     """What ``Conv1d``, ``Conv2d`` and ``Conv3d`` share.
 
+    Args:
+        padding_mode: what is added at the edges: "zeros", or pixels of the input as ``pad`` has them for "reflect",
+            "replicate" and "circular".
+
     Leaves: ``kernel`` (*kernel_size, in_channels/groups, out_channels) and ``bias`` (out_channels,).
     Raises ValueError for channels that ``groups`` does not divide and for an input of another rank or width.
     """
@@ -77,12 +82,15 @@ class Conv(_ConvNd):
     dilation: Ints = 1
     groups: int = 1
     bias: bool = True
+    padding_mode: str = "zeros"
     kernel_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
     bias_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_arguments(self.groups)
+        known, got = ", ".join(PADDING_MODES), self.padding_mode
+        require(got in PADDING_MODES, f"{type(self).__name__}: expected a padding_mode of {known}, got {got!r}")
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -93,6 +101,9 @@ class Conv(_ConvNd):
         kernel = self.parameter("kernel", self.kernel_init or default, shape)
         bias = self.parameter("bias", self.bias_init or default, shape[-1:]) if self.bias else None
         x, kernel, bias = self.promote(x, kernel, bias)
+        if self.padding_mode != "zeros":
+            x = pad(x, [p for p in reversed(padding) for _ in range(2)], PADDING_MODES[self.padding_mode])
+            padding = (0,) * self.spatial
         pads = [(p, p) for p in padding]
         y = self.convolve(x, kernel, self.groups, pads, window_strides=stride, rhs_dilation=dilation)
         return y if bias is None else y + bias
@@ -111,12 +122,15 @@ class ConvTranspose(_ConvNd):
     groups: int = 1
     bias: bool = True
     dilation: Ints = 1
+    padding_mode: str = "zeros"
     kernel_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
     bias_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_arguments(self.groups)
+        who, got = type(self).__name__, self.padding_mode
+        require(got == "zeros", f"{who}: expected padding_mode 'zeros', got {got!r}")
         extra, stride, dilation = self.axes("output_padding", "stride", "dilation")
         expected = f"{type(self).__name__}: expected 0 <= output_padding < max(stride, dilation)"
         fits = all(0 <= e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True))

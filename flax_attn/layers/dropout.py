@@ -1,4 +1,5 @@
-"""``torch.nn.Dropout``, ``Dropout2d`` (whole channels) and timm's ``DropPath`` (whole samples).
+"""``torch.nn.Dropout``, ``Dropout1d`` to ``Dropout3d`` (whole channels), ``AlphaDropout`` and timm's ``DropPath``
+(whole samples).
 
 All draw from the rng stream "dropout" and do nothing unless ``train=True``."""
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from flax_attn.layers.activation import SELU_ALPHA, SELU_SCALE
 from flax_attn.layers.module import Module, require
 
 
@@ -33,11 +35,39 @@ class Dropout(Module):
         return tuple(shape)
 
 
-class Dropout2d(Dropout):
-    """Zero whole channels of (n, h, w, c)."""
-
+class _ChannelDropout(Dropout):
     def mask_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return (shape[0], *(1 for _ in shape[1:-1]), shape[-1])
+
+
+class Dropout1d(_ChannelDropout):
+    """Zero whole channels of (n, l, c)."""
+
+
+class Dropout2d(_ChannelDropout):
+    """Zero whole channels of (n, h, w, c)."""
+
+
+class Dropout3d(_ChannelDropout):
+    """Zero whole channels of (n, d, h, w, c)."""
+
+
+class AlphaDropout(Dropout):
+    """Set each element to the lower limit of SELU with probability ``p``, and keep mean 0 and variance 1; for SELU.
+
+    Kept and set elements are scaled and shifted alike, such that an input of mean 0 and variance 1 stays so. p=1 gives
+    zeros.
+    """
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        if not train or self.p == 0:
+            return x
+        if self.p == 1:
+            return jnp.zeros_like(x)
+        limit = -SELU_ALPHA * SELU_SCALE
+        scale = ((limit**2 * self.p + 1) * (1 - self.p)) ** -0.5
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.p, self.mask_shape(x.shape))
+        return (jnp.where(keep, x, limit) * scale - limit * self.p * scale).astype(x.dtype)
 
 
 class DropPath(Dropout):

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 Initializer = Callable[..., Array]
@@ -130,8 +130,22 @@ class Module(_Dataclass):
         init = next((rule.init for rule in context.init_rules if rule.matches(self, name)), init)
         return jnp.asarray(self.param(name, init, tuple(shape), context.param_dtype))
 
-    def buffer(self, name: str, value: float, shape: Sequence[int]) -> nn.Variable:
-        """A running statistic, filled with ``value`` at first; the counterpart of ``register_buffer``."""
+    def buffer(self, name: str, value: ArrayLike, shape: Sequence[int] | None = None) -> nn.Variable:
+        """An array that is not trained, such as a running statistic; the counterpart of ``register_buffer``.
+
+        Args:
+            name: its name here and in PyTorch.
+            value: with ``shape``, the number that fills the buffer at first. Without, an array of NumPy or JAX: the
+                buffer starts as a copy of it, with its shape and its dtype.
+            shape: the shape of the buffer, which then has the dtype of the parameters.
+
+        Returns:
+            the variable in the collection "batch_stats"; read and write its ``value``.
+        """
+        if shape is None:
+            array = hasattr(value, "shape")
+            require(array, f"buffer: expected an array, or a number and a shape, for {name!r}, got {value} alone")
+            return self.variable("batch_stats", name, lambda: jnp.array(value))
         return self.variable("batch_stats", name, jnp.full, tuple(shape), value, self.context.param_dtype)
 
     def cast(self, x: Array) -> Array:
@@ -195,4 +209,5 @@ def einsum(subscripts: str, x: Array, y: Array, wide: bool = False) -> Array:
 
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """Softmax over ``axis``, in float32 at least; a slice that is all -inf gives NaN, as in PyTorch."""
+    x = jnp.asarray(x)
     return jax.nn.softmax(x.astype(accumulator(x.dtype)), axis=axis).astype(x.dtype)

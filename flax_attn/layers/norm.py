@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -35,7 +36,12 @@ def std(x: Array, axes: Sequence[int]) -> Array:
 class BatchNorm(Module):
     """What ``BatchNorm1d``, ``BatchNorm2d`` and ``BatchNorm3d`` share.
 
-    Leaves: ``scale`` and ``bias`` (num_features,) in "params", ``mean`` and ``var`` in "batch_stats".
+    Args:
+        momentum: the share of a new batch in the running statistics. None: they are the mean over all batches so far,
+            which ``num_batches_tracked`` counts; in PyTorch's state dict it has the same name.
+
+    Leaves: ``scale`` and ``bias`` (num_features,) in "params", ``mean`` and ``var`` in "batch_stats"; with
+    ``momentum=None`` also ``num_batches_tracked``.
     With ``train=True`` apply with ``mutable=["batch_stats"]``; linen raises when that is forgotten.
     Under a jit over a sharded batch the statistics are those of the whole batch (torch's SyncBatchNorm).
     Raises ValueError for another rank or width, and for one value a channel in training, as torch does.
@@ -43,7 +49,7 @@ class BatchNorm(Module):
 
     num_features: int
     eps: float = 1e-5
-    momentum: float = 0.1
+    momentum: float | None = 0.1
     affine: bool = True
     track_running_stats: bool = True
     scale_init: Initializer = dataclasses.field(default=init.ones, kw_only=True)
@@ -63,6 +69,8 @@ class BatchNorm(Module):
         bias = self.parameter("bias", init.zeros, shape) if self.affine else None
         statistics = {"mean": 0.0, "var": 1.0} if self.track_running_stats else {}
         running = [self.buffer(name, value, shape) for name, value in statistics.items()]
+        if running and self.momentum is None:
+            self.buffer("num_batches_tracked", np.zeros((), int))
         if train or not running:
             mean, var = self.batch_statistics(x, running)
         else:
@@ -86,10 +94,17 @@ class BatchNorm(Module):
         mean = x.mean(axes)
         var = jnp.square(x - mean).mean(axes)
         if running and not self.is_initializing():
+            momentum = self.count_batch() if self.momentum is None else self.momentum
             for statistic, new in zip(running, (mean, var * (n / (n - 1))), strict=True):
                 old = statistic.value
-                statistic.value = ((1 - self.momentum) * old + self.momentum * new).astype(old.dtype)
+                statistic.value = ((1 - momentum) * old + momentum * new).astype(old.dtype)
         return mean, var
+
+    def count_batch(self) -> Array:
+        """The share of this batch in the mean over all batches so far."""
+        counter = jnp.asarray(self.get_variable("batch_stats", "num_batches_tracked")) + 1
+        self.put_variable("batch_stats", "num_batches_tracked", counter)
+        return 1 / counter.astype(float)
 
 
 class BatchNorm1d(BatchNorm):
@@ -127,6 +142,15 @@ class FrozenBatchNorm2d(Module):
         return (out * scale + (bias - mean * scale)).astype(out.dtype)
 
 
+def channels_last(who: str, x: Array, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    """The shape (*space, c) of PyTorch's ``normalized_shape``, in which x must end."""
+    channels, *space = [normalized_shape] if isinstance(normalized_shape, int) else normalized_shape
+    shape = (*space, channels)
+    if x.shape[x.ndim - len(shape) :] != shape:
+        raise ValueError(f"{who}: expected an input that ends in {shape}, got shape {x.shape}")
+    return shape
+
+
 class LayerNorm(Module):
     """Normalise over the last axis, or over channels and space together.
 
@@ -142,16 +166,63 @@ class LayerNorm(Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        channels, *space = [self.normalized_shape] if isinstance(self.normalized_shape, int) else self.normalized_shape
-        shape = (*space, channels)
-        if x.shape[x.ndim - len(shape) :] != shape:
-            raise ValueError(f"LayerNorm: expected an input that ends in {shape}, got shape {x.shape}")
+        shape = channels_last("LayerNorm", x, self.normalized_shape)
         scale = self.parameter("scale", init.ones, shape) if self.elementwise_affine else None
         bias = self.parameter("bias", init.zeros, shape) if self.elementwise_affine and self.bias else None
         out, scale, bias = self.promote(x, scale, bias)
         y = standardize(out, range(x.ndim - len(shape), x.ndim), self.eps)
         y = y if scale is None else y * scale
         return (y if bias is None else y + bias).astype(out.dtype)
+
+
+class RMSNorm(Module):
+    """Divide by the root of the mean square over the last axis, or over channels and space together; no mean is taken.
+
+    Args:
+        normalized_shape: as that of ``LayerNorm``.
+        eps: what is added to the mean square. None: the smallest step from 1, in the dtype of the computation.
+
+    Leaf: ``scale``, which PyTorch calls ``weight``.
+    """
+
+    normalized_shape: int | Sequence[int]
+    eps: float | None = None
+    elementwise_affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        shape = channels_last("RMSNorm", x, self.normalized_shape)
+        scale = self.parameter("scale", init.ones, shape) if self.elementwise_affine else None
+        out, scale = self.promote(x, scale)
+        wide = out.astype(accumulator(out.dtype))
+        eps = jnp.finfo(wide.dtype).eps if self.eps is None else self.eps
+        y = wide * lax.rsqrt(jnp.square(wide).mean(range(x.ndim - len(shape), x.ndim), keepdims=True) + eps)
+        return (y if scale is None else y * scale).astype(out.dtype)
+
+
+class LocalResponseNorm(Module):
+    """Divide each value by (k + alpha * mean square of ``size`` neighbouring channels) ** beta, on (n, *space, c).
+
+    The neighbours are ``size // 2`` channels before, the channel itself, and the rest after; missing ones count as 0.
+    """
+
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.size >= 1, f"LocalResponseNorm: expected size >= 1, got {self.size}")
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        require(x.ndim >= 3, f"LocalResponseNorm: expected a channels-last input of rank 3 or more, got {x.shape}")
+        (x,) = self.promote(x)
+        wide = x.astype(accumulator(x.dtype))
+        edges = [(0, 0)] * (x.ndim - 1) + [(self.size // 2, (self.size - 1) // 2)]
+        squares = jnp.pad(jnp.square(wide), edges)
+        total = sum(lax.slice_in_dim(squares, i, i + x.shape[-1], axis=x.ndim - 1) for i in range(self.size))
+        return (wide / (self.k + self.alpha / self.size * total) ** self.beta).astype(x.dtype)
 
 
 class GroupNorm(Module):

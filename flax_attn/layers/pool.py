@@ -233,9 +233,11 @@ class AdaptiveMaxPool(_Pool):
     """What ``AdaptiveMaxPool1d``, ``AdaptiveMaxPool2d`` and ``AdaptiveMaxPool3d`` share: see ``adaptive_max_pool``."""
 
     output_size: Sizes
+    return_indices: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(not self.return_indices, f"{type(self).__name__}: expected return_indices=False, got True")
         _sizes(type(self).__name__, self.spatial, self.output_size)
 
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -162,19 +162,31 @@ def _resample(x: Array, axis: int, index: np.ndarray, weight: np.ndarray) -> Arr
 
 
 class Upsample(Module):
-    """``torch.nn.Upsample``: see ``interpolate``."""
+    """``torch.nn.Upsample``: see ``interpolate``.
+
+    Args:
+        recompute_scale_factor: use ``scale_factor`` for the size of the output only; the distance of the output pixels
+            in the input then follows from the two sizes.
+    """
 
     size: Ints | None = None
     scale_factor: Floats | None = None
     mode: str = "nearest"
     align_corners: bool | None = None
+    recompute_scale_factor: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check("Upsample", self.size, self.scale_factor, self.mode, self.align_corners)
+        possible = self.size is None or not self.recompute_scale_factor
+        require(possible, "Upsample: expected recompute_scale_factor=None with size, got True")
 
     def __call__(self, x: Array, train: bool = False) -> Array:
-        return interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
+        size, scale_factor = self.size, self.scale_factor
+        if self.recompute_scale_factor:
+            lengths = sorted(_lengths(x, None, scale_factor), key=lambda row: row[0])
+            size, scale_factor = [out for _, out, _ in lengths], None
+        return interpolate(x, size, scale_factor, self.mode, self.align_corners)
 
 
 class UpsamplingBilinear2d(Module):
