@@ -19,6 +19,9 @@ Volume = Float[Array, "n d h w c"]
 PixelMap = Float[Array, "n h w 1"]
 """One number for each pixel."""
 
+ChannelMap = Float[Array, "n 1 1 c"]
+"""One number for each channel."""
+
 Padding = Bool[Array, "n h w"]
 """True where an image is padding."""
 

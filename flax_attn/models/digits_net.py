@@ -31,7 +31,7 @@ class DigitsNet(Module):
         self, x: PixelMap, return_nl_map: bool = False, train: bool = False
     ) -> Scores | tuple[Scores, Float[Array, "n q p"]]:
         x, nl_map = self.nl(self.conv1(x, train), return_nl_map=True, train=train)
-        x = self.se(self.conv2(x, train), train)
+        x = self.se(self.conv2(x, train), train=train)
         logits = self.fc(flatten(x), train)
         return (logits, nl_map) if return_nl_map else logits
 

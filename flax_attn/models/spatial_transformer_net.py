@@ -40,7 +40,7 @@ class SpatialTransformerNet(SpatialTransformer):
         return super().__call__(x, train)
 
     def __call__(self, x: Image, train: bool = False) -> Scores:
-        x = self.stn(x, train)
+        x = self.stn(x, train=train)
         x = relu(max_pool(self.conv1(x), 2))
         x = relu(max_pool(self.conv2_drop(self.conv2(x), train), 2))
         x = self.fc1_drop(relu(self.fc1(flatten(x))), train)
