@@ -152,9 +152,7 @@ class CrissCrossAttention3D(PAM_Module):
 
     def __call__(  # type: ignore[override]
         self, x: Volume, attention_weights: bool = False, train: bool = False
-    ) -> (
-        Volume | tuple[Volume, Float[Array, "n d h w w"], Float[Array, "n d h w h"], Float[Array, "n d h w d"]]
-    ):
+    ) -> Volume | tuple[Volume, Float[Array, "n d h w w"], Float[Array, "n d h w h"], Float[Array, "n d h w d"]]:
         x, gamma = self.promote(x, self.gamma)
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         d, h = x.shape[1:3]

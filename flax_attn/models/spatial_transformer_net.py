@@ -37,7 +37,7 @@ class SpatialTransformerNet(SpatialTransformer):
 
     def stn(self, x: Image, train: bool = False) -> Image:
         """The resampled images, which the classifier reads."""
-        return super().__call__(x, train)
+        return super().__call__(x, train=train)
 
     def __call__(self, x: Image, train: bool = False) -> Scores:
         x = self.stn(x, train=train)
