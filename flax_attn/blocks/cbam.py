@@ -116,7 +116,7 @@ class _CBAMGate(Module):
 
     def setup(self) -> None:
         super().setup()
-        self.cbam = CBAM(self.planes * self.expansion)
+        self.cbam: Module = CBAM(self.planes * self.expansion)
 
     def gate(self, y: Features, train: bool) -> Features:
         return self.cbam(y, train=train)

@@ -144,8 +144,8 @@ class CrissCrossAttention(PAM_Module):
 class CrissCrossAttention3D(PAM_Module):
     """x (n, d, h, w, c) plus ``gamma`` times the values along each voxel's three axes, weighted as in 2D.
 
-    With ``attention_weights=True`` the call returns also what each voxel gives to its row (n, d, h, w, w), to its column
-    (n, d, h, w, h) and to its line along the depth (n, d, h, w, d).
+    With ``attention_weights=True`` the call returns also what each voxel gives to its row (n, d, h, w, w), to its
+    column (n, d, h, w, h) and to its line along the depth (n, d, h, w, d).
     """
 
     conv = Conv3d

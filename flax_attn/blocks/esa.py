@@ -81,7 +81,8 @@ class _Attention(Module):
 class ESA(_Attention):
     """Attention from every pixel of x to the 1 + 9 + 25 tokens of its ``PPM``; returns tokens, not an image.
 
-    With ``attention_weights=True`` the call returns also the weights (n, heads, h * w, 35) of each pixel for all tokens.
+    With ``attention_weights=True`` the call returns also the weights (n, heads, h * w, 35) of each pixel for all
+    tokens.
     """
 
     def setup(self) -> None:
@@ -159,7 +160,7 @@ class ESABlock(_Block):
 
     def setup(self) -> None:
         super().setup()
-        self.ESAlayer = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.ESAlayer: Module = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
 
     def __call__(self, x: Image, train: bool = False) -> Image:
         return self.add(self.ESAlayer(x, train=train), x, train)
@@ -170,7 +171,7 @@ class LCABlock(_Block):
 
     def setup(self) -> None:
         super().setup()
-        self.LCAlayer = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.LCAlayer: Module = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
 
     def __call__(self, x: Image, mask: Array, train: bool = False) -> Image:
         return self.add(self.LCAlayer(x, mask, train=train), x, train)

@@ -13,7 +13,6 @@ from typing import ClassVar
 from flax_attn.layers import Conv2d, LayerNorm, Module, Sequential, einsum, init, relu, require, sigmoid, softmax
 from flax_attn.shapes import ChannelMap, Image, PixelMap
 
-
 Gated = Image | tuple[Image, ChannelMap, PixelMap]
 
 

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from flax_attn.layers import Linear, Module, accumulator, avg_pool, flatten, log_softmax, relu, require
-from flax_attn.shapes import PatchBoxes, Image, Place, Scores, State
+from flax_attn.shapes import Image, PatchBoxes, Place, Scores, State
 
 
 def pixel(x: Image, place: Place) -> Int[Array, "n 2"]:

@@ -66,7 +66,7 @@ class _SEGate(Module):
 
     def setup(self) -> None:
         super().setup()
-        self.se = SELayer(self.planes * self.expansion, self.reduction, self.bias)
+        self.se: Module = SELayer(self.planes * self.expansion, self.reduction, self.bias)
 
     def gate(self, y: Features, train: bool) -> Features:
         return self.se(y, train=train)
@@ -157,7 +157,7 @@ class CifarSEBasicBlock(CifarBasicBlock):
 
     def setup(self) -> None:
         super().setup()
-        self.se = SELayer(self.planes, self.reduction)
+        self.se: Module = SELayer(self.planes, self.reduction)
 
     def gate(self, y: Features, train: bool) -> Features:
         return self.se(y, train=train)

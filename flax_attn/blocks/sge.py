@@ -55,7 +55,7 @@ class _SGEGate(Module):
 
     def setup(self) -> None:
         super().setup()
-        self.sge = SpatialGroupEnhance(64)
+        self.sge: Module = SpatialGroupEnhance(64)
 
     def gate(self, y: Features, train: bool) -> Features:
         return self.sge(y, train=train)

@@ -20,7 +20,7 @@ from flax_attn.shapes import Image, Padding, Tokens
 
 Memory = Float[Array, "n m c"]
 
-Attended = tuple[Tokens, Array | None]
+Attended = tuple[Tokens, Any]
 """The result of an attention, and its weights (n, queries, keys) where they are wanted."""
 
 ACTIVATIONS = {"relu": relu, "gelu": gelu}

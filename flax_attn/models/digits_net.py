@@ -24,7 +24,7 @@ class DigitsNet(Module):
         self.conv1 = Sequential([Conv2d(1, 24, 3, padding=1), BatchNorm2d(24), relu])
         self.nl = NONLocalBlock2D(24, sub_sample=False)
         self.conv2 = Sequential([Conv2d(24, 48, 3, padding=1), BatchNorm2d(48), relu, MaxPool2d(2)])
-        self.se = SELayer(48, 8)
+        self.se: Module = SELayer(48, 8)
         self.fc = Sequential([Dropout(0.3), Linear(48 * 4 * 4, 10)])
 
     def __call__(

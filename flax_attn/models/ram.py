@@ -33,8 +33,10 @@ class RecurrentAttention(Module):
 
     The result is (state, next place, baseline (n,), log-density of the next place (n,)). With ``last=True`` the
     log-probabilities of the classes stand before the log-density. ``noise`` (n, 2) is the standard normal noise of the
-    next place. When ``noise`` is None, it is drawn from the rng stream "sample". With ``attention_weights=True`` the call
-    returns this tuple and the boxes (n, k, 4) of the patches that it saw, as ``Retina`` does.
+    next place. When ``noise`` is None, it is drawn from the rng stream "sample".
+
+    With ``attention_weights=True`` the call returns this tuple and the boxes (n, k, 4) of the patches, as ``Retina``
+    does.
 
     Args:
         g, k, s: side of the smallest patch, number of patches, and the ratio of the sides of two successive patches.
@@ -89,8 +91,8 @@ class RecurrentAttention(Module):
         """Log-probabilities of the classes after t glimpses.
 
         The first glimpse is at ``start``. Each of the t draws of ``noise`` gives the place of the next glimpse, so that
-        the place of the last draw is not used. With ``attention_weights=True`` the result is also the path: the t places
-        (n, t, 2), (x, y) from -1 to 1, and the boxes (n, t, k, 4) of their patches.
+        the place of the last draw is not used. With ``attention_weights=True`` the result is also the path: the places
+        (n, t, 2) of the glimpses, (x, y) from -1 to 1, and the boxes (n, t, k, 4) of their patches.
         """
         place, state = start, jnp.zeros((x.shape[0], self.hidden_size), x.dtype)
         places, boxes = [], []
