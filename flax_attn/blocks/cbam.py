@@ -21,7 +21,7 @@ from flax_attn.layers import (
     require,
     sigmoid,
 )
-from flax_attn.shapes import Features, Image, PixelMap
+from flax_attn.shapes import ChannelMap, Features, Image, PixelMap
 
 
 class ChannelGate(Module):
@@ -30,6 +30,8 @@ class ChannelGate(Module):
     Args:
         reduction_ratio: the hidden layer has ``gate_channels // reduction_ratio`` units. It may have none: the gate
             then does not depend on x.
+
+    With ``attention_weights=True`` the call returns also the gate (n, 1, 1, c).
     """
 
     gate_channels: int
@@ -43,11 +45,14 @@ class ChannelGate(Module):
         hidden = self.gate_channels // self.reduction_ratio
         self.mlp = Sequential([flatten, Linear(self.gate_channels, hidden), relu, Linear(hidden, self.gate_channels)])
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Image | tuple[Image, ChannelMap]:
         self.check_channels(x, self.gate_channels, [4])
         x = self.cast(x)
-        gate = sigmoid(self.mlp(adaptive_avg_pool(x, 1)) + self.mlp(adaptive_max_pool(x, 1)))
-        return x * gate[:, None, None, :]
+        gate = sigmoid(self.mlp(adaptive_avg_pool(x, 1)) + self.mlp(adaptive_max_pool(x, 1)))[:, None, None, :]
+        y = x * gate
+        return (y, gate) if attention_weights else y
 
 
 class _BasicConv(Module):
@@ -60,20 +65,30 @@ class _BasicConv(Module):
 
 
 class SpatialGate(Module):
-    """Scale each pixel of x by a gate in (0, 1): a 7x7 convolution of the maximum and the mean over channels."""
+    """Scale each pixel of x by a gate in (0, 1): a 7x7 convolution of the maximum and the mean over channels.
+
+    With ``attention_weights=True`` the call returns also the gate (n, h, w, 1).
+    """
 
     def setup(self) -> None:
         self.spatial = _BasicConv()
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Image | tuple[Image, PixelMap]:
         x = self.cast(x)
         highest = adaptive_max_pool(x[..., None], (None, None, 1))[..., 0]
         pooled = jnp.concatenate([highest, x.mean(-1, keepdims=True)], -1)
-        return x * sigmoid(self.spatial(pooled, train))
+        gate = sigmoid(self.spatial(pooled, train))
+        y = x * gate
+        return (y, gate) if attention_weights else y
 
 
 class CBAM(Module):
-    """Scale x by a ChannelGate and then, unless ``no_spatial``, by a SpatialGate."""
+    """Scale x by a ChannelGate and then, unless ``no_spatial``, by a SpatialGate.
+
+    With ``attention_weights=True`` the call returns also the gate of each, (n, 1, 1, c) and (n, h, w, 1).
+    """
 
     gate_channels: int
     reduction_ratio: int = 16
@@ -88,9 +103,12 @@ class CBAM(Module):
         if not self.no_spatial:
             self.SpatialGate = SpatialGate()
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
-        x = self.ChannelGate(x, train)
-        return x if self.no_spatial else self.SpatialGate(x, train)
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, ...]:
+        x, *gates = self.ChannelGate(x, attention_weights=True, train=train)
+        if not self.no_spatial:
+            x, gate = self.SpatialGate(x, attention_weights=True, train=train)
+            gates.append(gate)
+        return (x, *gates) if attention_weights else x
 
 
 class _CBAMGate(Module):
@@ -98,10 +116,10 @@ class _CBAMGate(Module):
 
     def setup(self) -> None:
         super().setup()
-        self.cbam = CBAM(self.planes * self.expansion)
+        self.cbam: Module = CBAM(self.planes * self.expansion)
 
     def gate(self, y: Features, train: bool) -> Features:
-        return self.cbam(y, train)
+        return self.cbam(y, train=train)
 
 
 class CBAMBasicBlock(_CBAMGate, BasicBlock):

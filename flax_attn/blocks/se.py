@@ -18,7 +18,7 @@ from typing import ClassVar
 from flax_attn.blocks.cifar_resnet import CifarBasicBlock
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck, require_plain
 from flax_attn.layers import Linear, Module, Sequential, relu, require, sigmoid
-from flax_attn.shapes import Features, Image
+from flax_attn.shapes import ChannelMap, Features, Image
 
 
 class SELayer(Module):
@@ -28,6 +28,8 @@ class SELayer(Module):
         reduction: the hidden layer has ``channel // reduction`` units. It may have none: the gate is then 1/2, as in
             PyTorch.
         bias: whether both linear layers have a bias.
+
+    With ``attention_weights=True`` the call returns also the gate (n, 1, 1, c).
     """
 
     channel: int
@@ -45,11 +47,14 @@ class SELayer(Module):
         excite = Linear(hidden, self.channel, self.bias)
         self.fc = Sequential([squeeze, relu, excite, sigmoid])
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Image | tuple[Image, ChannelMap]:
         self.check_channels(x, self.channel, [4])
         x = self.cast(x)
-        gate = self.fc(x.mean((1, 2)), train)
-        return x * gate[:, None, None, :]
+        gate = self.fc(x.mean((1, 2)), train)[:, None, None, :]
+        y = x * gate
+        return (y, gate) if attention_weights else y
 
 
 class _SEGate(Module):
@@ -61,10 +66,10 @@ class _SEGate(Module):
 
     def setup(self) -> None:
         super().setup()
-        self.se = SELayer(self.planes * self.expansion, self.reduction, self.bias)
+        self.se: Module = SELayer(self.planes * self.expansion, self.reduction, self.bias)
 
     def gate(self, y: Features, train: bool) -> Features:
-        return self.se(y, train)
+        return self.se(y, train=train)
 
 
 class SEBasicBlock(_SEGate, BasicBlock):
@@ -152,7 +157,7 @@ class CifarSEBasicBlock(CifarBasicBlock):
 
     def setup(self) -> None:
         super().setup()
-        self.se = SELayer(self.planes, self.reduction)
+        self.se: Module = SELayer(self.planes, self.reduction)
 
     def gate(self, y: Features, train: bool) -> Features:
-        return self.se(y, train)
+        return self.se(y, train=train)

@@ -64,7 +64,7 @@ class CCNet(Module):
             outplanes = 64 * 2**i * Bottleneck.expansion
             setattr(self, f"layer{i + 1}", stage(blocks, width, outplanes, stride=stride, shortcut=shortcut))
             width = outplanes
-        self.head = RCCAModule(width, width // 4, self.num_classes, inplace_abn=self.inplace_abn)
+        self.head: Module = RCCAModule(width, width // 4, self.num_classes, inplace_abn=self.inplace_abn)
         first, last = Conv2d(width // 2, width // 4, 3, padding=1), Conv2d(width // 4, self.num_classes, 1)
         self.dsn = Sequential([first, abn(width // 4), Dropout2d(0.1), last])
 
@@ -77,7 +77,7 @@ class CCNet(Module):
         x = relu(self.bn3(self.conv3(x), train))
         x = max_pool(x, 3, 2, padding=1, ceil_mode=True)
         *_, auxiliary, last = stage_maps(self.stages(), x, train)
-        return self.head(last, self.recurrence, train), self.dsn(auxiliary, train)
+        return self.head(last, self.recurrence, train=train), self.dsn(auxiliary, train)
 
 
 def preprocess(images: UInt8[np.ndarray, "*n h w 3"]) -> Float32[np.ndarray, "*n h w 3"]:

@@ -53,10 +53,10 @@ class DANet(Module):
             multi_grid=self.multi_grid,
         )
         width = 32 * 2 ** len(self.layers) * Bottleneck.expansion
-        self.head = DANetHead(width, self.num_classes)
+        self.head: Module = DANetHead(width, self.num_classes)
 
     def __call__(self, x: Image, train: bool = False) -> tuple[ScoreMap, ScoreMap, ScoreMap]:
-        both, position, channel = self.head(self.pretrained.features(x, train)[-1], train)
+        both, position, channel = self.head(self.pretrained.features(x, train)[-1], train=train)
         return upsample(both, x), upsample(position, x), upsample(channel, x)
 
 

@@ -110,7 +110,7 @@ class ResidualAttentionModel(Module):
         require(x.shape[1:3] == tuple(self.size), f"{expected}, got shape {x.shape}")
         x = max_pool(self.conv1(self.cast(x), train), *self.pool)
         for name in self.names:
-            x = getattr(self, name)(x, train)
+            x = getattr(self, name)(x, train=train)
         return self.fc(self.mpool2(x, train).mean((1, 2)))
 
 

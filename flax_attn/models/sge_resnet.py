@@ -22,7 +22,7 @@ from flax_attn.shapes import Features
 
 def in_turn(first: Callable[..., Features], second: Callable[..., Features]) -> Callable[..., Features]:
     """The function that applies ``first``, then ``second``."""
-    return lambda x, train: second(first(x, train), train)
+    return lambda x, train: second(first(x, train=train), train=train)
 
 
 class BAMResNet(ResNet):

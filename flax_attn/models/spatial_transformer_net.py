@@ -7,6 +7,8 @@ needs ``align_corners=True``.
 Differs: sizes, channels and numbers of classes are arguments here.
 """
 
+from typing import Any
+
 from flax_attn.blocks.spatial_transformer import SpatialTransformer, pixels
 from flax_attn.layers import Conv2d, Dropout, Dropout2d, Linear, flatten, log_softmax, max_pool, relu, require
 from flax_attn.models.preprocess import mnist
@@ -35,11 +37,11 @@ class SpatialTransformerNet(SpatialTransformer):
         self.fc1_drop = Dropout()
         self.fc2 = Linear(50, self.num_classes)
 
-    def stn(self, x: Image, train: bool = False) -> Image:
+    def stn(self, x: Image, train: bool = False) -> Any:
         """The resampled images, which the classifier reads."""
-        return super().__call__(x, train)
+        return super().__call__(x, train=train)
 
-    def __call__(self, x: Image, train: bool = False) -> Scores:
+    def __call__(self, x: Image, train: bool = False) -> Scores:  # type: ignore[override]
         x = self.stn(x, train)
         x = relu(max_pool(self.conv1(x), 2))
         x = relu(max_pool(self.conv2_drop(self.conv2(x), train), 2))

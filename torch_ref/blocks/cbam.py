@@ -13,9 +13,10 @@ class ChannelGate(Module):
         hidden = gate_channels // reduction_ratio
         self.mlp = Sequential(Flatten(), Linear(gate_channels, hidden), ReLU(), Linear(hidden, gate_channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate = sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.flatten(2).max(2).values))
-        return x * gate[..., None, None]
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
+        gate = sigmoid(self.mlp(x.mean((2, 3))) + self.mlp(x.flatten(2).max(2).values))[..., None, None]
+        y = x * gate
+        return (y, gate) if attention_weights else y
 
 
 class _BasicConv(Module):
@@ -33,10 +34,12 @@ class SpatialGate(Module):
         super().__init__()
         self.spatial = _BasicConv()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         highest = x.max(1, keepdim=True).values
         pooled = torch.cat([highest, x.mean(1, keepdim=True)], 1)
-        return x * sigmoid(self.spatial(pooled))
+        gate = sigmoid(self.spatial(pooled))
+        y = x * gate
+        return (y, gate) if attention_weights else y
 
 
 class CBAM(Module):
@@ -47,9 +50,12 @@ class CBAM(Module):
         if not no_spatial:
             self.SpatialGate = SpatialGate()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.ChannelGate(x)
-        return x if self.no_spatial else self.SpatialGate(x)
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, ...]:
+        x, *gates = self.ChannelGate(x, attention_weights=True)
+        if not self.no_spatial:
+            x, gate = self.SpatialGate(x, attention_weights=True)
+            gates.append(gate)
+        return (x, *gates) if attention_weights else x
 
 
 class _CBAMGate(Module):

@@ -16,9 +16,10 @@ class SELayer(Module):
         excite = Linear(hidden, channel, bias)
         self.fc = Sequential(squeeze, ReLU(), excite, Sigmoid())
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc(x.mean((2, 3)))
-        return x * gate[:, :, None, None]
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
+        gate = self.fc(x.mean((2, 3)))[:, :, None, None]
+        y = x * gate
+        return (y, gate) if attention_weights else y
 
 
 class _SEGate(Module):

@@ -27,13 +27,17 @@ class RecurrentAttention(Module):
         self.classifier = ActionNetwork(hidden_size, num_classes)
         self.baseliner = self.baseliner_class(hidden_size, 1)
 
-    def forward(self, x: Tensor, l_t_prev: Tensor, h_t_prev: Tensor, last=False, noise=None) -> tuple[Tensor, ...]:
-        h_t = self.rnn(self.sensor(x, l_t_prev), h_t_prev)
+    def forward(
+        self, x: Tensor, l_t_prev: Tensor, h_t_prev: Tensor, last=False, noise=None, attention_weights=False
+    ) -> tuple:
+        seen, boxes = self.sensor(x, l_t_prev, attention_weights=True)
+        h_t = self.rnn(seen, h_t_prev)
         log_pi, l_t = self.locator(h_t, noise)
         b_t = self.baseliner(h_t)[:, 0]
         if last:
             log_probas = self.classifier(h_t)
-        return (h_t, l_t, b_t, log_probas, log_pi) if last else (h_t, l_t, b_t, log_pi)
+        y = (h_t, l_t, b_t, log_probas, log_pi) if last else (h_t, l_t, b_t, log_pi)
+        return (y, boxes) if attention_weights else y
 
 
 class OldRecurrentAttention(RecurrentAttention):

@@ -89,12 +89,12 @@ class DETRsegm(Module):
 
     def setup(self) -> None:
         dim, heads, expansion = self.detr.hidden_dim, self.detr.nheads, self.detr.block.expansion
-        self.bbox_attention = MHAttentionMap(dim, dim, heads)
+        self.bbox_attention: Module = MHAttentionMap(dim, dim, heads)
         self.mask_head = MaskHeadSmallConv(dim + heads, [width * expansion for width in (256, 128, 64)], dim)
 
     def __call__(self, x: Image, mask: Padding | None = None, train: bool = False) -> dict[str, Any]:
         (layer1, layer2, layer3, _), src, padding, found, memory = self.detr.features(x, mask, train)
-        bbox_mask = self.bbox_attention(found[-1], memory, padding, train)
+        bbox_mask = self.bbox_attention(found[-1], memory, padding, train=train)
         masks = self.mask_head(src, bbox_mask, layer3, layer2, layer1)
         return {**self.detr.predict(found), "pred_masks": masks}
 
