@@ -94,6 +94,7 @@ from .blocks.se import (
     SEResNetBlock as SEResNetBlock,
     SEResNetBottleneck as SEResNetBottleneck,
     SEResNeXtBottleneck as SEResNeXtBottleneck,
+    SqueezeExcitation as SqueezeExcitation,
 )
 from .blocks.sge import (
     SGEBasicBlock as SGEBasicBlock,
