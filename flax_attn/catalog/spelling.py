@@ -29,7 +29,7 @@ def module_to_json(module: nn.Module) -> dict[str, Any]:
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
         try:
-            if field.name not in ("parent", "name", "outer") and not _is_default(value, field):
+            if field.name not in ("parent", "name", "parent_context") and not _is_default(value, field):
                 given[field.name] = _to_json(value)
         except ValueError as error:
             got = f"a {type(value).__name__} for {field.name} of {type(module).__name__}"

@@ -45,5 +45,5 @@ from flax_attn.layers.pool import (
 )
 from flax_attn.layers.resize import Upsample, UpsamplingBilinear2d, antialias_weights, interpolate
 from flax_attn.layers.sample import affine_grid, grid_sample
-from flax_attn.layers.sequential import ModuleList, Sequential
+from flax_attn.layers.sequential import ModuleDict, ModuleList, Sequential
 from flax_attn.layers.shape import flatten

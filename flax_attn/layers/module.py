@@ -57,7 +57,7 @@ class FromParent:
         if module is None:
             return self
         if not isinstance(module.parent, Module) or module.name is None:
-            return vars(module)["outer"]
+            return vars(module)["parent_context"]
         context = module.parent.context
         if not any(rule.under for rule in context.init_rules):
             return context
@@ -65,7 +65,7 @@ class FromParent:
         return context._replace(init_rules=tuple(rule for rule in rules if rule))
 
     def __set__(self, module: Any, value: Any) -> None:
-        vars(module)["outer"] = Context() if value is self else value
+        vars(module)["parent_context"] = Context() if value is self else value
 
 
 def require(condition: bool, message: str) -> None:
@@ -91,7 +91,7 @@ class Module(_Dataclass):
         dtype: the dtype to compute in. None: that of the parent module; at the top, the dtype that input and
             parameters promote to.
         param_dtype: the dtype in which parameters are created. None: that of the parent module; at the top, float32.
-        outer: what the parent hands down; only linen's transforms give it.
+        parent_context: what the parent hands down; only linen's transforms give it.
 
     Every ``__call__`` takes ``train: bool = False``. With ``train=True`` BatchNorm uses and updates batch statistics,
     and dropout drops.
@@ -106,12 +106,12 @@ class Module(_Dataclass):
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
-    outer: Any = dataclasses.field(default=FromParent(), kw_only=True, repr=False, compare=False)
+    parent_context: Any = dataclasses.field(default=FromParent(), kw_only=True, repr=False, compare=False)
 
     @property
     def context(self) -> Context:
         """The precision and the rules that hold in this module: its own, or else those of the modules around it."""
-        outer = self.outer
+        outer = self.parent_context
         if not (self.dtype or self.param_dtype or self.init_rules):
             return outer
         rules = (*outer.init_rules, *self.init_rules)
