@@ -2,6 +2,7 @@
 
 from flax_attn.layers import init
 from flax_attn.layers.activation import gelu, leaky_relu, log_softmax, relu, sigmoid
+from flax_attn.layers.calls import frozen
 from flax_attn.layers.conv import (
     Conv,
     Conv1d,

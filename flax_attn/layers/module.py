@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from flax_attn.layers.calls import watched
+from flax_attn.layers.children import check_adopted, check_assignment
+
 Initializer = Callable[..., Array]
 
 
@@ -108,6 +111,23 @@ class Module(_Dataclass):
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     parent_context: Any = dataclasses.field(default=FromParent(), kw_only=True, repr=False, compare=False)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "__call__" in vars(cls):
+            cls.__call__ = watched(vars(cls)["__call__"])  # type: ignore[method-assign]
+        super().__init_subclass__(**kwargs)
+
+    @nn.nowrap
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._state.in_setup:
+            check_assignment(self, name, value)
+        super().__setattr__(name, value)
+
+    @nn.nowrap
+    def check_call(self) -> None:
+        """Refuse the call of a module that has no key of its own in PyTorch."""
+        if self.scope is not None and self.is_initializing():
+            check_adopted(self)
+
     @property
     def context(self) -> Context:
         """The precision and the rules that hold in this module: its own, or else those of the modules around it."""
@@ -116,6 +136,11 @@ class Module(_Dataclass):
             return outer
         rules = (*outer.init_rules, *self.init_rules)
         return Context(self.dtype or outer.dtype, self.param_dtype or outer.param_dtype, rules)
+
+    @property
+    def follows_train(self) -> bool:
+        """Whether ``train=True`` changes what the module itself does, as in BatchNorm and Dropout."""
+        return False
 
     @property
     def compute_dtype(self) -> DTypeLike | None:

@@ -138,7 +138,8 @@ class ModuleDict(_Container):
 
     def __post_init__(self) -> None:
         if self.names is None:
-            object.__setattr__(self, "layers", dict(self.layers))
+            given: Any = self.layers
+            object.__setattr__(self, "layers", dict(given))
         super().__post_init__()
 
     def __getitem__(self, name: str) -> Any:
