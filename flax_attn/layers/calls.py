@@ -90,10 +90,9 @@ def _warn(who: str, forgotten: dict[str, str]) -> None:
     """One warning for all layers."""
     named = [f"{cls} at '{path}'" for path, cls in forgotten.items()]
     more = [f"{len(named) - SHOWN} more"] if len(named) > SHOWN else []
-    path = next(iter(forgotten))
     warnings.warn(
         f"{who}: called with train=True, but train=False reached {', '.join([*named[:SHOWN], *more])}, where BatchNorm "
-        f"and Dropout now do not train; hand train on, as in self.{path.rpartition('.')[2]}(x, train), or "
-        "call it inside `with flax_attn.layers.frozen():`",
+        f"and Dropout now do not train; hand train on, as in layer(x, train), or call the layer "
+        "inside `with flax_attn.layers.frozen():`",
         stacklevel=3,
     )
