@@ -15,7 +15,19 @@ from jaxtyping import Array, Float
 
 from flax_attn.blocks.attention import MultiheadAttention
 from flax_attn.blocks.non_local import tokens
-from flax_attn.layers import Dropout, Initializer, LayerNorm, Linear, Module, ModuleList, gelu, init, relu, require
+from flax_attn.layers import (
+    Dropout,
+    Initializer,
+    LayerNorm,
+    Linear,
+    Module,
+    ModuleList,
+    check_padding,
+    gelu,
+    init,
+    relu,
+    require,
+)
 from flax_attn.shapes import Image, Padding, Tokens
 
 Memory = Float[Array, "n m c"]
@@ -70,6 +82,9 @@ class _Layer(Module):
     def feedforward(self, x: Tokens, train: bool) -> Tokens:
         return self.linear2(self.dropout0(ACTIVATIONS[self.activation](self.linear1(x)), train))
 
+    def check(self, name: str, padding: Array | None, x: Array) -> None:
+        check_padding(f"{type(self).__name__}: expected {name}", padding, x.shape)
+
     def branch(self, x: Tokens, norm: LayerNorm, residual: Callable[[Tokens], Tokens]) -> Tokens:
         """Add ``residual`` of x to x, with ``norm`` in front of it or behind the sum."""
         return x + residual(norm(x)) if self.normalize_before else norm(x + residual(x))
@@ -94,6 +109,8 @@ class TransformerEncoderLayer(_Layer):
         pos: Array | None = None,
         train: bool = False,
     ) -> Tokens:
+        self.check("src_key_padding_mask", src_key_padding_mask, src)
+
         def attend(x: Tokens) -> Tokens:
             return self.dropout1(self.self_attention(x, pos, src_mask, src_key_padding_mask, train), train)
 
@@ -130,6 +147,9 @@ class TransformerDecoderLayer(_Layer):
         query_pos: Array | None = None,
         train: bool = False,
     ) -> Tokens:
+        self.check("tgt_key_padding_mask", tgt_key_padding_mask, tgt)
+        self.check("memory_key_padding_mask", memory_key_padding_mask, memory)
+
         def attend(x: Tokens) -> Tokens:
             return self.dropout1(self.self_attention(x, query_pos, tgt_mask, tgt_key_padding_mask, train), train)
 
