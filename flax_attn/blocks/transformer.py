@@ -15,7 +15,19 @@ from jaxtyping import Array, Float
 
 from flax_attn.blocks.attention import MultiheadAttention
 from flax_attn.blocks.non_local import tokens
-from flax_attn.layers import Dropout, Initializer, LayerNorm, Linear, Module, ModuleList, gelu, init, relu, require
+from flax_attn.layers import (
+    Dropout,
+    Initializer,
+    LayerNorm,
+    Linear,
+    Module,
+    ModuleList,
+    check_padding,
+    gelu,
+    init,
+    relu,
+    require,
+)
 from flax_attn.shapes import Image, Padding, Tokens
 
 Memory = Float[Array, "n m c"]
@@ -72,6 +84,9 @@ class _Layer(Module):
     def feedforward(self, x: Tokens, train: bool) -> Attended:
         return self.linear2(self.dropout0(ACTIVATIONS[self.activation](self.linear1(x)), train)), None
 
+    def check(self, name: str, padding: Array | None, x: Array) -> None:
+        check_padding(f"{type(self).__name__}: expected {name}", padding, x.shape)
+
     def branch(
         self, x: Tokens, norm: LayerNorm, dropout: Dropout, residual: Callable[[Tokens], Attended], train: bool
     ) -> Attended:
@@ -101,6 +116,8 @@ class TransformerEncoderLayer(_Layer):
         attention_weights: bool = False,
         train: bool = False,
     ) -> Tokens | tuple[Tokens, Float[Array, "n l l"]]:
+        self.check("src_key_padding_mask", src_key_padding_mask, src)
+
         def attend(x: Tokens) -> Attended:
             return self.self_attention(x, pos, src_mask, src_key_padding_mask, attention_weights, train)
 
@@ -140,6 +157,9 @@ class TransformerDecoderLayer(_Layer):
         attention_weights: bool = False,
         train: bool = False,
     ) -> Tokens | tuple[Tokens, Float[Array, "n l l"], Float[Array, "n l m"]]:
+        self.check("tgt_key_padding_mask", tgt_key_padding_mask, tgt)
+        self.check("memory_key_padding_mask", memory_key_padding_mask, memory)
+
         def attend(x: Tokens) -> Attended:
             return self.self_attention(x, query_pos, tgt_mask, tgt_key_padding_mask, attention_weights, train)
 

@@ -13,7 +13,7 @@ from flax_attn.layers import Module
 
 CATALOG = BLOCKS + MODELS
 
-FLAX_ONLY = {"parent", "name", "dtype", "param_dtype", "outer", "mesh_axis", "scale_init", "kernel_init"}
+FLAX_ONLY = {"parent", "name", "dtype", "param_dtype", "parent_context", "mesh_axis", "scale_init", "kernel_init"}
 """Arguments that a twin does not have: where and in which precision a module runs, and initialisers handed down."""
 
 

@@ -12,6 +12,9 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
+from flax_attn.layers.calls import watched
+from flax_attn.layers.children import check_adopted, check_assignment
+
 Initializer = Callable[..., Array]
 
 
@@ -59,7 +62,7 @@ class FromParent:
         if module is None:
             return self
         if not isinstance(module.parent, Module) or module.name is None:
-            return vars(module)["outer"]
+            return vars(module)["parent_context"]
         context = module.parent.context
         if not any(rule.under for rule in context.init_rules):
             return context
@@ -67,7 +70,7 @@ class FromParent:
         return context._replace(init_rules=tuple(rule for rule in rules if rule))
 
     def __set__(self, module: Any, value: Any) -> None:
-        vars(module)["outer"] = Context() if value is self else value
+        vars(module)["parent_context"] = Context() if value is self else value
 
 
 def require(condition: bool, message: str) -> None:
@@ -93,7 +96,7 @@ class Module(_Dataclass):
         dtype: the dtype to compute in. None: that of the parent module; at the top, the dtype that input and
             parameters promote to.
         param_dtype: the dtype in which parameters are created. None: that of the parent module; at the top, float32.
-        outer: what the parent hands down; only linen's transforms give it.
+        parent_context: what the parent hands down; only linen's transforms give it.
 
     Every ``__call__`` takes ``train: bool = False``. With ``train=True`` BatchNorm uses and updates batch statistics,
     and dropout drops.
@@ -108,16 +111,38 @@ class Module(_Dataclass):
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
-    outer: Any = dataclasses.field(default=FromParent(), kw_only=True, repr=False, compare=False)
+    parent_context: Any = dataclasses.field(default=FromParent(), kw_only=True, repr=False, compare=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "__call__" in vars(cls):
+            cls.__call__ = watched(vars(cls)["__call__"])  # type: ignore[method-assign]
+        super().__init_subclass__(**kwargs)
+
+    @nn.nowrap
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._state.in_setup:
+            check_assignment(self, name, value)
+        super().__setattr__(name, value)
+
+    @nn.nowrap
+    def check_call(self) -> None:
+        """Refuse the call of a module that has no key of its own in PyTorch."""
+        if self.scope is not None and self.is_initializing():
+            check_adopted(self)
 
     @property
     def context(self) -> Context:
         """The precision and the rules that hold in this module: its own, or else those of the modules around it."""
-        outer = self.outer
+        outer = self.parent_context
         if not (self.dtype or self.param_dtype or self.init_rules):
             return outer
         rules = (*outer.init_rules, *self.init_rules)
         return Context(self.dtype or outer.dtype, self.param_dtype or outer.param_dtype, rules)
+
+    @property
+    def follows_train(self) -> bool:
+        """Whether ``train=True`` changes what the module itself does, as in BatchNorm and Dropout."""
+        return False
 
     @property
     def compute_dtype(self) -> DTypeLike | None:
