@@ -11,7 +11,6 @@ from flax_attn.models import (
     detr,
     ldnet,
     non_local_net,
-    preprocess,
     ram,
     res2net,
     residual_attention,
@@ -22,7 +21,6 @@ from flax_attn.models import (
     smt,
     spatial_transformer_net,
 )
-from flax_attn.models.detr.preprocess import preprocess as detr_preprocess
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
@@ -32,7 +30,6 @@ PUBLISHED = [
     Published(
         ccnet.ccnet_resnet101,
         (image(3, 65, 97, n=1),),
-        preprocess=ccnet.preprocess,
         outputs=(IMAGE, IMAGE),
         keys="ccnet_r101",
         files=("CS_scenes_60000.pth",),
@@ -43,7 +40,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
-            preprocess=danet.preprocess,
             outputs=(IMAGE,) * 3,
             keys=keys,
             files=files,
@@ -59,7 +55,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
-            preprocess=detr_preprocess,
             outputs=(PLAIN,) * 2,
             keys=keys,
             files=(file,),
@@ -76,7 +71,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
-            preprocess=detr_preprocess,
             outputs=(PLAIN,) * 3,
             keys=keys,
             files=(file,),
@@ -92,21 +86,19 @@ PUBLISHED = [
     Published(
         detr.detr_demo,
         (image(3, 65, 97, n=1),),
-        preprocess=detr_preprocess,
         outputs=(PLAIN,) * 2,
         files=("detr_demo-da2a99e9.pth",),
         lengths={"num_classes": ("linear_class.weight", 1), "num_queries": ("query_pos", 0)},
     ),
     # ldnet
     *[
-        Published(make, (image(3, 96, 64, n=1),), preprocess=ldnet.preprocess, outputs=(IMAGE,) * 5, keys=keys)
+        Published(make, (image(3, 96, 64, n=1),), outputs=(IMAGE,) * 5, keys=keys)
         for make, keys in ((ldnet.ldnet, "LDNet"), (ldnet.ldnet_resnet34, "LDNet_ResNet34"))
     ],
     # non_local_net
     Published(
         non_local_net.non_local_net,
         (image(1, 28, 28, n=1),),
-        preprocess=non_local_net.preprocess,
         outputs=(PLAIN,),
         files=("net.pth",),
     ),
@@ -115,7 +107,6 @@ PUBLISHED = [
         Published(
             make,
             (image(1, 28, 28, n=1), plain(1, 2, kind="uniform"), plain(1, 256), plain(1, 2, name="noise")),
-            preprocess=ram.preprocess,
             call=dict(last=True),
             outputs=(PLAIN,) * 5,
             keys=keys,
@@ -131,7 +122,6 @@ PUBLISHED = [
     Published(
         res2net.res2net50_v1b_26w_4s,
         (image(3, 65, 97, n=1),),
-        preprocess=res2net.preprocess,
         outputs=(PLAIN,),
         keys="res2net50_v1b_26w_4s",
         lengths=CLASSES,
@@ -142,7 +132,6 @@ PUBLISHED = [
             make,
             (Input(lambda module: (1, *module.size, 3)),),
             dict(size=size),
-            preprocess=residual_attention.preprocess,
             outputs=(PLAIN,),
             keys=f"ResidualAttentionModel_{make.__name__.removeprefix('residual_attention_')}",
             files=files,
@@ -162,7 +151,6 @@ PUBLISHED = [
             make,
             (image(3, 65, 97, n=1),),
             kwargs,
-            preprocess=resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -180,7 +168,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 32, 32, n=1),),
-            preprocess=cifar_resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             lengths=CLASSES,
@@ -196,7 +183,7 @@ PUBLISHED = [
         )
     ],
     *[
-        Published(make, (image(3, 32, 32, n=1),), preprocess=preprocess.normalize, outputs=(PLAIN,), lengths=CLASSES)
+        Published(make, (image(3, 32, 32, n=1),), outputs=(PLAIN,), lengths=CLASSES)
         for make in (
             cifar_resnet.cifar_resnet20_option_a,
             cifar_resnet.cifar_resnet32_option_a,
@@ -210,7 +197,6 @@ PUBLISHED = [
         se_inception.se_inception_v3,
         (image(3, 299, 299, n=1),),
         dict(num_classes=10),
-        preprocess=se_inception.preprocess,
         call=dict(aux=True),
         outputs=(PLAIN, PLAIN),
         keys="se_inception_v3",
@@ -222,7 +208,6 @@ PUBLISHED = [
             make,
             (image(3, 65, 97, n=1),),
             kwargs,
-            preprocess=se_resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -259,7 +244,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 32, 32, n=1),),
-            preprocess=cifar_resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             lengths=CLASSES,
@@ -278,7 +262,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
-            preprocess=sge_resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -306,7 +289,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 64, 96, n=1),),
-            preprocess=smt.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -327,7 +309,6 @@ PUBLISHED = [
     Published(
         spatial_transformer_net.spatial_transformer_net,
         (image(1, 28, 28, n=1),),
-        preprocess=spatial_transformer_net.preprocess,
         outputs=(PLAIN,),
         keys="tutorial_stn_net",
         lengths={"num_classes": ("fc2.weight", 0)},

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.helpers.walk import entry_plan, walk, walk_published
+from tests.helpers.walk import entry_plan, walk_classes, walk_published
 
 
 def table_of(entry):
@@ -20,7 +20,7 @@ def check_table(entry):
     assert all(f"{leaf}:" in table for leaf in leaves)
 
 
-@walk
+@walk_classes
 def test_every_module_can_be_tabulated(entry):
     check_table(entry)
 
