@@ -12,7 +12,7 @@ A constructor takes every argument of its class, with the defaults of its networ
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar, get_type_hints, overload
+from typing import Any, Protocol, TypeVar, get_type_hints, overload, runtime_checkable
 
 from flax_attn.layers import Module
 
@@ -23,6 +23,7 @@ LINEN_ONLY = ("parent", "name", "outer")
 """Arguments of every class that say where a module is in another, so that a constructor does not take them."""
 
 
+@runtime_checkable
 class Constructor(Protocol[M_co]):
     """The function that makes a published network. ``preprocess`` is the published input pipeline."""
 

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate, relu
 from torch_ref.blocks.attention_map import MHAttentionMap
 from torch_ref.blocks.resnet import Bottleneck
 from torch_ref.constructor import constructor
+from torch_ref.models.detr.network import DETR
 from torch_ref.models.detr.preprocess import preprocess
 
 
