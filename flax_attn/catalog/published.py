@@ -22,6 +22,11 @@ from flax_attn.models import (
     spatial_transformer_net,
 )
 
+ALIGNED = "the scores are resized with align_corners=True, as in the published code"
+OLD_TORCH = "align_corners=False, PyTorch's default since 1.3; a network trained before needs align_corners=True"
+CIFAR = "images are normalised by the mean and the deviation of CIFAR-10, which the published code does not show"
+CIFAR_A = "images are normalised as for ImageNet, as in akamaster's code"
+
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
 
@@ -34,6 +39,7 @@ PUBLISHED = [
         keys="ccnet_r101",
         files=("CS_scenes_60000.pth",),
         lengths={"num_classes": ("head.bottleneck.3.weight", 0)},
+        assumed=f"recurrence=2, as in the paper; {ALIGNED}",
     ),
     # danet
     *[
@@ -44,10 +50,11 @@ PUBLISHED = [
             keys=keys,
             files=files,
             lengths={"num_classes": ("head.conv8.1.weight", 0)},
+            assumed=f"{grid}; {ALIGNED}",
         )
-        for make, keys, files in (
-            (danet.danet_resnet50, "danet_r50_deepstem", ()),
-            (danet.danet_resnet101, "danet_r101_citys", ("DANet101.pth.tar",)),
+        for make, keys, files, grid in (
+            (danet.danet_resnet50, "danet_r50_deepstem", (), "multi_grid=None, upstream's default"),
+            (danet.danet_resnet101, "danet_r101_citys", ("DANet101.pth.tar",), "multi_grid=(4, 8, 16), as released"),
         )
     ],
     # detr
@@ -171,6 +178,7 @@ PUBLISHED = [
             outputs=(PLAIN,),
             keys=keys,
             lengths=CLASSES,
+            assumed=CIFAR,
         )
         for make, keys in (
             (cifar_resnet.cifar_resnet20, "cifar_resnet20"),
@@ -183,7 +191,7 @@ PUBLISHED = [
         )
     ],
     *[
-        Published(make, (image(3, 32, 32, n=1),), outputs=(PLAIN,), lengths=CLASSES)
+        Published(make, (image(3, 32, 32, n=1),), outputs=(PLAIN,), lengths=CLASSES, assumed=CIFAR_A)
         for make in (
             cifar_resnet.cifar_resnet20_option_a,
             cifar_resnet.cifar_resnet32_option_a,
@@ -247,6 +255,7 @@ PUBLISHED = [
             outputs=(PLAIN,),
             keys=keys,
             lengths=CLASSES,
+            assumed=CIFAR,
         )
         for make, keys in (
             (se_resnet.cifar_se_resnet20, "cifar_se_resnet20"),
@@ -312,6 +321,7 @@ PUBLISHED = [
         outputs=(PLAIN,),
         keys="tutorial_stn_net",
         lengths={"num_classes": ("fc2.weight", 0)},
+        assumed=OLD_TORCH,
     ),
 ]
 

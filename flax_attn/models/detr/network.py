@@ -99,7 +99,7 @@ class Joiner(Module):
 
 
 class MLP(Module):
-    """``num_layers`` linear layers with ReLU between them."""
+    """DETR's head for boxes: ``num_layers`` linear layers with ReLU between them. ``Mlp`` is that of SMT."""
 
     input_dim: int
     hidden_dim: int
