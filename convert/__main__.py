@@ -207,8 +207,6 @@ def parser() -> argparse.ArgumentParser:
     add_file(command("inspect", inspect))
     word = command("models", models)
     filtering = "list only models with WORD in their name, a file or the title of the paper; * is a wildcard"
-        "list only models with this word in their name, their files or the title of their paper; * is a wildcard"
-    )
     word.add_argument("word", nargs="?", default="", metavar="WORD", help=filtering)
     converting = command("convert", convert)
     add_model(converting, required=False)
