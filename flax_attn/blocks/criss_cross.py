@@ -179,6 +179,7 @@ class RCCAModule(Module):
         inplace_abn: whether the normalisations scale by |weight| + eps, as InPlaceABN does; False for a checkpoint of
             plain BatchNorm, and for one whose weights were replaced by |weight| + eps.
         activation: "leaky_relu"; "relu", with ``inplace_abn=False``, for mmseg's CCHead.
+        dropout: the probability with which a channel in front of the classifier is dropped.
 
     With ``attention_weights=True`` the call returns also, for each time that the attention is applied, a pair: what
     each pixel gives to its row (n, h, w, w) and to its column (n, h, w, h).
@@ -189,6 +190,7 @@ class RCCAModule(Module):
     num_classes: int
     inplace_abn: bool = True
     activation: str = "leaky_relu"
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,7 +206,7 @@ class RCCAModule(Module):
             [
                 Conv2d(self.in_channels + inner, self.out_channels, 3, padding=1, bias=False),
                 norm(self.out_channels),
-                Dropout2d(0.1),
+                Dropout2d(self.dropout),
                 Conv2d(self.out_channels, self.num_classes, 1),
             ]
         )

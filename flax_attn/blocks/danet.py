@@ -84,6 +84,7 @@ class DANetHead(Module):
     Args:
         out_channels: the number of classes.
         norm_layer: the class of the normalisations; BatchNorm2d when None.
+        dropout: the probability with which a channel in front of each classifier is dropped.
 
     With ``attention_weights=True`` the call returns the three scores as one tuple, then the weights of the position
     attention (n, h * w, h * w) and those of the channel attention (n, c, c), where c is ``in_channels // 4``.
@@ -92,6 +93,7 @@ class DANetHead(Module):
     in_channels: int
     out_channels: int
     norm_layer: Callable[[int], Module] | None = None
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,7 +116,7 @@ class DANetHead(Module):
         return Sequential([Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), relu])
 
     def classify(self, inputs: int) -> Sequential:
-        return Sequential([Dropout2d(0.1), Conv2d(inputs, self.out_channels, 1)])
+        return Sequential([Dropout2d(self.dropout), Conv2d(inputs, self.out_channels, 1)])
 
     def __call__(
         self, x: Image, attention_weights: bool = False, train: bool = False

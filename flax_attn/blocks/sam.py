@@ -148,7 +148,7 @@ class _DWConv(Module):
 
 
 class Mlp(Module):
-    """Two linear layers; between them h becomes gelu(h + depthwise 3x3 convolution of h).
+    """SMT's two linear layers; between them h becomes gelu(h + depthwise 3x3 convolution of h). ``MLP`` is DETR's.
 
     Args:
         hidden_features, out_features: ``in_features`` when None.

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import flax.linen as nn
@@ -84,9 +85,33 @@ def accumulator(dtype: DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def leave_helpers_plain(members: Mapping[str, Any]) -> None:
+    """Mark the methods among ``members`` that linen is not to wrap: those without ``train`` that are not compact.
+
+    Linen wraps every other method, and a wrapped method cannot be called before the module is in a parent, as
+    ``__post_init__`` does, while ``module.tabulate`` counts the calls.
+    """
+    for name, member in members.items():
+        helper = inspect.isfunction(member) and name not in ("setup", "__call__")
+        if helper and not hasattr(member, "compact") and "train" not in inspect.signature(member).parameters:
+            nn.nowrap(member)
+
+
+def layout_hint(x: Array, channels: int) -> str:
+    """What to do with x if its second axis, not its last, has the expected ``channels``; else an empty string."""
+    if x.ndim < 3 or x.shape[1] != channels or x.shape[-1] == channels:
+        return ""
+    axes = ", ".join(map(str, [0, *range(2, x.ndim), 1]))
+    return f"; the input looks channels-first; move the channels to the last axis: x.transpose({axes})"
+
+
 @dataclass_transform(field_specifiers=(dataclasses.field,))
 class _Dataclass(nn.Module):
     """Tells type checkers that the fields of the classes below are arguments."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        leave_helpers_plain(vars(cls))
+        super().__init_subclass__(**kwargs)
 
 
 class Module(_Dataclass):
@@ -190,7 +215,8 @@ class Module(_Dataclass):
             ranks = " or ".join(map(str, ndims))
             raise ValueError(f"{who}: expected a channels-last input of rank {ranks}, got shape {x.shape}")
         if x.shape[-1] != expected:
-            raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}")
+            hint = layout_hint(x, expected)
+            raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}{hint}")
 
 
 Product = Callable[..., Array]

@@ -23,6 +23,7 @@ from flax_attn.blocks.recurrent_attention import (
     OldBaselineNetwork,
     OldLocationNetwork,
 )
+from flax_attn.constructor import constructor
 from flax_attn.layers import Module
 from flax_attn.models.preprocess import mnist
 from flax_attn.shapes import Image, Place, Scores, State
@@ -128,15 +129,21 @@ def average_over_trials(
 preprocess = mnist
 
 
-def ram(num_classes: int = 10) -> RecurrentAttention:
-    """Upstream's defaults for MNIST: one patch of 8 x 8 pixels. Upstream takes six glimpses."""
-    return RecurrentAttention(
-        g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=num_classes
-    )
+@constructor(
+    RecurrentAttention, preprocess, g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=10
+)
+def ram() -> None:
+    """Upstream's defaults for MNIST: one patch of 8 x 8 pixels. Upstream takes six glimpses.
+
+    Input: digits (n, 28, 28, 1), pixels from 0 to 1, then normalised as for MNIST; places (n, 2), states (n, 256).
+    """
 
 
-def ram_6_8x8_2(num_classes: int = 10) -> OldRecurrentAttention:
-    """The network of upstream's checkpoints. Give ``average_over_trials`` their six glimpses."""
-    return OldRecurrentAttention(
-        g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=num_classes
-    )
+@constructor(
+    OldRecurrentAttention, preprocess, g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=10
+)
+def ram_6_8x8_2() -> None:
+    """The network of upstream's checkpoints. Give ``average_over_trials`` their six glimpses.
+
+    Input: digits (n, 28, 28, 1), pixels from 0 to 1, then normalised as for MNIST; places (n, 2), states (n, 256).
+    """

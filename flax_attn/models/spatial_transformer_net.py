@@ -10,6 +10,7 @@ Differs: sizes, channels and numbers of classes are arguments here.
 from typing import Any
 
 from flax_attn.blocks.spatial_transformer import SpatialTransformer, pixels
+from flax_attn.constructor import constructor
 from flax_attn.layers import Conv2d, Dropout, Dropout2d, Linear, flatten, log_softmax, max_pool, relu, require
 from flax_attn.models.preprocess import mnist
 from flax_attn.shapes import Image, Scores
@@ -52,6 +53,9 @@ class SpatialTransformerNet(SpatialTransformer):
 preprocess = mnist
 
 
-def spatial_transformer_net(num_classes: int = 10, align_corners: bool = False) -> SpatialTransformerNet:
-    """The tutorial's network for MNIST. A network trained with torch before 1.3 needs ``align_corners=True``."""
-    return SpatialTransformerNet(num_classes=num_classes, align_corners=align_corners)
+@constructor(SpatialTransformerNet, preprocess)
+def spatial_transformer_net() -> None:
+    """The tutorial's network for MNIST. A network trained with torch before 1.3 needs ``align_corners=True``.
+
+    Input: digits (n, 28, 28, 1), pixels from 0 to 1, then normalised as for MNIST.
+    """

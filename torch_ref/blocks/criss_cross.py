@@ -51,7 +51,7 @@ class CrissCrossAttention3D(PAM_Module):
 
 
 class RCCAModule(Module):
-    def __init__(self, in_channels, out_channels, num_classes, inplace_abn=True, activation="leaky_relu"):
+    def __init__(self, in_channels, out_channels, num_classes, inplace_abn=True, activation="leaky_relu", dropout=0.1):
         super().__init__()
         inner = in_channels // 4
         norm = partial(InPlaceABN if inplace_abn else ABN, activation=activation)
@@ -61,7 +61,7 @@ class RCCAModule(Module):
         self.bottleneck = Sequential(
             Conv2d(in_channels + inner, out_channels, 3, padding=1, bias=False),
             norm(out_channels),
-            Dropout2d(0.1),
+            Dropout2d(dropout),
             Conv2d(out_channels, num_classes, 1),
         )
 

@@ -35,10 +35,10 @@ class CAM_Module(Module):
 
 
 class DANetHead(Module):
-    def __init__(self, in_channels, out_channels, norm_layer=None):
+    def __init__(self, in_channels, out_channels, norm_layer=None, dropout=0.1):
         super().__init__()
         inner = in_channels // 4
-        self.norm_layer = norm_layer or BatchNorm2d
+        self.norm_layer, self.dropout = norm_layer or BatchNorm2d, dropout
         self.conv5a = self.conv_bn(in_channels, inner)
         self.conv5c = self.conv_bn(in_channels, inner)
         self.sa = PAM_Module(inner)
@@ -54,7 +54,7 @@ class DANetHead(Module):
         return Sequential(conv, self.norm_layer(outputs), ReLU())
 
     def classify(self, inputs, outputs):
-        return Sequential(Dropout2d(0.1), Conv2d(inputs, outputs, 1))
+        return Sequential(Dropout2d(self.dropout), Conv2d(inputs, outputs, 1))
 
     def forward(self, x: Tensor, attention_weights=False) -> tuple:
         position, of_pixels = self.sa(self.conv5a(x), attention_weights=True)

@@ -12,6 +12,7 @@ from torch_ref.blocks.recurrent_attention import (
     OldBaselineNetwork,
     OldLocationNetwork,
 )
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import mnist
 
 
@@ -48,13 +49,13 @@ class OldRecurrentAttention(RecurrentAttention):
 preprocess = mnist
 
 
-def ram(num_classes=10) -> RecurrentAttention:
-    return RecurrentAttention(
-        g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=num_classes
-    )
+@constructor(
+    RecurrentAttention, preprocess, g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=10
+)
+def ram(): ...
 
 
-def ram_6_8x8_2(num_classes=10) -> OldRecurrentAttention:
-    return OldRecurrentAttention(
-        g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=num_classes
-    )
+@constructor(
+    OldRecurrentAttention, preprocess, g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=10
+)
+def ram_6_8x8_2(): ...
