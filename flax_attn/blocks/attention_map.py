@@ -46,8 +46,8 @@ class MHAttentionMap(Module):
         q: Tokens,
         k: Image,
         mask: Array | None = None,
-        attention_weights: bool = False,
         train: bool = False,
+        attention_weights: bool = False,
     ) -> Float[Array, "n l heads h w"] | tuple[Float[Array, "n l heads h w"], Float[Array, "n l heads h w"]]:
         n, h, w, _ = k.shape
         queries = split_heads(self.q_linear(q), self.num_heads)

@@ -95,7 +95,7 @@ class BAM(Module):
         self.channel_att = _ChannelGate(self.gate_channel, hidden)
         self.spatial_att = _SpatialGate(self.gate_channel, hidden, self.dilation_val)
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, Image]:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Image | tuple[Image, Image]:
         x = self.cast(x)
         gate = sigmoid(self.channel_att(x, train) * self.spatial_att(x, train))
         y = (1 + gate) * x

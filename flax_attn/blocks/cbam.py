@@ -56,7 +56,7 @@ class ChannelGate(Module):
             self.mlp = Sequential([flatten, Linear(c, hidden, bias), relu, Linear(hidden, c, bias)])
 
     def __call__(
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, ChannelMap]:
         self.check_channels(x, self.gate_channels, [4])
         x = self.cast(x)
@@ -107,7 +107,7 @@ class SpatialGate(Module):
         self.spatial = _BasicConv(self.kernel_size, self.bias, self.norm)
 
     def __call__(
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, PixelMap]:
         x = self.cast(x)
         highest = adaptive_max_pool(x[..., None], (None, None, 1))[..., 0]
@@ -145,7 +145,7 @@ class CBAM(Module):
         if not self.no_spatial:
             self.SpatialGate = SpatialGate(kernel_size=self.kernel_size, norm=self.norm, mean_first=self.mean_first)
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, ...]:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Image | tuple[Image, ...]:
         x, *gates = self.ChannelGate(x, attention_weights=True, train=train)
         if not self.no_spatial:
             x, gate = self.SpatialGate(x, attention_weights=True, train=train)

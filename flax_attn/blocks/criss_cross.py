@@ -132,7 +132,7 @@ class CrissCrossAttention(PAM_Module):
     mesh_axis: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __call__(  # type: ignore[override]
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, Row, Column]:
         x, gamma = self.promote(x, self.gamma)
         projected = self.query_conv(x), self.key_conv(x), self.value_conv(x)
@@ -151,7 +151,7 @@ class CrissCrossAttention3D(PAM_Module):
     conv = Conv3d
 
     def __call__(  # type: ignore[override]
-        self, x: Volume, attention_weights: bool = False, train: bool = False
+        self, x: Volume, train: bool = False, attention_weights: bool = False
     ) -> Volume | tuple[Volume, Float[Array, "n d h w w"], Float[Array, "n d h w h"], Float[Array, "n d h w d"]]:
         x, gamma = self.promote(x, self.gamma)
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
@@ -212,7 +212,7 @@ class RCCAModule(Module):
         )
 
     def __call__(
-        self, x: Image, recurrence: int = 1, attention_weights: bool = False, train: bool = False
+        self, x: Image, recurrence: int = 1, train: bool = False, attention_weights: bool = False
     ) -> ScoreMap | tuple[ScoreMap | tuple[Row, Column], ...]:
         x = self.cast(x)
         y: Any = self.conva(x, train)

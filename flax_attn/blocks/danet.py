@@ -47,7 +47,7 @@ class PAM_Module(Module):
         self.value_conv = self.conv(self.in_dim, self.in_dim, 1)
         self.gamma = self.parameter("gamma", init.zeros, (1,))
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, Weights]:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Image | tuple[Image, Weights]:
         x, gamma = self.promote(x, self.gamma)
         energy = einsum("nhwc,nijc->nhwij", self.query_conv(x), self.key_conv(x), wide=True)
         attention = softmax(energy, (-2, -1)).astype(x.dtype)
@@ -67,7 +67,7 @@ class CAM_Module(Module):
     def setup(self) -> None:
         self.gamma = self.parameter("gamma", init.zeros, (1,))
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, Weights]:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Image | tuple[Image, Weights]:
         self.check_channels(x, self.in_dim, [4])
         x, gamma = self.promote(x, self.gamma)
         energy = einsum("nhwc,nhwk->nck", x, x, wide=True)
@@ -119,7 +119,7 @@ class DANetHead(Module):
         return Sequential([Dropout2d(self.dropout), Conv2d(inputs, self.out_channels, 1)])
 
     def __call__(
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> ThreeScores | tuple[ThreeScores, Float[Array, "n p p"], Float[Array, "n d d"]]:
         position, of_pixels = self.sa(self.conv5a(x, train), attention_weights=True, train=train)
         channel, of_channels = self.sc(self.conv5c(x, train), attention_weights=True, train=train)

@@ -90,7 +90,7 @@ class ESA(_Attention):
         self.ppm = PPM()
 
     def __call__(
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Tokens | tuple[Tokens, Float[Array, "n heads q k"]]:
         y, weights = self.attend(x, self.ppm, train)
         return (y, weights) if attention_weights else y
@@ -104,7 +104,7 @@ class LCA(_Attention):
     """
 
     def __call__(
-        self, x: Image, mask: Array, attention_weights: bool = False, train: bool = False
+        self, x: Image, mask: Array, train: bool = False, attention_weights: bool = False
     ) -> Tokens | tuple[Tokens, PixelMap]:
         expected = (*x.shape[:3], 1)
         require(mask.shape == expected, f"{type(self).__name__}: expected a mask of shape {expected}, got {mask.shape}")

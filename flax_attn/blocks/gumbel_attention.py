@@ -32,7 +32,7 @@ class GumbelHardAttention(HardAttention):
         require(self.temperature > 0, f"GumbelHardAttention: expected temperature > 0, got {self.temperature}")
 
     def __call__(
-        self, x: Image, noise: Array | None = None, attention_weights: bool = False, train: bool = False
+        self, x: Image, noise: Array | None = None, train: bool = False, attention_weights: bool = False
     ) -> tuple[Any, ...]:
         x = self.cast(x)
         _, noisy = self.scores(x, noise, train)

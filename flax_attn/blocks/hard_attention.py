@@ -61,7 +61,7 @@ class HardAttention(Module):
         return logits, logits
 
     def __call__(
-        self, x: Image, noise: Array | None = None, attention_weights: bool = False, train: bool = False
+        self, x: Image, noise: Array | None = None, train: bool = False, attention_weights: bool = False
     ) -> tuple[Any, ...]:
         x = self.cast(x)
         logits, noisy = self.scores(x, noise, train)

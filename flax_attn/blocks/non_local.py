@@ -109,7 +109,7 @@ class _NonLocalBlockND(Module):
         return einsum("nqc,nkc->nqk", tokens(self.theta(x)), tokens(self.phi(x)), wide=True)
 
     def __call__(
-        self, x: Array, return_nl_map: bool = False, attention_weights: bool = False, train: bool = False
+        self, x: Array, return_nl_map: bool = False, train: bool = False, attention_weights: bool = False
     ) -> Array | tuple[Array, Weights]:
         self.check_channels(x, self.in_channels, [self.dimension + 2])
         x = self.cast(x)

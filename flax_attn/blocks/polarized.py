@@ -51,7 +51,7 @@ class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
     (n, h, w, 1).
     """
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Gated:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Gated:
         x = self.cast(x)
         channel, spatial = self.channel_gate(x), self.spatial_gate(x)
         y = spatial * x + channel * x
@@ -65,7 +65,7 @@ class SequentialPolarizedSelfAttention(_PolarizedSelfAttention):
     (n, h, w, 1).
     """
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Gated:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Gated:
         x = self.cast(x)
         channel = self.channel_gate(x)
         x = channel * x
@@ -125,7 +125,7 @@ class PSA_p(_PSA):
         context = softmax(einsum("nc,nhwc->nhw", query, self.conv_v_left(x), wide=True), (1, 2))
         return sigmoid(context).astype(x.dtype)[..., None]
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Gated:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Gated:
         x = self.cast(x)
         channel, spatial = self.channel_gate(x), self.spatial_gate(x)
         y = x * spatial + x * channel
@@ -151,7 +151,7 @@ class PSA_s(_PSA):
         context = einsum("nc,nhwc->nhw", query, softmax(self.conv_v_left(x), (1, 2)))
         return sigmoid(context)[..., None]
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Gated:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Gated:
         x = self.cast(x)
         channel = self.channel_gate(x)
         x = x * channel

@@ -85,8 +85,8 @@ class Retina(Module):
         self,
         x: Image,
         l: Place,  # noqa: E741
-        attention_weights: bool = False,
         train: bool = False,
+        attention_weights: bool = False,
     ) -> State | tuple[State, PatchBoxes]:
         require(l.shape == (x.shape[0], 2), f"Retina: expected places of shape {(x.shape[0], 2)}, got {l.shape}")
         x, sizes = self.cast(x), patch_sizes(self.g, self.k, self.s)
@@ -115,7 +115,7 @@ class GlimpseNetwork(Module):
         self.fc4 = Linear(self.h_l, self.h_g + self.h_l)
 
     def __call__(
-        self, x: Image, l_t_prev: Place, attention_weights: bool = False, train: bool = False
+        self, x: Image, l_t_prev: Place, train: bool = False, attention_weights: bool = False
     ) -> State | tuple[State, PatchBoxes]:
         seen, boxes = self.retina(x, l_t_prev, attention_weights=True)
         what = self.fc3(relu(self.fc1(seen)))

@@ -110,7 +110,7 @@ class _AttentionModule(Module):
         require(x.shape[1:3] == size, f"{type(self).__name__}: expected an image of {size}, got shape {x.shape}")
         return self.block(-1)(self.hourglass(x, 1, train) + trunk, train)
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, Image]:
+    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Image | tuple[Image, Image]:
         x = self.first_residual_blocks(x, train)
         trunk = self.trunk_branches(x, train)
         mask = self.mask(x, trunk, train)

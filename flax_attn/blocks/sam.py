@@ -85,7 +85,7 @@ class SAM(Module):
         self.dropout = Dropout(self.proj_drop)
 
     def __call__(
-        self, x: Tokens, H: int, W: int, attention_weights: bool = False, train: bool = False
+        self, x: Tokens, H: int, W: int, train: bool = False, attention_weights: bool = False
     ) -> Tokens | tuple[Tokens, Image]:
         heads = jnp.split(image("SAM", self.s(x), H, W), self.ca_num_heads, -1)
         seen = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(heads, 1)]
@@ -125,7 +125,7 @@ class SAMAttention(Module):
         self.proj_dropout = Dropout(self.proj_drop)
 
     def __call__(
-        self, x: Tokens, H: int, W: int, attention_weights: bool = False, train: bool = False
+        self, x: Tokens, H: int, W: int, train: bool = False, attention_weights: bool = False
     ) -> Tokens | tuple[Tokens, Float[Array, "n heads l l"]]:
         key, value = jnp.split(self.kv(x), 2, -1)
         q, k, v = (t.reshape(*x.shape[:2], self.sa_num_heads, -1) for t in (self.q(x), key, value))

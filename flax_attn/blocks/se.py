@@ -27,7 +27,7 @@ class _Gate(Module):
         raise NotImplementedError
 
     def __call__(
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, ChannelMap]:
         x = self.cast(x)
         gate = self.gate(x, train)

@@ -35,7 +35,7 @@ class SpatialGroupEnhance(Module):
         self.bias = self.parameter("bias", init.constant(self.init_bias), (1, self.groups, 1, 1))
 
     def __call__(
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, Float[Array, "n h w g"]]:
         require(x.ndim == 4, f"SpatialGroupEnhance: expected an input (n, h, w, c), got shape {x.shape}")
         n, h, w, c = x.shape

@@ -44,7 +44,7 @@ class SKBottleneck(Bottleneck):
         return a * share[..., 0, :] + b * share[..., 1, :], share[:, 0, 0]
 
     def __call__(  # type: ignore[override]
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Features | tuple[Features, Float[Array, "n 2 p"]]:
         y, share = self.select(x, train)
         y = relu(add_shortcut(self, self.bn3(self.conv3(y), train), x, train))

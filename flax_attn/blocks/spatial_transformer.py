@@ -87,7 +87,7 @@ class SpatialTransformer(Module):
         self.fc_loc = Sequential([Linear(self.features, self.hidden), relu, theta])
 
     def __call__(
-        self, x: Image, attention_weights: bool = False, train: bool = False
+        self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, Float[Array, "n h w 2"], Float[Array, "n 2 3"]]:
         x = self.cast(x)
         features = flatten(self.localization(x, train))

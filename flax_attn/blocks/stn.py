@@ -65,7 +65,7 @@ class STN(Module):
         require(self.layout in ("BHWD", "BCHW"), f"STN: expected a layout of BHWD, BCHW, got {self.layout!r}")
 
     def __call__(
-        self, image: Array, grid: Array, attention_weights: bool = False, train: bool = False
+        self, image: Array, grid: Array, train: bool = False, attention_weights: bool = False
     ) -> Float[Array, "n p q r"] | tuple[Float[Array, "n p q r"], Float[Array, "n s t 2"]]:
         image, axis = self.cast(image), 3 if self.layout == "BHWD" else 1
         fits = grid.ndim == 4 and grid.shape[axis] == 2

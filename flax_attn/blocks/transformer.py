@@ -113,8 +113,8 @@ class TransformerEncoderLayer(_Layer):
         src_mask: Array | None = None,
         src_key_padding_mask: Array | None = None,
         pos: Array | None = None,
-        attention_weights: bool = False,
         train: bool = False,
+        attention_weights: bool = False,
     ) -> Tokens | tuple[Tokens, Float[Array, "n l l"]]:
         self.check("src_key_padding_mask", src_key_padding_mask, src)
 
@@ -154,8 +154,8 @@ class TransformerDecoderLayer(_Layer):
         memory_key_padding_mask: Array | None = None,
         pos: Array | None = None,
         query_pos: Array | None = None,
-        attention_weights: bool = False,
         train: bool = False,
+        attention_weights: bool = False,
     ) -> Tokens | tuple[Tokens, Float[Array, "n l l"], Float[Array, "n l m"]]:
         self.check("tgt_key_padding_mask", tgt_key_padding_mask, tgt)
         self.check("memory_key_padding_mask", memory_key_padding_mask, memory)

@@ -74,8 +74,8 @@ class RecurrentAttention(Module):
         h_t_prev: State,
         last: bool = False,
         noise: Place | None = None,
-        attention_weights: bool = False,
         train: bool = False,
+        attention_weights: bool = False,
     ) -> tuple[Any, ...]:
         seen, boxes = self.sensor(x, l_t_prev, attention_weights=True)
         h_t = self.rnn(seen, h_t_prev)
