@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import bridge
 
-from convert.parity import share_dropout
+from convert.dropouts import share_dropout
 from tests.catalog.test_transforms import assert_trees_close, setup
 from tests.helpers.walk import walk_block_classes
 
