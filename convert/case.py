@@ -49,6 +49,7 @@ class Case:
         state: all parameters and statistics by their PyTorch key.
         batches: the inputs of each step.
         cotangents: the factor of each output in the loss; those of outputs that are no floats are not used.
+        takes_train: whether the call of ``module`` has an argument ``train``.
     """
 
     module: nn.Module
@@ -60,6 +61,7 @@ class Case:
     state: Mapping[str, np.ndarray]
     batches: Sequence[Sequence[np.ndarray]]
     cotangents: Sequence[np.ndarray]
+    takes_train: bool = True
 
     @property
     def statistics(self) -> list[str]:
@@ -71,10 +73,11 @@ class Case:
         """The keys of the parameters."""
         return [row.key for row in self.plan.rows if row.path[0] == "params"]
 
-    def apply(self, variables: Variables, arrays: Sequence[Any], **kwargs: Any) -> Any:
+    def apply(self, variables: Variables, arrays: Sequence[Any], train: bool, mutable: Sequence[str]) -> Any:
         """The result of ``module.apply`` on one array for each input."""
         args, call = self.arguments(arrays)
-        return self.module.apply(variables, *args, **call, **kwargs)
+        mode: dict[str, Any] = {"train": train} if self.takes_train else {}
+        return self.module.apply(variables, *args, **call, **mode, mutable=mutable)
 
     def to_torch(self, inputs: Iterable[Any]) -> list[np.ndarray]:
         """The inputs in PyTorch's layout."""

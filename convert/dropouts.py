@@ -16,7 +16,7 @@ from flax_attn import layers
 KEEP = 0.7
 """The share of values that the shared dropout masks keep."""
 
-SHARES = {"Dropout": 1 / 2, "Dropout2d": 1 / 3, "DropPath": 1 / 4}
+SHARES = {"Dropout": 1 / 2, "Dropout1d": 1 / 3, "Dropout2d": 1 / 3, "Dropout3d": 1 / 3, "DropPath": 1 / 4}
 """Of each class of dropout, the share of its rate by which ``factor`` is below 1."""
 
 RECURRENT = ("LSTM", "GRU", "RNN")
@@ -60,7 +60,8 @@ def factor(kind: str, p: float) -> float:
 
 def scale_dropout(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
     """Linen interceptor: every kind of Dropout multiplies with ``factor`` in training mode."""
-    module, x = context.module, args[0] if args else None
+    module = context.module
+    x: Any = args[0] if args else None
     if context.method_name != "__call__" or not isinstance(module, layers.Dropout | nn.Dropout):
         return call(*args, **kwargs)
     if isinstance(module, nn.Dropout):

@@ -112,7 +112,9 @@ def kind_of(name: str, step: Step) -> str:
     return KINDS[0] if name in outputs(step) else KINDS[1] if name in gradients(step) else KINDS[2]
 
 
-def compared(ours: Step, theirs: Step, dtype: str, phase: str, rounding: Mapping[str, float] | None = None) -> list[Row]:
+def compared(
+    ours: Step, theirs: Step, dtype: str, phase: str, rounding: Mapping[str, float] | None = None
+) -> list[Row]:
     """A row for each result that both steps have.
 
     Args:
@@ -161,7 +163,7 @@ def hints(rows: Sequence[Row]) -> list[str]:
             "The outputs agree in eval mode, the gradients do not: look for stop_gradient or detach on one side only, "
             "for max against amax, and for a custom gradient."
         )
-    elif training == {"statistics"} or "statistics" in training and not has_first_output(rows):
+    elif training == {"statistics"} or ("statistics" in training and not has_first_output(rows)):
         text = (
             "Only the running statistics differ at first: look at momentum (PyTorch's is the share of the new value) "
             "and at the variance, which is unbiased in PyTorch's statistic."
