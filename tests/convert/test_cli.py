@@ -51,7 +51,7 @@ def test_inspect_tells_wrapper_prefix_and_metadata(capsys, tmp_path):
     assert "stripped the prefix 'module.'" in out
     save(tmp_path / "b.safetensors", {"params": {"x": np.zeros(3)}}, SELayer(16))
     _, out, _ = run(capsys, "inspect", tmp_path / "b.safetensors")
-    assert "module: SELayer" in out
+    assert "module: flax_attn.blocks.se:SELayer" in out
     assert 'arguments: {"channel": 16}' in out
 
 
