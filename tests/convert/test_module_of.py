@@ -1,4 +1,4 @@
-"""``save`` writes which class a module is of; ``module_of`` and ``restore`` build that very class, and import nothing."""
+"""``save`` writes of which class a module is; ``module_of`` builds that very class, and imports nothing."""
 
 import json
 import sys
@@ -80,7 +80,7 @@ NESTED = Plain(
 def test_modules_and_classes_in_arguments(file):
     save(file, VARIABLES, NESTED)
     assert module_of(file, cls=[Plain, SELayer]) == NESTED
-    with pytest.raises(CheckpointError, match="the class tests.convert.test_module_of:SELayer is none of the public"):
+    with pytest.raises(CheckpointError, match=r"the class tests\.convert\.test_module_of:SELayer is none of"):
         module_of(file, cls=Plain)
     save(file, VARIABLES, Plain(norm=SELayer, options={"gate": SELayer(2)}))
     again = module_of(file, cls=(SELayer, Plain))
@@ -104,11 +104,9 @@ def spelled(**changes):
 def test_files_with_bare_names_still_open():
     assert module_from_json(spelled(module="SELayer")) == flax_attn.SELayer(8)
     assert module_from_json(spelled(module="SELayer"), [SELayer]) == SELayer(8)
-    old = {
-        "module": "ResNet",
-        "arguments": {"block": "Bottleneck", "layers": [1, 2], "norm_layer": "FrozenBatchNorm2d"},
-    }
-    assert module_from_json(old) == ResNet(Bottleneck, (1, 2), norm_layer=FrozenBatchNorm2d)
+    old = {"block": "Bottleneck", "layers": [1, 2], "norm_layer": "FrozenBatchNorm2d"}
+    again = module_from_json({"module": "ResNet", "arguments": old})
+    assert again == ResNet(Bottleneck, (1, 2), norm_layer=FrozenBatchNorm2d)
 
 
 def test_the_class_of_a_started_script_may_be_imported_later():
@@ -142,6 +140,5 @@ def test_arguments_that_the_class_does_not_take(arguments, sentence):
 
 
 def test_what_is_written_is_plain_json():
-    assert json.loads(json.dumps(module_to_json(NESTED)))["arguments"]["norm"] == {
-        "class": class_path(FrozenBatchNorm2d)
-    }
+    written = json.loads(json.dumps(module_to_json(NESTED)))["arguments"]
+    assert written["norm"] == {"class": class_path(FrozenBatchNorm2d)}
