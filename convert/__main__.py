@@ -5,7 +5,6 @@ import ast
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,14 @@ from rich.table import Table
 
 from convert import demo
 from convert.checkpoint import Checkpoint, read
-from convert.dialects import AUTO, DIALECTS, NATIVE, choose, detect
+from convert.chosen import chosen_model
+from convert.dialects import AUTO, DIALECTS, NATIVE, detect
 from convert.listing import listing
-from convert.recognition import Candidate, entry_plan, recognise
+from convert.recognition import Candidate, recognise
 from convert.rules import dropped
-from convert.state_dict import Plan
 from convert.variables_file import save
-from convert.verify import compare_with_twin
-from flax_attn.catalog import Entry, Published, find_entries
-from flax_attn.catalog.spelling import build_module
-from flax_attn.layers import Module
+from convert.verify import add_options, report_of, table_of
+from flax_attn.catalog import Entry, Published
 
 OUTSIDE, REFUSED = 1, 2
 """Exit statuses: a difference is larger than the tolerance; the input cannot be used."""
@@ -97,18 +94,6 @@ def models(options: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-def chosen_model(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
-    """The module of ``--model`` and ``--arg``, an entry whose example inputs fit it, and its conversion plan."""
-    module = build_module(options.model, dict(options.arg))
-    refusals = []
-    for entry in find_entries(options.model):
-        try:
-            return entry, module, entry_plan(entry, module)
-        except ValueError as refusal:
-            refusals.append(refusal)
-    raise ValueError(str(refusals[0]).partition("\n")[0])
-
-
 def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate:
     """The one published network that the file fits. ValueError if the file fits none, or several."""
     if options.arg:
@@ -146,24 +131,13 @@ def convert(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def verify(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Run a checkpoint in Flax and in its PyTorch twin on the same random input, and compare the outputs."""
-    try:
-        import_module("torch_ref.twins")
-    except ImportError as error:
-        raise ValueError(f'verify needs PyTorch: pip install "flax_attn[torch]" ({error})') from error
+    """Run a checkpoint in Flax and in PyTorch on the same random input, and compare the results."""
     with terminal.progress(f"running {options.file} on both sides"):
-        entry, module, mapping = chosen_model(options)
-        arrays = read(options.file).arrays
-        if choose(options.dialect, arrays):
-            arrays = mapping.to_torch(mapping.from_torch(arrays, options.dialect))
-        given = {name: getattr(module, name, value) for name, value in options.arg}
-        rows = compare_with_twin(entry, module, mapping, arrays, given, options.seed)
-    table = Table("dtype", "max abs difference", "relative", "allowed", "", box=None)
-    for row in rows:
-        verdict = "ok" if row.within else "OUTSIDE"
-        table.add_row(row.dtype, f"{row.absolute:.2e}", f"{row.relative:.2e}", f"{row.allowed:.0e}", verdict)
-    terminal.out.print(table)
-    return 0 if all(row.within for row in rows) else OUTSIDE
+        report = report_of(options)
+    terminal.out.print(table_of(report.rows))
+    if not report.ok:
+        terminal.say(str(report))
+    return 0 if report.ok else OUTSIDE
 
 
 def run_demo(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -214,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     converting.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     verifying = command("verify", verify)
     add_model(verifying, required=True)
-    verifying.add_argument("--seed", type=int, default=0, help="the seed of the random input (default: 0)")
+    add_options(verifying)
     picture = Path("flax_attn_demo.png")
     shown = "the picture of the attention maps to write (default: %(default)s)"
     command("demo", run_demo).add_argument("--out", type=Path, default=picture, help=shown)

@@ -9,14 +9,17 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 2e-2}
 
 
 def absolute_difference(got: Any, expected: Any) -> float:
-    """The largest |got - expected|; infinite where only one side is NaN, and 0 where there are no numbers."""
+    """The largest |got - expected|; infinite where the two do not have the same NaNs and infinities.
+
+    It is 0 where there are no numbers.
+    """
     got, expected = as_float64(got), as_float64(expected)
     if got.shape != expected.shape:
         raise ValueError(f"shape {got.shape}, expected {expected.shape}")
-    missing = np.isnan(expected)
-    if not np.array_equal(np.isnan(got), missing):
+    finite = np.isfinite(expected)
+    if not np.array_equal(got[~finite], expected[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
         return float("inf")
-    return 0.0 if missing.all() else float(np.nanmax(np.abs(got - expected)))
+    return float(np.max(np.abs(got[finite] - expected[finite]), initial=0.0))
 
 
 def difference(got: Any, expected: Any, scale: float = 0.0) -> float:
@@ -26,7 +29,7 @@ def difference(got: Any, expected: Any, scale: float = 0.0) -> float:
     rounding error is that of the larger gradients that it is the sum of.
     """
     absolute, expected = absolute_difference(got, expected), as_float64(expected)
-    return absolute / max(1.0, scale, float(np.max(np.abs(expected), initial=0.0, where=~np.isnan(expected))))
+    return absolute / max(1.0, scale, float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected))))
 
 
 def as_float64(x: Any) -> np.ndarray:

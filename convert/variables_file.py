@@ -5,7 +5,7 @@ import math
 import os
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,36 +41,55 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], module: nn.Modul
         _replace(path, _flat(variables), _about(module))
 
 
-def restore(path: str | os.PathLike) -> dict[str, Any]:
+def restore(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> dict[str, Any]:
     """The variables that ``save`` wrote: nested dicts with numpy arrays of the same bits, dtypes and shapes.
 
+    Args:
+        cls: the class of module that the file must be of, with the checks of ``module_of``. Any by default.
+
     Raises:
-        CheckpointError: if the file is damaged or was not written by ``save``.
+        CheckpointError: if the file is damaged, was not written by ``save``, or is of another class.
     """
     checkpoint = read(path)
     with name_file(path, "could not be read"):
         if checkpoint.metadata.get("format") != FORMAT:
             raise RefusedError(f"expected a file that save wrote, got a {checkpoint.format} file that it did not write")
+        if cls != ():
+            _module(checkpoint.metadata, cls)
         paths = {tuple(key.split("/")): array.copy() for key, array in checkpoint.arrays.items()}
         if any(path[:i] in paths for path in paths for i in range(1, len(path))):
             raise RefusedError("expected a tree of arrays, got an array where other keys have a folder")
         return traverse_util.unflatten_dict(paths)
 
 
-def module_of(path: str | os.PathLike) -> nn.Module:
+def module_of(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> nn.Module:
     """The module that ``save`` was given, built again from the metadata.
 
+    A file names a class by its module path and its name, and never causes an import. A file of an older version has
+    the bare name of a class of this package.
+
+    Args:
+        cls: the class of the module, or several classes, if they are not of this package. A class is built only if the
+            file names that very class; one that the script defines which is run may have been moved to another file.
+
     Raises:
-        CheckpointError: if the file names no module, or one that this version does not have.
+        CheckpointError: if the file names no module, a class that is neither of this package nor in ``cls``, or no
+            class in ``cls``.
     """
     metadata = read(path).metadata
     with name_file(path, "could not be read"):
-        if not {"module", "arguments"} <= metadata.keys():
-            raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
-        try:
-            return module_from_json({"module": metadata["module"], "arguments": json.loads(metadata["arguments"])})
-        except (ValueError, RecursionError) as error:
-            raise RefusedError(str(error)) from error
+        return _module(metadata, cls)
+
+
+def _module(metadata: Mapping[str, str], cls: type | Sequence[type]) -> nn.Module:
+    if not {"module", "arguments"} <= metadata.keys():
+        raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
+    own = [cls] if isinstance(cls, type) else list(cls)
+    try:
+        spelled = {"module": metadata["module"], "arguments": json.loads(metadata["arguments"])}
+        return module_from_json(spelled, own)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(str(error)) from error
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:

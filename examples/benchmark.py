@@ -13,13 +13,13 @@ import os
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of the time
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from convert import Plan
-from convert.parity import Parity, gradients, outputs
+from convert.case import gradients, largest_gradient, outputs
+from convert.parity import Parity
 from convert.recognition import entry_plan
 from convert.tolerances import difference
 from flax_attn.catalog import CATALOG, Entry
@@ -29,7 +29,7 @@ def differences(entry: Entry, plan: Plan, dtype: str) -> tuple[float, float]:
     """The largest difference of an output and of a gradient."""
     parity = Parity(entry, plan, dtype)
     (ours,), (theirs,) = parity.flax_steps(train=True), parity.torch_steps(train=True)
-    scale = max((float(np.abs(g).max(initial=0)) for g in gradients(theirs).values()), default=0.0)
+    scale = largest_gradient(theirs)
     worst = max((difference(ours[name], g, scale) for name, g in gradients(theirs).items()), default=0.0)
     return max(difference(ours[name], value) for name, value in outputs(theirs).items()), worst
 

@@ -36,7 +36,8 @@ from rich.progress import track
 from rich.table import Table
 
 from convert import Plan, demo
-from convert.parity import in_eval_mode, random_state
+from convert.case import random_state
+from convert.parity import in_eval_mode
 from convert.recognition import entry_plan
 from flax_attn.catalog import PUBLISHED, Published
 from torch_ref.twins import build_twin

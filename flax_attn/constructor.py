@@ -19,7 +19,7 @@ from flax_attn.layers import Module
 M_co = TypeVar("M_co", bound=Module, covariant=True)
 
 PRECISION = ("dtype", "param_dtype")
-LINEN_ONLY = ("parent", "name", "outer")
+LINEN_ONLY = ("parent", "name", "parent_context")
 """Arguments of every class that say where a module is in another, so that a constructor does not take them."""
 
 

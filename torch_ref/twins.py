@@ -75,7 +75,8 @@ def step(
     floats = {i: x.requires_grad_() for i, x in enumerate(tensors) if x.is_floating_point()}
     args, call = arguments(tensors)
     out = leaves(module(*args, **call))
-    loss = sum((o * torch.tensor(c)).sum() for o, c in zip(out, cotangents, strict=True))
+    pairs = zip(out, cotangents, strict=True)
+    loss = sum(((o * torch.tensor(c)).sum() for o, c in pairs if o.is_floating_point()), torch.zeros(()))
     if loss.requires_grad:
         loss.backward()
     return (

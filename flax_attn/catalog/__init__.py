@@ -10,11 +10,12 @@ from flax_attn.catalog.blocks import BLOCKS
 from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Make, Published, channels_first, channels_last
 from flax_attn.catalog.models import MODELS
 from flax_attn.catalog.published import PUBLISHED, preprocess_of
+from flax_attn.constructor import LINEN_ONLY, PRECISION
 from flax_attn.layers import Module
 
 CATALOG = BLOCKS + MODELS
 
-FLAX_ONLY = {"parent", "name", "dtype", "param_dtype", "parent_context", "mesh_axis", "scale_init", "kernel_init"}
+FLAX_ONLY = {*LINEN_ONLY, *PRECISION, "mesh_axis", "scale_init", "kernel_init"}
 """Arguments that a twin does not have: where and in which precision a module runs, and initialisers handed down."""
 
 

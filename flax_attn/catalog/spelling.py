@@ -2,10 +2,11 @@
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
@@ -14,32 +15,41 @@ import numpy as np
 
 from flax_attn import layers
 from flax_attn.catalog import CATALOG, arguments, find_entries
+from flax_attn.constructor import LINEN_ONLY, PRECISION
 from flax_attn.layers import Module
 
-PRECISION = ("dtype", "param_dtype")
+MAIN = "__main__"
+"""The module of a class in the script that was started; the same class has another path when it is imported."""
+
+
+def class_path(cls: type) -> str:
+    """What a file calls a class: "flax_attn.blocks.se:SELayer"."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+@functools.cache
+def library() -> dict[str, type]:
+    """The public classes of this package by their path. A file can name these without more."""
+    found = [*vars(layers).values(), *(entry.cls for entry in CATALOG)]
+    return {class_path(cls): cls for cls in found if inspect.isclass(cls) and issubclass(cls, Module)}
 
 
 def module_to_json(module: nn.Module) -> dict[str, Any]:
-    """{"module": the name of the class, "arguments": those that are not the default}, of values that JSON has.
+    """{"module": the path of the class, "arguments": those that are not the default}, of values that JSON has.
 
     Raises:
-        ValueError: if an argument is of a type that has no form here, such as a function; if the catalog has another
-            class of that name.
+        ValueError: if an argument is of a type that has no form here, such as a function.
     """
-    given, cls = {}, type(module)
-    known = [entry.cls for entry in CATALOG if entry.cls.__name__ == cls.__name__]
-    if known and cls not in known:
-        got = f"a {cls.__name__} of {cls.__module__}"
-        raise ValueError(f"expected a module of the catalog, got {got}, not of {known[0].__module__}")
+    given = {}
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
         try:
-            if field.name not in ("parent", "name", "parent_context") and not _is_default(value, field):
+            if field.init and field.name not in LINEN_ONLY and not _is_default(value, field):
                 given[field.name] = _to_json(value)
         except ValueError as error:
             got = f"a {type(value).__name__} for {field.name} of {type(module).__name__}"
             raise ValueError(f"expected arguments that JSON can hold, got {got}") from error
-    return {"module": type(module).__name__, "arguments": given}
+    return {"module": class_path(type(module)), "arguments": given}
 
 
 def _is_default(value: Any, field: dataclasses.Field) -> bool:
@@ -47,33 +57,79 @@ def _is_default(value: Any, field: dataclasses.Field) -> bool:
 
 
 def _to_json(value: Any) -> Any:
-    """A module as a dict, a class of module or a dtype as its name, a tuple as a list; ValueError for other values."""
+    """A module or a class of module as a dict, a dtype as its name, a tuple as a list; ValueError for other values."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
         return [_to_json(item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _to_json(item) for key, item in value.items()}
-    if isinstance(value, Module):
+    if isinstance(value, nn.Module):
         return module_to_json(value)
-    if isinstance(value, type) and issubclass(value, Module):
-        return value.__name__
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        return {"class": class_path(value)}
     if isinstance(value, type | np.dtype) and np.dtype(value).kind != "O":
         return np.dtype(value).name
     raise ValueError(f"a {type(value).__name__} has no JSON form")
 
 
-def module_from_json(spelled: Any) -> Module:
-    """The inverse of ``module_to_json``.
+def module_from_json(spelled: Any, own: Sequence[type] = ()) -> nn.Module:
+    """The inverse of ``module_to_json``. No name in ``spelled`` is ever imported.
+
+    Args:
+        own: the classes that may be built beside those of this package. One of them at least must be named.
 
     Raises:
-        ValueError: if the JSON is not of that form, or no module here has that name or takes these arguments.
+        ValueError: if the JSON is not of that form, or names a class that is neither of this package nor in ``own``,
+            or none of ``own``, or if the class does not take the arguments.
     """
     if not _is_module(spelled):
         raise ValueError("expected the name of a module and its arguments, got something else")
-    given = {k: module_from_json(v) if _is_module(v) else v for k, v in spelled["arguments"].items()}
+    named: set[type] = set()
+    module = _from_json(spelled, own, named)
+    if own and not named & {*own}:
+        expected = " or ".join(class_path(cls) for cls in own)
+        raise ValueError(f"expected a module of the class {expected}, got {spelled['module']}")
+    return module
+
+
+def _from_json(value: Any, own: Sequence[type], named: set[type]) -> Any:
+    """The inverse of ``_to_json``, but for dtypes. The classes that ``value`` names are added to ``named``."""
+    if isinstance(value, list):
+        return tuple(_from_json(item, own, named) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if [*value] == ["class"] and isinstance(value["class"], str):
+        return _find(value["class"], own, named)
+    if not _is_module(value):
+        return {key: _from_json(item, own, named) for key, item in value.items()}
+    cls = _find(value["module"], own, named)
+    given = {key: _from_json(item, own, named) for key, item in value["arguments"].items()}
     precision = {key: _number_type(given.pop(key)) for key in PRECISION if key in given}
-    return build_module(spelled["module"], given).clone(**precision)
+    built = build_own(cls, given) if cls in own else _build(cls, cls.__name__, given)
+    return built.clone(**precision)
+
+
+def _find(spelled: str, own: Sequence[type], named: set[type]) -> type:
+    """The class that a file calls ``spelled``: its path, or in an old file the bare name of a class of this package."""
+    found = next((cls for cls in own if _is_called(cls, spelled)), None) or library().get(spelled)
+    found = found or {cls.__name__: cls for cls in library().values()}.get(spelled)
+    if found is None:
+        name = spelled.rpartition(".")[2].rpartition(":")[2]
+        raise ValueError(
+            f"the class {spelled[:80]} is none of the public classes of flax_attn: import it yourself, and give it as "
+            f"cls={name[:80]}"
+        )
+    named.add(found)
+    return found
+
+
+def _is_called(cls: type, spelled: str) -> bool:
+    """Whether ``spelled`` is the path of ``cls``, or its bare name; the module of a started script is any module."""
+    module, colon, name = spelled.rpartition(":")
+    if not colon:
+        return spelled == cls.__name__
+    return name == cls.__qualname__ and (module == cls.__module__ or MAIN in (module, cls.__module__))
 
 
 def _is_module(value: Any) -> bool:
@@ -97,19 +153,45 @@ def build_module(name: str, given: Mapping[str, Any]) -> Module:
     Raises:
         ValueError: if there is no such class; if it has no such argument, or needs one more, or takes no such value.
     """
-    cls = find_entries(name)[0].cls
+    return _build(find_entries(name)[0].cls, name, given)
+
+
+def _build(cls: Callable[..., Module], name: str, given: Mapping[str, Any]) -> Module:
+    """What ``build_module`` makes of a class or constructor of this package."""
     known, hints = arguments(cls), get_type_hints(cls)
-    for key in given:
-        if key not in known:
-            raise ValueError(f"{name} has no argument {key!r}; it takes {', '.join(known) or 'none'}")
+    require_arguments(name, known, given)
     values = {key: _from_plain(value, hints[key]) for key, value in given.items()}
     for key, value in values.items():
         if not _fits(value, hints[key]):
             raise ValueError(f"{name}: expected {_spelled(hints[key])} for {key}, got {value!r}")
-    missing = [key for key, p in known.items() if p.default is p.empty and key not in given]
+    return cls(**values)
+
+
+def build_own(cls: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """A class of a user, Flax or torch, called with the arguments ``given``.
+
+    Raises:
+        ValueError: if it has no such argument, or needs one more, or refuses a value.
+    """
+    parameters = inspect.signature(cls).parameters
+    known = {name: p for name, p in parameters.items() if name not in LINEN_ONLY}
+    require_arguments(cls.__name__, known, given)
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} cannot be built from these arguments: {error}") from error
+
+
+def require_arguments(name: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
+    """Refuse an argument that ``known`` does not have, and one that is missing."""
+    kinds = {p.kind for p in known.values()}
+    for key in given if inspect.Parameter.VAR_KEYWORD not in kinds else ():
+        if key not in known:
+            raise ValueError(f"{name} has no argument {key!r}; it takes {', '.join(known) or 'none'}")
+    starred = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    missing = [key for key, p in known.items() if p.default is p.empty and key not in given and p.kind not in starred]
     if missing:
         raise ValueError(f"{name} needs a value for {', '.join(missing)}")
-    return cls(**values)
 
 
 def _from_plain(value: Any, hint: Any) -> Any:

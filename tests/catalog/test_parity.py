@@ -6,9 +6,10 @@ Without torch, PyTorch's numbers are those of an earlier run; see ``tests.helper
 import numpy as np
 import pytest
 
-from convert.parity import Parity, gradients, outputs
+from convert.case import outputs
+from convert.parity import Parity
+from convert.report import compared
 from tests.helpers.references import torch_steps
-from tests.helpers.tolerances import assert_close
 from tests.helpers.walk import entry_plan, walk, walk_blocks, walk_but_slow
 
 
@@ -18,10 +19,8 @@ def check(entry, dtype, train, count=1):
     for number, (ours, theirs) in enumerate(zip(parity.flax_steps(train, count), expected, strict=True)):
         assert ours.keys() == theirs.keys()
         assert {output.dtype for output in outputs(ours).values()} == {np.dtype(dtype)}
-        scale = max((float(np.abs(g).max(initial=0)) for g in gradients(theirs).values()), default=0.0)
-        for name, value in theirs.items():
-            allowance = scale if name in gradients(theirs) else 0.0
-            assert_close(ours[name], value, dtype, f"step {number}: {name}", allowance)
+        wrong = [str(row) for row in compared(ours, theirs, dtype, f"step {number}") if not row.ok]
+        assert not wrong, "\n".join(wrong)
 
 
 @walk_but_slow

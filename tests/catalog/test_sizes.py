@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from convert.parity import flax_outputs, random_state, torch_outputs
+from convert.case import random_state
+from convert.parity import flax_outputs, torch_outputs
 from flax_attn.catalog import CATALOG, IMAGE
 from tests.helpers.tolerances import assert_close
 from tests.helpers.walk import entry_plan

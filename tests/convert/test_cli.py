@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from convert import demo, from_torch, load, module_of, restore, save
-from convert.__main__ import chosen_model, main, parser
+from convert.__main__ import main, parser
+from convert.chosen import chosen_model
 from flax_attn import CATALOG, Bottleneck, DigitsNet, ResNet, SELayer
 from flax_attn.layers import FrozenBatchNorm2d
 from tests.helpers.walk import entry_plan
@@ -51,7 +52,7 @@ def test_inspect_tells_wrapper_prefix_and_metadata(capsys, tmp_path):
     assert "stripped the prefix 'module.'" in out
     save(tmp_path / "b.safetensors", {"params": {"x": np.zeros(3)}}, SELayer(16))
     _, out, _ = run(capsys, "inspect", tmp_path / "b.safetensors")
-    assert "module: SELayer" in out
+    assert "module: flax_attn.blocks.se:SELayer" in out
     assert 'arguments: {"channel": 16}' in out
 
 
@@ -114,7 +115,7 @@ def test_verify_compares_with_the_twin(capsys, monkeypatch):
     status, out, _ = run(capsys, "verify", DIGITS, "--model", "DigitsNet")
     assert status == 0
     assert out.count("ok") == 2
-    monkeypatch.setitem(__import__("convert.verify").verify.TOLERANCE, "float64", 0.0)
+    monkeypatch.setitem(__import__("convert.tolerances").tolerances.TOLERANCE, "float64", 0.0)
     status, out, _ = run(capsys, "verify", DIGITS, "--model", "DigitsNet")
     assert status == 1
     assert "OUTSIDE" in out

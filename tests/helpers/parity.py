@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from convert.parity import random_array
+from convert.case import random_array
 
 
 def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.parity import Parity, Step
+from convert.case import Step
+from convert.parity import Parity
 
 VARIABLE = "FLAX_ATTN_REFERENCES"
 TORCH = importlib.util.find_spec("torch") is not None
@@ -34,7 +35,8 @@ def torch_steps(parity: Parity, train: bool, count: int = 1) -> list[Step]:
 
 def fingerprint(parity: Parity) -> int:
     """A checksum of the random numbers, which another version of numpy may draw otherwise."""
-    arrays = [*parity.state.values(), *(x for batch in parity.batches for x in batch), *parity.cotangents]
+    case = parity.case
+    arrays = [*case.state.values(), *(x for batch in case.batches for x in batch), *case.cotangents]
     return zlib.crc32(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
 
 

@@ -1,0 +1,82 @@
+"""The modules that the options of a command name: a model of the catalog, or classes of a user."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from convert.recognition import entry_plan
+from convert.state_dict import Plan
+from flax_attn.catalog import Entry, find_entries
+from flax_attn.catalog.spelling import build_module, build_own
+from flax_attn.layers import Module
+
+
+def chosen_model(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
+    """The module of ``--model`` and ``--arg``, an entry whose example inputs fit it, and its conversion plan."""
+    module = build_module(options.model, dict(options.arg))
+    refusals = []
+    for entry in find_entries(options.model):
+        try:
+            return entry, module, entry_plan(entry, module)
+        except ValueError as refusal:
+            refusals.append(refusal)
+    raise ValueError(str(refusals[0]).partition("\n")[0])
+
+
+def find_class(spelled: str, option: str) -> Any:
+    """The class that an option names as "package.module:Class", importable from the current directory.
+
+    Raises:
+        ValueError: if there is no such module or no such class, or if its import fails.
+    """
+    path, colon, name = spelled.partition(":")
+    if not (path and colon and name):
+        raise ValueError(f"{option}: expected package.module:Class, got {spelled!r}")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name and f"{path}.".startswith(f"{error.name}."):
+            raise ValueError(f"{option}: there is no module {error.name} in {folder} or on the Python path") from error
+        raise ValueError(f"{option}: the import of {path} failed: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{option}: the import of {path} failed: {type(error).__name__} {error}") from error
+    if not isinstance(vars(module).get(name), type):
+        raise ValueError(f"{option}: the module {path} has no class {name}")
+    return vars(module)[name]
+
+
+def own_modules(model: str, torch: str, given: Mapping[str, Any]) -> tuple[nn.Module, Any]:
+    """The Flax module and the torch module of the two classes, built from the same arguments."""
+    flax_class, torch_class = find_class(model, "--model"), find_class(torch, "--torch")
+    if not issubclass(flax_class, nn.Module):
+        raise ValueError(f"--model: expected a class of flax.linen modules, got {model}")
+    if not import_module("torch_ref.foreign").is_module(torch_class):
+        raise ValueError(f"--torch: expected a class of torch.nn modules, got {torch}")
+    return build_own(flax_class, given), build_own(torch_class, given)
+
+
+def input_shape(text: str) -> tuple[tuple[int, ...], int]:
+    """``2,33,29,3`` -> ((2, 33, 29, 3), 0): floats. ``2,7:10`` -> ((2, 7), 10): integers below 10."""
+    shape, colon, below = text.partition(":")
+    try:
+        sizes, limit = tuple(int(size) for size in shape.split(",")), int(below) if colon else 0
+    except ValueError:
+        sizes, limit = (), -1
+    if not sizes or min(sizes) < 1 or (colon and limit < 1):
+        raise argparse.ArgumentTypeError(f"expected a shape such as 2,33,29,3, or 2,7:10 for integers, got {text!r}")
+    return sizes, limit
+
+
+def random_inputs(shapes: list[tuple[tuple[int, ...], int]], seed: int) -> list[np.ndarray]:
+    """An array for each ``--input``: normally distributed numbers, or integers below the given one."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, below, shape) if below else np.asarray(rng.normal(size=shape)) for shape, below in shapes]
