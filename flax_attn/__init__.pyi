@@ -122,6 +122,7 @@ from .blocks.transformer import (
     TransformerEncoderLayer as TransformerEncoderLayer,
 )
 from .catalog import CATALOG as CATALOG, PUBLISHED as PUBLISHED
+from .maps import attention_maps as attention_maps
 from .models.ccnet import CCNet as CCNet
 from .models.cifar_resnet import (
     CifarOptionAResNet as CifarOptionAResNet,
@@ -169,3 +170,4 @@ from .models.se_resnet import (
 from .models.sge_resnet import BAMResNet as BAMResNet
 from .models.smt import SMT as SMT, OverlapPatchEmbed as OverlapPatchEmbed, SMTBlock as SMTBlock, SMTHead as SMTHead
 from .models.spatial_transformer_net import SpatialTransformerNet as SpatialTransformerNet
+from .plot import plot_attention as plot_attention
