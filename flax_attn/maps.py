@@ -27,8 +27,8 @@ def attention_maps(module: nn.Module, variables: Any, *inputs: Any, **kwargs: An
         kwargs: the keyword arguments of ``module.apply``, but for ``mutable``.
 
     Returns:
-        The output and a dict. Its keys are the paths of the blocks, such as "layer1.0.se"; the path of ``module`` itself
-        is "". The maps of a block are what it returns behind its output: one array or, where it returns several, a
+        The output and a dict. Its keys are the paths of the blocks, such as "layer1.0.se". The path of ``module``
+        itself is "". The maps of a block are what it returns behind its output: one array or, where it returns several, a
         tuple. A block that is called more than once has a list, with the maps of each call in turn. A block inside of a
         block with maps is not listed: its maps are those of the outer one.
 
@@ -48,13 +48,13 @@ class _Collector:
 
     def __call__(self, call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         signature = inspect.signature(context.orig_method)
-        keyword = _keyword(signature)
-        if self.inside or context.method_name != "__call__" or keyword is None:
+        asks = keyword(signature)
+        if self.inside or context.method_name != "__call__" or asks is None:
             return call(*args, **kwargs)
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
-        asked = any(given.arguments.get(name, False) for name in (keyword, ALIAS))
-        given.arguments[keyword] = True
+        asked = any(given.arguments.get(name, False) for name in (asks, ALIAS))
+        given.arguments[asks] = True
         self.inside = True
         try:
             out, *maps = result = call(*given.args, **given.kwargs)
@@ -66,7 +66,7 @@ class _Collector:
         return (out, None) if isinstance(context.module, MultiheadAttention) else out
 
 
-def _keyword(signature: inspect.Signature) -> str | None:
+def keyword(signature: inspect.Signature) -> str | None:
     """The keyword that makes a block return its maps. Its default is a bool: an input of the same name has another."""
     for name in KEYWORDS:
         if name in signature.parameters and isinstance(signature.parameters[name].default, bool):

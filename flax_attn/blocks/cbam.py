@@ -103,7 +103,9 @@ class CBAM(Module):
         if not self.no_spatial:
             self.SpatialGate = SpatialGate()
 
-    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, ...]:
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Image | tuple[Image, ChannelMap] | tuple[Image, ChannelMap, PixelMap]:
         x, *gates = self.ChannelGate(x, attention_weights=True, train=train)
         if not self.no_spatial:
             x, gate = self.SpatialGate(x, attention_weights=True, train=train)
