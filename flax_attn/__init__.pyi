@@ -129,6 +129,7 @@ from .factory import (
     list_attentions as list_attentions,
     list_models as list_models,
 )
+from .maps import attention_maps as attention_maps
 from .models.ccnet import (
     CCNet as CCNet,
     ccnet_resnet101 as ccnet_resnet101,
@@ -286,3 +287,4 @@ from .models.spatial_transformer_net import (
     spatial_transformer_net as spatial_transformer_net,
 )
 from .nnx import from_nnx as from_nnx, to_nnx as to_nnx
+from .plot import plot_attention as plot_attention

@@ -145,7 +145,9 @@ class CBAM(Module):
         if not self.no_spatial:
             self.SpatialGate = SpatialGate(kernel_size=self.kernel_size, norm=self.norm, mean_first=self.mean_first)
 
-    def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Image | tuple[Image, ...]:
+    def __call__(
+        self, x: Image, train: bool = False, attention_weights: bool = False
+    ) -> Image | tuple[Image, ChannelMap] | tuple[Image, ChannelMap, PixelMap]:
         x, *gates = self.ChannelGate(x, attention_weights=True, train=train)
         if not self.no_spatial:
             x, gate = self.SpatialGate(x, attention_weights=True, train=train)

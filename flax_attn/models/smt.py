@@ -95,7 +95,7 @@ class SMTBlock(Module):
 
     def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
         x = self.cast(x)
-        y = self.attn(self.norm1(x), H, W, train)
+        y = self.attn(self.norm1(x), H, W, train=train)
         x = x + self.drop_path1(y * self.cast(self.gamma_1) if self.use_layerscale else y, train)
         y = self.mlp(self.norm2(x), H, W, train)
         return x + self.drop_path2(y * self.cast(self.gamma_2) if self.use_layerscale else y, train)
