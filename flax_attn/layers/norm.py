@@ -92,6 +92,7 @@ class BatchNorm(Module):
         n = math.prod(x.shape[:-1])
         require(n > 1, f"{type(self).__name__}: expected more than 1 value per channel in training, got {x.shape}")
         axes = tuple(range(x.ndim - 1))
+        x = jnp.asarray(x)
         x = x.astype(accumulator(x.dtype))
         mean = x.mean(axes)
         var = jnp.square(x - mean).mean(axes)
