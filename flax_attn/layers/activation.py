@@ -6,7 +6,7 @@ Every function takes an array of any shape and computes in float32 at least."""
 import functools
 import math
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,11 @@ from flax_attn.layers.module import accumulator, require
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
-P = ParamSpec("P")
-
-
-def in_float32(function: Callable[Concatenate[Array, P], Array]) -> Callable[Concatenate[Array, P], Array]:
+def in_float32(function: Callable[..., Array]) -> Callable[..., Array]:
     """``function``, computed in float32 at least, with a result in the dtype of its first argument."""
 
     @functools.wraps(function)
-    def wide(x: Array, *args: P.args, **kwargs: P.kwargs) -> Array:
+    def wide(x: Array, *args: Any, **kwargs: Any) -> Array:
         x = jnp.asarray(x)
         return function(x.astype(accumulator(x.dtype)), *args, **kwargs).astype(x.dtype)
 
