@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.metadata import version
-from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from rich.table import Table
 from convert import demo
 from convert.checkpoint import Checkpoint, read
 from convert.dialects import AUTO, DIALECTS, NATIVE, choose, detect
+from convert.listing import listing
 from convert.recognition import Candidate, entry_plan, recognise
 from convert.rules import dropped
 from convert.state_dict import Plan
 from convert.variables_file import save
 from convert.verify import compare_with_twin
-from flax_attn.catalog import CATALOG, PUBLISHED, Entry, arguments, find_entries, paper
+from flax_attn.catalog import Entry, Published, find_entries
 from flax_attn.catalog.spelling import build_module
 from flax_attn.layers import Module
 
@@ -67,9 +67,15 @@ def inspect(options: argparse.Namespace, terminal: Terminal) -> int:
 def guess(checkpoint: Checkpoint) -> list[str]:
     """The dialects that the keys may be of, and the published networks that they fit."""
     dialects = [f"{dialect.name} ({dialect.about})" for dialect in detect(checkpoint.arrays)]
-    fitting = [candidate.options for candidate in recognise(checkpoint.arrays)]
     lines = [f"dialect: {' or '.join(dialects) or NATIVE}"]
-    return lines + [f"fits {options}" for options in fitting or ["no published network"]]
+    for candidate in (fitting := recognise(checkpoint.arrays)):
+        lines += [f"fits {candidate.options}", *assumptions(candidate.entry)]
+    return lines if fitting else [*lines, "fits no published network"]
+
+
+def assumptions(entry: Entry) -> list[str]:
+    """A line about what no checkpoint tells about the network, if there is such a thing."""
+    return [f"assumed: {entry.assumed}"] if isinstance(entry, Published) and entry.assumed else []
 
 
 def describe(path: Path, checkpoint: Checkpoint) -> list[str]:
@@ -84,23 +90,11 @@ def describe(path: Path, checkpoint: Checkpoint) -> list[str]:
     return lines + [f"{key}: {value}" for key, value in checkpoint.metadata.items()]
 
 
-def models(_options: argparse.Namespace, terminal: Terminal) -> int:
-    """List the models and the published networks that a checkpoint can be converted for, with their arguments."""
-    table = Table("model", "arguments", "paper", box=None)
-    for cls in dict.fromkeys(entry.cls for entry in CATALOG):
-        table.add_row(cls.__name__, signature(cls), paper(cls.__module__)[0])
-    terminal.out.print(table)
-    table = Table("network", "arguments", "published files", box=None)
-    for entry in PUBLISHED:
-        table.add_row(entry.cls.__name__, signature(entry.cls), ", ".join(entry.files))
-    terminal.out.print(table)
+def models(options: argparse.Namespace, terminal: Terminal) -> int:
+    """List the models and the published networks that a checkpoint can be converted for."""
+    for line in listing(options.word):
+        terminal.out.print(line, markup=False, soft_wrap=True)
     return 0
-
-
-def signature(cls: Callable[..., Module]) -> str:
-    """The arguments of ``cls``, with their defaults."""
-    shown = [(p.name, p.default) for p in arguments(cls).values()]
-    return ", ".join(name if default is Parameter.empty else f"{name}={default!r}" for name, default in shown)
 
 
 def chosen_model(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
@@ -130,17 +124,18 @@ def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate
 
 def convert(options: argparse.Namespace, terminal: Terminal) -> int:
     """Convert a PyTorch checkpoint, and write the Flax variables to a safetensors file."""
+    entry: Entry
     with terminal.progress(f"converting {options.file}"):
         if options.model is None:
             checkpoint = read(options.file)
             candidate = recognised(options, checkpoint)
-            module, mapping = candidate.module, candidate.plan
+            entry, module, mapping = candidate.entry, candidate.module, candidate.plan
             terminal.say(f"recognised {candidate}")
         else:
-            _, module, mapping = chosen_model(options)
+            entry, module, mapping = chosen_model(options)
             checkpoint = read(options.file)
         save(options.out, traverse_util.unflatten_dict(mapping.leaves(checkpoint.arrays, options.dialect)), module)
-    for line in describe(options.file, checkpoint):
+    for line in assumptions(entry) + describe(options.file, checkpoint):
         terminal.say(line)
     left = [key for key in checkpoint.arrays if dropped(key)]
     count = sum(row.transposed for row in mapping.rows)
@@ -211,7 +206,9 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     add_file(command("inspect", inspect))
-    command("models", models)
+    word = command("models", models)
+    filtering = "list only models with WORD in their name, a file or the title of the paper; * is a wildcard"
+    word.add_argument("word", nargs="?", default="", metavar="WORD", help=filtering)
     converting = command("convert", convert)
     add_model(converting, required=False)
     converting.add_argument("--out", type=Path, required=True, help="the safetensors file to write")

@@ -1,5 +1,7 @@
 """PyTorch state dicts <-> Flax variables. Both directions follow one plan, made from the module's structure alone."""
 
+import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +12,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from convert.advice import advice, foreign_layers, takes_train
 from convert.dialects import AUTO, NATIVE, choose, find_dialect
 from convert.pickled import DTYPES
 from convert.renaming import Dialect, Read, Translation
 from convert.rules import Axes, dropped, leaf_rule
 from convert.tensors import Lazy, as_numpy
+from flax_attn.layers import frozen
 
 Path = tuple[str, ...]
 Variables = dict[str, Any]
@@ -50,11 +54,13 @@ class Plan:
 
     Args:
         aliases: {second key: row}, for leaves that PyTorch's state dict holds twice.
+        training: makes the plan of the module as it is called with ``train=True``, for the advice in an error.
     """
 
     module: str
     rows: tuple[Row, ...]
     aliases: Mapping[str, Row] = field(default_factory=dict)
+    training: Callable[[], "Plan | None"] = field(default=lambda: None, compare=False, repr=False)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -72,11 +78,24 @@ class Plan:
         found |= {key: state_dict.get(key, np.zeros((), np.int64)) for key in self.shapes if dropped(key)}
         expected = {key: shape for key, shape in self.shapes.items() if key in found or key not in entries}
         summary = f"the state dict does not fit {self.module}" + (f", read as {chosen.name}" if chosen else "")
-        labels = called(chosen, entries, expected)
-        refuse(shape_differences(expected, {k: tuple(v.shape) for k, v in found.items()}, labels) + problems, summary)
+        labels, shapes = called(chosen, entries, expected), {k: tuple(v.shape) for k, v in found.items()}
+        differences = shape_differences(expected, shapes, labels)
+        hint = self.hint(expected, shapes) if differences and not chosen else ""
+        refuse(differences + problems, summary, hint)
         twice = [(k, r.key) for k, r in self.aliases.items() if differ_in_bits(found[k], found[r.key])]
         refuse([f"! {labels[second]}: differs from {labels[first]}" for second, first in twice], summary)
         return {r.path: in_flax_layout(found[r.key], r.axes, r.shape) for r in self.rows}
+
+    def hint(self, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
+        """The likely cause of the differences; empty where none is known."""
+        rows = {r.key: r for r in self.rows} | dict(self.aliases)
+
+        @functools.cache
+        def training() -> Mapping[str, tuple]:
+            trained = self.training()
+            return trained.shapes if trained else {}
+
+        return advice(expected, found, {key: r.shape for key, r in rows.items()}, training)
 
     def from_torch(self, state_dict: Mapping[str, Any], dialect: str | None = None) -> Variables:
         """See ``convert.from_torch``."""
@@ -135,12 +154,23 @@ def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
     with nn.intercept_methods(record):
         shapes = jax.eval_shape(init, example_inputs, arrays)
     leaves = traverse_util.flatten_dict({k: v for k, v in shapes.items() if k in COLLECTIONS})
+    who = type(module).__name__
+    foreign = foreign_layers(((path[1:], leaf.shape) for path, leaf in leaves.items()), owners)
+    refuse(foreign, f"{who} cannot be mapped")
     rows = tuple(row(path, leaf.shape, owners) for path, leaf in leaves.items())
     counts = Counter(r.key for r in rows)
-    who = type(module).__name__
     refuse([f"* {key}: {n} leaves have this key" for key, n in counts.items() if n > 1], f"{who} cannot be mapped")
     aliases = {key: r for path, cls in owners.items() for key, r in second_names(path, cls, rows)}
-    return Plan(who, rows, aliases)
+    return Plan(who, rows, aliases, training=functools.partial(trained_plan, module, example_inputs, kwargs))
+
+
+def trained_plan(module: nn.Module, example_inputs: tuple, kwargs: Mapping[str, Any]) -> Plan | None:
+    """The plan of ``module`` as it is called with ``train=True``; None where it cannot be called so."""
+    if kwargs.get("train") or not takes_train(module):
+        return None
+    with contextlib.suppress(Exception), frozen():
+        return plan(module, *example_inputs, **{**kwargs, "train": True})
+    return None
 
 
 def second_names(path: Path, cls: type, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
@@ -224,8 +254,9 @@ def shape_differences(
     return missing + surplus + wrong
 
 
-def refuse(problems: list[str], summary: str) -> None:
-    """Raise a MismatchError that lists ``problems``, one a line, if there are any."""
+def refuse(problems: list[str], summary: str, hint: str = "") -> None:
+    """Raise a MismatchError that lists ``problems``, one a line, and then the ``hint``, if there are any problems."""
     if problems:
         count = f"{len(problems)} difference" + "s" * (len(problems) > 1)
-        raise MismatchError("\n".join([f"{summary}: {count}", *problems]))
+        hints = [f"hint: {hint}"] if hint else []
+        raise MismatchError("\n".join([f"{summary}: {count}", *problems, *hints]))

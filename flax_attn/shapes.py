@@ -4,7 +4,7 @@ Two names in one signature agree where they share a letter: ``Image`` to ``Widen
 """
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 Image = Float[Array, "n h w c"]
 
@@ -18,6 +18,9 @@ Volume = Float[Array, "n d h w c"]
 
 PixelMap = Float[Array, "n h w 1"]
 """One number for each pixel."""
+
+ChannelMap = Float[Array, "n 1 1 c"]
+"""One number for each channel."""
 
 Padding = Bool[Array, "n h w"]
 """True where an image is padding."""
@@ -35,6 +38,9 @@ ScoreMap = Float[Array, "n h w k"]
 
 Place = Float[Array, "n 2"]
 """Where to look in an image: (x, y) from -1 to 1."""
+
+PatchBoxes = Int[Array, "n k 4"]
+"""k boxes in an image: (left, top, right, bottom) in pixels, without the pixels of right and bottom."""
 
 State = Float[Array, "n d"]
 """The state of a recurrent network."""

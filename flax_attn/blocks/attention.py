@@ -207,8 +207,10 @@ class _ScaledDotProductAttention(Module):
         dtype = jnp.bool_ if mask is None else mask.dtype
         require(dtype == jnp.bool_, f"{who}: expected attention_mask of bool, got {dtype}")
 
-    def attend(self, q: Array, k: Array, v: Array, mask: Array | None, scale: Array | None, train: bool) -> Tokens:
-        """The weighted means of the values, heads side by side."""
+    def attend(
+        self, q: Array, k: Array, v: Array, mask: Array | None, scale: Array | None, train: bool
+    ) -> tuple[Tokens, Float[Array, "n h q k"]]:
+        """The weighted means of the values, heads side by side, and the weights of each head."""
         q, k, v = (split_heads(x, self.h) for x in (q, k, v))
         logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) / math.sqrt(q.shape[-1])
         if scale is not None:
@@ -216,7 +218,7 @@ class _ScaledDotProductAttention(Module):
         if mask is not None:
             logits = jnp.where(mask, -jnp.inf, logits)
         weights = self.attn_dropout(softmax(logits, -1).astype(v.dtype), train)
-        return einsum("nhqk,nkhd->nqhd", weights, v).reshape(*q.shape[:2], -1)
+        return einsum("nhqk,nkhd->nqhd", weights, v).reshape(*q.shape[:2], -1), weights
 
     def __call__(
         self,
@@ -225,18 +227,22 @@ class _ScaledDotProductAttention(Module):
         values: Float[Array, "n k c"],
         attention_mask: Array | None = None,
         attention_weights: Array | None = None,
+        need_weights: bool = False,
         train: bool = False,
-    ) -> Float[Array, "n q c"]:
+    ) -> Float[Array, "n q c"] | tuple[Float[Array, "n q c"], Float[Array, "n h q k"]]:
         self.check(queries, keys, values, attention_mask, attention_weights)
         q, k, v = self.project(queries, keys, values)
-        return self.fc_o(self.attend(q, k, v, attention_mask, attention_weights, train))
+        y, weights = self.attend(q, k, v, attention_mask, attention_weights, train)
+        y = self.fc_o(y)
+        return (y, weights) if need_weights else y
 
 
 class ScaledDotProductAttention(_ScaledDotProductAttention):
     """For each of ``queries`` the mean of projected ``values``, weighted by softmax(q . k / sqrt(d_k)) in each head.
 
     ``attention_mask`` is bool and broadcastable to (n, h, q, k); True means that the key is ignored.
-    ``attention_weights``, broadcastable to the same shape, is multiplied with the logits.
+    ``attention_weights``, broadcastable to the same shape, is multiplied with the logits. It is an input, with its
+    published name. With ``need_weights=True`` the call returns also the weights (n, h, q, k) of the softmax.
     """
 
     d_model: int

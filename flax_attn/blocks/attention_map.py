@@ -17,7 +17,7 @@ class MHAttentionMap(Module):
     """The attention weights of each query of q (n, l, query_dim) to each pixel of k (n, h, w, query_dim), by head.
 
     The weights of one query sum to 1 over all heads and pixels together. ``mask`` (n, h, w) is True for pixels that are
-    to be ignored.
+    to be ignored. With ``attention_weights=True`` the call returns the weights a second time, without the dropout.
     """
 
     query_dim: int
@@ -42,8 +42,13 @@ class MHAttentionMap(Module):
         return Linear(self.query_dim, self.hidden_dim, self.bias, kernel_init=xavier, bias_init=init.zeros)
 
     def __call__(
-        self, q: Tokens, k: Image, mask: Array | None = None, train: bool = False
-    ) -> Float[Array, "n l heads h w"]:
+        self,
+        q: Tokens,
+        k: Image,
+        mask: Array | None = None,
+        attention_weights: bool = False,
+        train: bool = False,
+    ) -> Float[Array, "n l heads h w"] | tuple[Float[Array, "n l heads h w"], Float[Array, "n l heads h w"]]:
         n, h, w, _ = k.shape
         queries = split_heads(self.q_linear(q), self.num_heads)
         keys = split_heads(self.k_linear(tokens(k)), self.num_heads)
@@ -52,5 +57,6 @@ class MHAttentionMap(Module):
         if mask is not None:
             require(mask.shape == (n, h, w), f"MHAttentionMap: expected a mask of shape {(n, h, w)}, got {mask.shape}")
             logits = jnp.where(mask.reshape(n, 1, 1, h * w), -jnp.inf, logits)
-        weights = softmax(logits, (-2, -1)).astype(keys.dtype)
-        return self.dropout0(weights.reshape(*weights.shape[:3], h, w), train)
+        weights = softmax(logits, (-2, -1)).astype(keys.dtype).reshape(*logits.shape[:3], h, w)
+        y = self.dropout0(weights, train)
+        return (y, weights) if attention_weights else y

@@ -9,7 +9,7 @@ here it is the mean over all pixels, which is the same number on a square image.
 from jaxtyping import Array, Float
 
 from flax_attn.layers import BatchNorm1d, BatchNorm2d, Conv2d, Linear, Module, relu, require, sigmoid
-from flax_attn.shapes import Image, PixelMap
+from flax_attn.shapes import ChannelMap, Image, PixelMap
 
 
 class _GateC(Module):
@@ -32,7 +32,7 @@ class _ChannelGate(Module):
     def setup(self) -> None:
         self.gate_c = _GateC(self.gate_channel, self.hidden)
 
-    def __call__(self, x: Image, train: bool = False) -> Float[Array, "n 1 1 c"]:
+    def __call__(self, x: Image, train: bool = False) -> ChannelMap:
         return self.gate_c(x.mean((1, 2)), train)[:, None, None, :]
 
 
@@ -76,6 +76,8 @@ class BAM(Module):
     Args:
         reduction_ratio: the networks that compute c and s have ``gate_channel // reduction_ratio`` hidden channels.
         dilation_val: the dilation of the two 3x3 convolutions that compute s.
+
+    With ``attention_weights=True`` the call returns also the gate sigmoid(c * s), (n, h, w, c).
     """
 
     gate_channel: int
@@ -93,6 +95,8 @@ class BAM(Module):
         self.channel_att = _ChannelGate(self.gate_channel, hidden)
         self.spatial_att = _SpatialGate(self.gate_channel, hidden, self.dilation_val)
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, Image]:
         x = self.cast(x)
-        return (1 + sigmoid(self.channel_att(x, train) * self.spatial_att(x, train))) * x
+        gate = sigmoid(self.channel_att(x, train) * self.spatial_att(x, train))
+        y = (1 + gate) * x
+        return (y, gate) if attention_weights else y

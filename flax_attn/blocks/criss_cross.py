@@ -142,11 +142,17 @@ class CrissCrossAttention(PAM_Module):
 
 
 class CrissCrossAttention3D(PAM_Module):
-    """x (n, d, h, w, c) plus ``gamma`` times the values along each voxel's three axes, weighted as in 2D."""
+    """x (n, d, h, w, c) plus ``gamma`` times the values along each voxel's three axes, weighted as in 2D.
+
+    With ``attention_weights=True`` the call returns also what each voxel gives to its row (n, d, h, w, w), to its
+    column (n, d, h, w, h) and to its line along the depth (n, d, h, w, d).
+    """
 
     conv = Conv3d
 
-    def __call__(self, x: Volume, train: bool = False) -> Volume:
+    def __call__(  # type: ignore[override]
+        self, x: Volume, attention_weights: bool = False, train: bool = False
+    ) -> Volume | tuple[Volume, Float[Array, "n d h w w"], Float[Array, "n d h w h"], Float[Array, "n d h w d"]]:
         x, gamma = self.promote(x, self.gamma)
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         d, h = x.shape[1:3]
@@ -156,10 +162,12 @@ class CrissCrossAttention3D(PAM_Module):
         column += own_position(h)[:, None]
         row = einsum("ndhwc,ndhvc->ndhwv", query, key, wide=True)
         weights = softmax(jnp.concatenate([depth, column, row], -1)).astype(x.dtype)
-        out = einsum("ndhwe,nehwc->ndhwc", weights[..., :d], value)
-        out += einsum("ndhwg,ndgwc->ndhwc", weights[..., d : d + h], value)
-        out += einsum("ndhwv,ndhvc->ndhwc", weights[..., d + h :], value)
-        return gamma * out + x
+        depth, column, row = jnp.split(weights, (d, d + h), -1)
+        out = einsum("ndhwe,nehwc->ndhwc", depth, value)
+        out += einsum("ndhwg,ndgwc->ndhwc", column, value)
+        out += einsum("ndhwv,ndhvc->ndhwc", row, value)
+        y = gamma * out + x
+        return (y, row, column, depth) if attention_weights else y
 
 
 class RCCAModule(Module):
@@ -171,6 +179,10 @@ class RCCAModule(Module):
         inplace_abn: whether the normalisations scale by |weight| + eps, as InPlaceABN does; False for a checkpoint of
             plain BatchNorm, and for one whose weights were replaced by |weight| + eps.
         activation: "leaky_relu"; "relu", with ``inplace_abn=False``, for mmseg's CCHead.
+        dropout: the probability with which a channel in front of the classifier is dropped.
+
+    With ``attention_weights=True`` the call returns also, for each time that the attention is applied, a pair: what
+    each pixel gives to its row (n, h, w, w) and to its column (n, h, w, h).
     """
 
     in_channels: int
@@ -178,6 +190,7 @@ class RCCAModule(Module):
     num_classes: int
     inplace_abn: bool = True
     activation: str = "leaky_relu"
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,15 +206,20 @@ class RCCAModule(Module):
             [
                 Conv2d(self.in_channels + inner, self.out_channels, 3, padding=1, bias=False),
                 norm(self.out_channels),
-                Dropout2d(0.1),
+                Dropout2d(self.dropout),
                 Conv2d(self.out_channels, self.num_classes, 1),
             ]
         )
 
-    def __call__(self, x: Image, recurrence: int = 1, train: bool = False) -> ScoreMap:
+    def __call__(
+        self, x: Image, recurrence: int = 1, attention_weights: bool = False, train: bool = False
+    ) -> ScoreMap | tuple[ScoreMap | tuple[Row, Column], ...]:
         x = self.cast(x)
         y: Any = self.conva(x, train)
+        maps = []
         for _ in range(max(recurrence, self.is_initializing())):
-            y = self.cca(y)
+            y, row, column = self.cca(y, attention_weights=True)
+            maps.append((row, column))
         y = self.convb(y, train)
-        return self.bottleneck(jnp.concatenate([x, y], -1), train)
+        y = self.bottleneck(jnp.concatenate([x, y], -1), train)
+        return (y, *maps) if attention_weights else y

@@ -7,6 +7,8 @@ alike get the larger weight; the paper does not do that. Neither attention is sc
 from collections.abc import Callable
 from typing import ClassVar
 
+from jaxtyping import Array, Float
+
 from flax_attn.layers import (
     BatchNorm2d,
     Conv,
@@ -20,11 +22,16 @@ from flax_attn.layers import (
     require,
     softmax,
 )
-from flax_attn.shapes import Image, ScoreMap
+from flax_attn.shapes import Image, ScoreMap, Weights
+
+ThreeScores = tuple[ScoreMap, ScoreMap, ScoreMap]
 
 
 class PAM_Module(Module):
-    """Position attention: x plus ``gamma`` times the values of all pixels, weighted by a softmax of query . key."""
+    """Position attention: x plus ``gamma`` times the values of all pixels, weighted by a softmax of query . key.
+
+    With ``attention_weights=True`` the call returns also the weights (n, h * w, h * w) of each pixel for all pixels.
+    """
 
     in_dim: int
 
@@ -40,27 +47,33 @@ class PAM_Module(Module):
         self.value_conv = self.conv(self.in_dim, self.in_dim, 1)
         self.gamma = self.parameter("gamma", init.zeros, (1,))
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, Weights]:
         x, gamma = self.promote(x, self.gamma)
         energy = einsum("nhwc,nijc->nhwij", self.query_conv(x), self.key_conv(x), wide=True)
         attention = softmax(energy, (-2, -1)).astype(x.dtype)
-        return gamma * einsum("nhwij,nijc->nhwc", attention, self.value_conv(x)) + x
+        y = gamma * einsum("nhwij,nijc->nhwc", attention, self.value_conv(x)) + x
+        n, h, w, _ = x.shape
+        return (y, attention.reshape(n, h * w, h * w)) if attention_weights else y
 
 
 class CAM_Module(Module):
-    """Channel attention: x plus ``gamma`` times all channels, weighted by a softmax of how little they are alike."""
+    """Channel attention: x plus ``gamma`` times all channels, weighted by a softmax of how little they are alike.
+
+    With ``attention_weights=True`` the call returns also the weights (n, c, c) of each channel for all channels.
+    """
 
     in_dim: int
 
     def setup(self) -> None:
         self.gamma = self.parameter("gamma", init.zeros, (1,))
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, Weights]:
         self.check_channels(x, self.in_dim, [4])
         x, gamma = self.promote(x, self.gamma)
         energy = einsum("nhwc,nhwk->nck", x, x, wide=True)
         attention = softmax(energy.max(-1, keepdims=True) - energy).astype(x.dtype)
-        return gamma * einsum("nck,nhwk->nhwc", attention, x) + x
+        y = gamma * einsum("nck,nhwk->nhwc", attention, x) + x
+        return (y, attention) if attention_weights else y
 
 
 class DANetHead(Module):
@@ -71,11 +84,16 @@ class DANetHead(Module):
     Args:
         out_channels: the number of classes.
         norm_layer: the class of the normalisations; BatchNorm2d when None.
+        dropout: the probability with which a channel in front of each classifier is dropped.
+
+    With ``attention_weights=True`` the call returns the three scores as one tuple, then the weights of the position
+    attention (n, h * w, h * w) and those of the channel attention (n, c, c), where c is ``in_channels // 4``.
     """
 
     in_channels: int
     out_channels: int
     norm_layer: Callable[[int], Module] | None = None
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,10 +116,14 @@ class DANetHead(Module):
         return Sequential([Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), relu])
 
     def classify(self, inputs: int) -> Sequential:
-        return Sequential([Dropout2d(0.1), Conv2d(inputs, self.out_channels, 1)])
+        return Sequential([Dropout2d(self.dropout), Conv2d(inputs, self.out_channels, 1)])
 
-    def __call__(self, x: Image, train: bool = False) -> tuple[ScoreMap, ScoreMap, ScoreMap]:
-        position = self.conv51(self.sa(self.conv5a(x, train), train), train)
-        channel = self.conv52(self.sc(self.conv5c(x, train), train), train)
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> ThreeScores | tuple[ThreeScores, Float[Array, "n p p"], Float[Array, "n d d"]]:
+        position, of_pixels = self.sa(self.conv5a(x, train), attention_weights=True, train=train)
+        channel, of_channels = self.sc(self.conv5c(x, train), attention_weights=True, train=train)
+        position, channel = self.conv51(position, train), self.conv52(channel, train)
         both = self.conv8(position + channel, train)
-        return both, self.conv6(position, train), self.conv7(channel, train)
+        scores = both, self.conv6(position, train), self.conv7(channel, train)
+        return (scores, of_pixels, of_channels) if attention_weights else scores

@@ -29,12 +29,11 @@ from flax_attn.layers import (
 from flax_attn.shapes import Image, PixelMap, Tokens
 
 
-def mask_pool(x: Image, mask: PixelMap) -> Float[Array, "n 1 c"]:
-    """The mean of x over its pixels, weighted by the sigmoid of ``mask``.
+def mask_pool(x: Image, weight: PixelMap) -> Float[Array, "n 1 c"]:
+    """The mean of x over its pixels, weighted by ``weight``.
 
     The sum of the weights is increased by 0.0005, so that the result is close to 0 where all weights are.
     """
-    weight = sigmoid(mask)
     total = einsum("nhwc,nhwi->nic", x, weight, wide=True)
     return (total / (weight.sum((1, 2), dtype=total.dtype)[:, None] + 0.0005)).astype(x.dtype)
 
@@ -67,37 +66,51 @@ class _Attention(Module):
         layers = [] if same else [Linear(inner, self.dim), Dropout(self.dropout)]
         self.to_out = Sequential(layers)
 
-    def attend(self, x: Image, pool: Callable[[Image], Tokens], train: bool) -> Tokens:
-        """Attention from every pixel of x to the keys and values that ``pool`` returns."""
+    def attend(
+        self, x: Image, pool: Callable[[Image], Tokens], train: bool
+    ) -> tuple[Tokens, Float[Array, "n heads q k"]]:
+        """Attention from every pixel of x to the keys and values that ``pool`` returns, and its weights."""
         query, key, value = jnp.split(self.to_qkv(x), 3, -1)
         q, k, v = (split_heads(t, self.heads) for t in (tokens(query), pool(key), pool(value)))
         logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) * self.dim_head**-0.5
-        y = einsum("nhqk,nkhd->nqhd", softmax(logits, -1).astype(v.dtype), v)
-        return self.to_out(y.reshape(*y.shape[:2], -1), train)
+        weights = softmax(logits, -1).astype(v.dtype)
+        y = einsum("nhqk,nkhd->nqhd", weights, v)
+        return self.to_out(y.reshape(*y.shape[:2], -1), train), weights
 
 
 class ESA(_Attention):
-    """Attention from every pixel of x to the 1 + 9 + 25 tokens of its ``PPM``; returns tokens, not an image."""
+    """Attention from every pixel of x to the 1 + 9 + 25 tokens of its ``PPM``; returns tokens, not an image.
+
+    With ``attention_weights=True`` the call returns also the weights (n, heads, h * w, 35) of each pixel for all
+    tokens.
+    """
 
     def setup(self) -> None:
         super().setup()
         self.ppm = PPM()
 
-    def __call__(self, x: Image, train: bool = False) -> Tokens:
-        return self.attend(x, self.ppm, train)
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Tokens | tuple[Tokens, Float[Array, "n heads q k"]]:
+        y, weights = self.attend(x, self.ppm, train)
+        return (y, weights) if attention_weights else y
 
 
 class LCA(_Attention):
     """Project the values of x and average them with the weights sigmoid(mask); every pixel gets the same average.
 
-    Returns tokens, not an image. ``mask`` (n, h, w, 1) holds logits; another shape raises ValueError.
+    Returns tokens, not an image. ``mask`` (n, h, w, 1) holds logits; another shape raises ValueError. With
+    ``attention_weights=True`` the call returns also the weights sigmoid(mask), (n, h, w, 1).
     """
 
-    def __call__(self, x: Image, mask: Array, train: bool = False) -> Tokens:
+    def __call__(
+        self, x: Image, mask: Array, attention_weights: bool = False, train: bool = False
+    ) -> Tokens | tuple[Tokens, PixelMap]:
         expected = (*x.shape[:3], 1)
         require(mask.shape == expected, f"{type(self).__name__}: expected a mask of shape {expected}, got {mask.shape}")
-        mask = self.cast(mask)
-        return self.attend(x, lambda y: mask_pool(y, mask), train)
+        weight = sigmoid(self.cast(mask))
+        y, _ = self.attend(x, lambda y: mask_pool(y, weight), train)
+        return (y, weight) if attention_weights else y
 
 
 class _FeedForward(Module):
@@ -147,10 +160,10 @@ class ESABlock(_Block):
 
     def setup(self) -> None:
         super().setup()
-        self.ESAlayer = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.ESAlayer: Module = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
 
     def __call__(self, x: Image, train: bool = False) -> Image:
-        return self.add(self.ESAlayer(x, train), x, train)
+        return self.add(self.ESAlayer(x, train=train), x, train)
 
 
 class LCABlock(_Block):
@@ -158,7 +171,7 @@ class LCABlock(_Block):
 
     def setup(self) -> None:
         super().setup()
-        self.LCAlayer = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.LCAlayer: Module = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
 
     def __call__(self, x: Image, mask: Array, train: bool = False) -> Image:
-        return self.add(self.LCAlayer(x, mask, train), x, train)
+        return self.add(self.LCAlayer(x, mask, train=train), x, train)

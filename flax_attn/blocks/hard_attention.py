@@ -6,17 +6,24 @@ Differs: the scores are a small network of each pixel alone, without the state o
 Noise may be passed in; otherwise it is drawn from the rng stream "sample", in training only.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_attn.layers import Linear, Module, accumulator, log_softmax, require
-from flax_attn.shapes import Image
+from flax_attn.shapes import Image, PixelMap
 
 
 def pick(weights: Float[Array, "n s"], x: Image) -> Float[Array, "n c"]:
     """The weighted sum of the pixels of x. No matrix product: TPUs and GPUs would round it."""
     return (weights[..., None].astype(x.dtype) * x.reshape(x.shape[0], -1, x.shape[-1])).sum(1)
+
+
+def as_map(weights: Float[Array, "n s"], x: Image) -> PixelMap:
+    """One number for each pixel, in the places of the pixels of x."""
+    return weights.astype(x.dtype).reshape(*x.shape[:3], 1)
 
 
 class HardAttention(Module):
@@ -25,7 +32,8 @@ class HardAttention(Module):
     Returns the glimpse (n, dim), the log-probability (n,) of the choice and the entropy (n,) of the scores.
 
     In eval mode it is the pixel with the highest score. ``noise`` (n, h * w) is Gumbel noise. No gradient flows through
-    the choice: train it with ``reinforce_loss``.
+    the choice: train it with ``reinforce_loss``. With ``attention_weights=True`` the call returns these three as one
+    tuple, then the choice (n, h, w, 1), which is 1 at one pixel and else 0, and the probabilities (n, h, w, 1).
     """
 
     dim: int
@@ -52,10 +60,14 @@ class HardAttention(Module):
             return logits, logits + jax.random.gumbel(self.make_rng("sample"), logits.shape, logits.dtype)
         return logits, logits
 
-    def __call__(self, x: Image, noise: Array | None = None, train: bool = False) -> tuple[Array, ...]:
+    def __call__(
+        self, x: Image, noise: Array | None = None, attention_weights: bool = False, train: bool = False
+    ) -> tuple[Any, ...]:
         x = self.cast(x)
         logits, noisy = self.scores(x, noise, train)
         choice = jax.nn.one_hot(noisy.argmax(-1), logits.shape[-1], dtype=logits.dtype)
         log_p = log_softmax(logits)
-        entropy = -(jnp.exp(log_p) * log_p).sum(-1)
-        return pick(choice, x), (choice * log_p).sum(-1).astype(x.dtype), entropy.astype(x.dtype)
+        p = jnp.exp(log_p)
+        entropy = -(p * log_p).sum(-1)
+        y = pick(choice, x), (choice * log_p).sum(-1).astype(x.dtype), entropy.astype(x.dtype)
+        return (y, as_map(choice, x), as_map(p, x)) if attention_weights else y

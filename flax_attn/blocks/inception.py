@@ -59,7 +59,7 @@ class _Gated(Module):
     gated: bool = dataclasses.field(default=False, kw_only=True)
 
     def setup(self) -> None:
-        self.SELayer = SELayer(self.in_channels)
+        self.SELayer: Module = SELayer(self.in_channels)
 
     def gate(self, x: Image) -> Image:
         """x, scaled by the SELayer if the block is ``gated``."""

@@ -53,7 +53,8 @@ class _NonLocalBlockND(Module):
         bn_layer: whether a BatchNorm follows the projection. The last of the two layers starts at zero, so that a new
             block is the identity.
 
-    Returns x plus the projection, and with ``return_nl_map=True`` also the weights (n, queries, keys).
+    Returns x plus the projection. With ``attention_weights=True`` the call returns also the weights (n, queries, keys).
+    ``return_nl_map`` is upstream's name of the same argument.
     """
 
     in_channels: int
@@ -107,13 +108,15 @@ class _NonLocalBlockND(Module):
     def scores(self, x: Array) -> Weights:
         return einsum("nqc,nkc->nqk", tokens(self.theta(x)), tokens(self.phi(x)), wide=True)
 
-    def __call__(self, x: Array, return_nl_map: bool = False, train: bool = False) -> Array | tuple[Array, Weights]:
+    def __call__(
+        self, x: Array, return_nl_map: bool = False, attention_weights: bool = False, train: bool = False
+    ) -> Array | tuple[Array, Weights]:
         self.check_channels(x, self.in_channels, [self.dimension + 2])
         x = self.cast(x)
         nl_map = self.pairwise(x).astype(x.dtype)
         y = einsum("nqk,nkc->nqc", nl_map, tokens(self.g(x)))
         z = self.W(y.reshape(*x.shape[:-1], self.inner), train=train) + x
-        return (z, nl_map) if return_nl_map else z
+        return (z, nl_map) if return_nl_map or attention_weights else z
 
 
 class EmbeddedGaussianNonLocalBlock(_NonLocalBlockND):

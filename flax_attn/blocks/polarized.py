@@ -10,10 +10,10 @@ Differs: ``kernel_size`` of ``PSA_p`` and ``PSA_s`` is ignored, as upstream; a s
 
 from typing import ClassVar
 
-from jaxtyping import Array, Float
-
 from flax_attn.layers import Conv2d, LayerNorm, Module, Sequential, einsum, init, relu, require, sigmoid, softmax
-from flax_attn.shapes import Image, PixelMap
+from flax_attn.shapes import ChannelMap, Image, PixelMap
+
+Gated = Image | tuple[Image, ChannelMap, PixelMap]
 
 
 class _PolarizedSelfAttention(Module):
@@ -32,7 +32,7 @@ class _PolarizedSelfAttention(Module):
         self.sp_wv = Conv2d(channel, half, 1)
         self.sp_wq = Conv2d(channel, half, 1)
 
-    def channel_gate(self, x: Image) -> Float[Array, "n 1 1 c"]:
+    def channel_gate(self, x: Image) -> ChannelMap:
         value = self.ch_wv(x)
         query = softmax(self.ch_wq(x), (1, 2))
         context = einsum("nhwc,nhwi->nic", value, query)[:, None]
@@ -45,20 +45,33 @@ class _PolarizedSelfAttention(Module):
 
 
 class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
-    """The sum of x times its channel gate and x times its spatial gate."""
+    """The sum of x times its channel gate and x times its spatial gate.
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    With ``attention_weights=True`` the call returns also the gates: of the channels (n, 1, 1, c) and of the pixels
+    (n, h, w, 1).
+    """
+
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Gated:
         x = self.cast(x)
-        return self.spatial_gate(x) * x + self.channel_gate(x) * x
+        channel, spatial = self.channel_gate(x), self.spatial_gate(x)
+        y = spatial * x + channel * x
+        return (y, channel, spatial) if attention_weights else y
 
 
 class SequentialPolarizedSelfAttention(_PolarizedSelfAttention):
-    """x times its channel gate, then the result times the spatial gate of the result."""
+    """x times its channel gate, then the result times the spatial gate of the result.
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    With ``attention_weights=True`` the call returns also the gates: of the channels (n, 1, 1, c) and of the pixels
+    (n, h, w, 1).
+    """
+
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Gated:
         x = self.cast(x)
-        x = self.channel_gate(x) * x
-        return self.spatial_gate(x) * x
+        channel = self.channel_gate(x)
+        x = channel * x
+        spatial = self.spatial_gate(x)
+        y = spatial * x
+        return (y, channel, spatial) if attention_weights else y
 
 
 class _PSA(Module):
@@ -87,34 +100,44 @@ class _PSA(Module):
     def project(self, planes: int) -> Conv2d:
         return Conv2d(self.inplanes, planes, 1, bias=False, kernel_init=init.kaiming_normal())
 
-    def spatial_pool(self, x: Image) -> Image:
-        """x times its channel gate. The name is upstream's."""
+    def channel_gate(self, x: Image) -> ChannelMap:
+        """Upstream's ``spatial_pool``, without the product with x."""
         mask = softmax(self.conv_q_right(x), (1, 2))
         context = einsum("nhwc,nhwi->nic", self.conv_v_right(x), mask)[:, None]
-        return x * sigmoid(self.conv_up(context))
+        return sigmoid(self.conv_up(context))
 
 
 class PSA_p(_PSA):
-    """The sum of x times its channel gate and x times its spatial gate; ``kernel_size`` is ignored."""
+    """The sum of x times its channel gate and x times its spatial gate; ``kernel_size`` is ignored.
+
+    With ``attention_weights=True`` the call returns also the gates: of the channels (n, 1, 1, c) and of the pixels
+    (n, h, w, 1).
+    """
 
     smallest = 2
 
     def up(self, inner: int) -> Conv2d:
         return Conv2d(inner, self.planes, 1, bias=False)
 
-    def channel_pool(self, x: Image) -> Image:
-        """x times its spatial gate. The name is upstream's."""
+    def spatial_gate(self, x: Image) -> PixelMap:
+        """Upstream's ``channel_pool``, without the product with x."""
         query = self.conv_q_left(x).mean((1, 2))
         context = softmax(einsum("nc,nhwc->nhw", query, self.conv_v_left(x), wide=True), (1, 2))
-        return x * sigmoid(context).astype(x.dtype)[..., None]
+        return sigmoid(context).astype(x.dtype)[..., None]
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Gated:
         x = self.cast(x)
-        return self.channel_pool(x) + self.spatial_pool(x)
+        channel, spatial = self.channel_gate(x), self.spatial_gate(x)
+        y = x * spatial + x * channel
+        return (y, channel, spatial) if attention_weights else y
 
 
 class PSA_s(_PSA):
-    """x times its channel gate, then the result times its own spatial gate; ``kernel_size`` is ignored."""
+    """x times its channel gate, then the result times its own spatial gate; ``kernel_size`` is ignored.
+
+    With ``attention_weights=True`` the call returns also the gates: of the channels (n, 1, 1, c) and of the pixels
+    (n, h, w, 1).
+    """
 
     smallest = 8
 
@@ -122,11 +145,16 @@ class PSA_s(_PSA):
         hidden = inner // 4
         return Sequential([Conv2d(inner, hidden, 1), LayerNorm((hidden, 1, 1)), relu, Conv2d(hidden, self.planes, 1)])
 
-    def channel_pool(self, x: Image) -> Image:
-        """x times its spatial gate. The name is upstream's."""
+    def spatial_gate(self, x: Image) -> PixelMap:
+        """Upstream's ``channel_pool``, without the product with x."""
         query = self.conv_q_left(x).mean((1, 2))
         context = einsum("nc,nhwc->nhw", query, softmax(self.conv_v_left(x), (1, 2)))
-        return x * sigmoid(context)[..., None]
+        return sigmoid(context)[..., None]
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
-        return self.channel_pool(self.spatial_pool(self.cast(x)))
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Gated:
+        x = self.cast(x)
+        channel = self.channel_gate(x)
+        x = x * channel
+        spatial = self.spatial_gate(x)
+        y = x * spatial
+        return (y, channel, spatial) if attention_weights else y

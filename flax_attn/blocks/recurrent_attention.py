@@ -9,14 +9,22 @@ Noise may be passed in; otherwise it is drawn from the rng stream "sample".
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flax_attn.layers import Linear, Module, accumulator, avg_pool, flatten, log_softmax, relu, require
-from flax_attn.shapes import Image, Place, Scores, State
+from flax_attn.shapes import Image, PatchBoxes, Place, Scores, State
+
+
+def pixel(x: Image, place: Place) -> Int[Array, "n 2"]:
+    """The column and the row of ``place`` in x, rounded down."""
+    extent = jnp.array([x.shape[2], x.shape[1]])
+    place = lax.stop_gradient(place.astype(accumulator(place.dtype))).clip(-1, 1)
+    return (0.5 * (place + 1) * extent).astype(int)
 
 
 def patch(x: Image, place: Place, size: int) -> Float[Array, "n p p c"]:
@@ -26,14 +34,18 @@ def patch(x: Image, place: Place, size: int) -> Float[Array, "n p p c"]:
     """
     before = size // 2
     pads = [(0, 0), (before, size - before), (before, size - before), (0, 0)]
-    extent = jnp.array([x.shape[2], x.shape[1]])
-    place = lax.stop_gradient(place.astype(accumulator(place.dtype))).clip(-1, 1)
-    start = (0.5 * (place + 1) * extent).astype(int)
 
     def crop(image: Float[Array, "h w c"], corner: Array) -> Float[Array, "p p c"]:
         return lax.dynamic_slice(image, (corner[1], corner[0], 0), (size, size, image.shape[-1]))
 
-    return jax.vmap(crop)(jnp.pad(x, pads), start)
+    return jax.vmap(crop)(jnp.pad(x, pads), pixel(x, place))
+
+
+def patch_boxes(x: Image, place: Place, sizes: Sequence[int]) -> PatchBoxes:
+    """The edges of each patch around ``place``, which may lie beyond those of the image."""
+    size = jnp.array(sizes)[:, None]
+    start = pixel(x, place)[:, None] - size // 2
+    return jnp.concatenate([start, start + size], -1)
 
 
 def patch_sizes(g: int, k: int, s: float) -> list[int]:
@@ -51,6 +63,10 @@ class Retina(Module):
     The first patch has ``g`` x ``g`` pixels, and each next one is ``s`` times as large. Returns (n, k * c * g * g) in
     the order in which PyTorch flattens. Raises ValueError for g, k or s below 1, and for a patch of ``size`` x ``size``
     pixels that average pooling with kernel size ``size // g`` does not bring to ``g`` x ``g``.
+
+    With ``attention_weights=True`` the call returns also the box (n, k, 4) of each patch: (left, top, right, bottom) in
+    pixels. Row ``top`` and column ``left`` are the first inside, and row ``bottom`` and column ``right`` the first
+    behind.
     """
 
     g: int
@@ -65,14 +81,24 @@ class Retina(Module):
         fit = all(size // (size // self.g) == self.g for size in sizes)
         require(fit, f"Retina: expected sizes that a pooling by size // g shrinks to g={self.g}, got {sizes}")
 
-    def __call__(self, x: Image, l: Place, train: bool = False) -> State:  # noqa: E741
+    def __call__(
+        self,
+        x: Image,
+        l: Place,  # noqa: E741
+        attention_weights: bool = False,
+        train: bool = False,
+    ) -> State | tuple[State, PatchBoxes]:
         require(l.shape == (x.shape[0], 2), f"Retina: expected places of shape {(x.shape[0], 2)}, got {l.shape}")
         x, sizes = self.cast(x), patch_sizes(self.g, self.k, self.s)
-        return flatten(jnp.concatenate([avg_pool(patch(x, l, size), size // self.g) for size in sizes], -1))
+        y = flatten(jnp.concatenate([avg_pool(patch(x, l, size), size // self.g) for size in sizes], -1))
+        return (y, patch_boxes(x, l, sizes)) if attention_weights else y
 
 
 class GlimpseNetwork(Module):
-    """One vector (n, h_g + h_l) from the patches around ``l_t_prev`` and from ``l_t_prev`` itself."""
+    """One vector (n, h_g + h_l) from the patches around ``l_t_prev`` and from ``l_t_prev`` itself.
+
+    With ``attention_weights=True`` the call returns also the boxes (n, k, 4) of the patches, as ``Retina`` does.
+    """
 
     h_g: int
     h_l: int
@@ -88,10 +114,14 @@ class GlimpseNetwork(Module):
         self.fc3 = Linear(self.h_g, self.h_g + self.h_l)
         self.fc4 = Linear(self.h_l, self.h_g + self.h_l)
 
-    def __call__(self, x: Image, l_t_prev: Place, train: bool = False) -> State:
-        what = self.fc3(relu(self.fc1(self.retina(x, l_t_prev))))
+    def __call__(
+        self, x: Image, l_t_prev: Place, attention_weights: bool = False, train: bool = False
+    ) -> State | tuple[State, PatchBoxes]:
+        seen, boxes = self.retina(x, l_t_prev, attention_weights=True)
+        what = self.fc3(relu(self.fc1(seen)))
         where = self.fc4(relu(self.fc2(l_t_prev)))
-        return relu(what + where)
+        y = relu(what + where)
+        return (y, boxes) if attention_weights else y
 
 
 class CoreNetwork(Module):

@@ -50,6 +50,8 @@ class _AttentionModule(Module):
     Args:
         in_channels, out_channels: must be equal.
         size1, size2, ...: (height, width) of x, of x at half size, at a quarter, ...
+
+    With ``attention_weights=True`` the call returns also the mask (n, h, w, c).
     """
 
     in_channels: int
@@ -108,10 +110,12 @@ class _AttentionModule(Module):
         require(x.shape[1:3] == size, f"{type(self).__name__}: expected an image of {size}, got shape {x.shape}")
         return self.block(-1)(self.hourglass(x, 1, train) + trunk, train)
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(self, x: Image, attention_weights: bool = False, train: bool = False) -> Image | tuple[Image, Image]:
         x = self.first_residual_blocks(x, train)
         trunk = self.trunk_branches(x, train)
-        return self.last_blocks((1 + self.mask(x, trunk, train)) * trunk, train)
+        mask = self.mask(x, trunk, train)
+        y = self.last_blocks((1 + mask) * trunk, train)
+        return (y, mask) if attention_weights else y
 
 
 class AttentionModule_stage0(_AttentionModule):

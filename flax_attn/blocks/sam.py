@@ -55,6 +55,7 @@ class SAM(Module):
 
     The modulator: the channels are split into heads, and each head passes a depthwise convolution of its own kernel
     size (3, 5, 7, ...). A 1x1 convolution then mixes the heads of each channel, and a second one mixes all channels.
+    With ``attention_weights=True`` the call returns also the modulator (n, H, W, dim).
 
     Raises ValueError when ``ca_num_heads`` does not divide ``dim``, and for a number of tokens other than H * W.
     """
@@ -83,16 +84,21 @@ class SAM(Module):
         self.proj = linear(dim, dim)
         self.dropout = Dropout(self.proj_drop)
 
-    def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
+    def __call__(
+        self, x: Tokens, H: int, W: int, attention_weights: bool = False, train: bool = False
+    ) -> Tokens | tuple[Tokens, Image]:
         heads = jnp.split(image("SAM", self.s(x), H, W), self.ca_num_heads, -1)
         seen = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(heads, 1)]
         y = jnp.stack(seen, -1).reshape(x.shape[0], H, W, self.dim)  # the heads of a channel lie together
         modulator = self.proj1(gelu(self.bn(self.proj0(y), train)))
-        return self.dropout(self.proj(modulator.reshape(x.shape) * self.v(x)), train)
+        y = self.dropout(self.proj(modulator.reshape(x.shape) * self.v(x)), train)
+        return (y, modulator) if attention_weights else y
 
 
 class SAMAttention(Module):
     """Multi-head self-attention of the tokens x, plus a depthwise 3x3 convolution of their values.
+
+    With ``attention_weights=True`` the call returns also the weights (n, heads, queries, keys).
 
     Raises ValueError when ``sa_num_heads`` does not divide ``dim``, and for a number of tokens other than H * W.
     """
@@ -118,14 +124,17 @@ class SAMAttention(Module):
         self.proj = linear(self.dim, self.dim)
         self.proj_dropout = Dropout(self.proj_drop)
 
-    def __call__(self, x: Tokens, H: int, W: int, train: bool = False) -> Tokens:
+    def __call__(
+        self, x: Tokens, H: int, W: int, attention_weights: bool = False, train: bool = False
+    ) -> Tokens | tuple[Tokens, Float[Array, "n heads l l"]]:
         key, value = jnp.split(self.kv(x), 2, -1)
         q, k, v = (t.reshape(*x.shape[:2], self.sa_num_heads, -1) for t in (self.q(x), key, value))
         scale = self.qk_scale or q.shape[-1] ** -0.5
         attn = softmax(einsum("nqhd,nkhd->nhqk", q, k, wide=True) * scale).astype(v.dtype)
         y = einsum("nhqk,nkhd->nqhd", self.attn_dropout(attn, train), v).reshape(x.shape)
         local = self.local_conv(image("SAMAttention", value, H, W)).reshape(x.shape)
-        return self.proj_dropout(self.proj(y + local), train)
+        y = self.proj_dropout(self.proj(y + local), train)
+        return (y, attn) if attention_weights else y
 
 
 class _DWConv(Module):
@@ -139,7 +148,7 @@ class _DWConv(Module):
 
 
 class Mlp(Module):
-    """Two linear layers; between them h becomes gelu(h + depthwise 3x3 convolution of h).
+    """SMT's two linear layers; between them h becomes gelu(h + depthwise 3x3 convolution of h). ``MLP`` is DETR's.
 
     Args:
         hidden_features, out_features: ``in_features`` when None.

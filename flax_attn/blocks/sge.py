@@ -6,6 +6,8 @@ the standard deviation is NaN, and so is the output, as in PyTorch.
 Differs: ``init_bias`` is ours. External-Attention-pytorch's copy starts the bias at 0 (``init_bias=0``).
 """
 
+from jaxtyping import Array, Float
+
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.layers import Module, accumulator, init, require, sigmoid, std
 from flax_attn.shapes import Features, Image
@@ -17,6 +19,8 @@ class SpatialGroupEnhance(Module):
     Args:
         groups: number of groups of channels; ValueError for an input whose channels they do not divide.
         init_bias: the bias of the gate at the start of training.
+
+    With ``attention_weights=True`` the call returns also the gate (n, h, w, groups).
     """
 
     groups: int = 64
@@ -30,7 +34,9 @@ class SpatialGroupEnhance(Module):
         self.weight = self.parameter("weight", init.zeros, (1, self.groups, 1, 1))
         self.bias = self.parameter("bias", init.constant(self.init_bias), (1, self.groups, 1, 1))
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Image | tuple[Image, Float[Array, "n h w g"]]:
         require(x.ndim == 4, f"SpatialGroupEnhance: expected an input (n, h, w, c), got shape {x.shape}")
         n, h, w, c = x.shape
         require(c % self.groups == 0, f"SpatialGroupEnhance: {self.groups} groups do not divide {c} channels")
@@ -40,7 +46,8 @@ class SpatialGroupEnhance(Module):
         t = (wide * wide.mean((1, 2), keepdims=True)).sum(-1)
         t = (t - t.mean((1, 2), keepdims=True)) / (std(t, (1, 2)) + 1e-5)
         gate = sigmoid(t * weight.reshape(-1) + bias.reshape(-1)).astype(x.dtype)
-        return (x * gate[..., None]).reshape(n, h, w, c)
+        y = (x * gate[..., None]).reshape(n, h, w, c)
+        return (y, gate) if attention_weights else y
 
 
 class _SGEGate(Module):
@@ -48,10 +55,10 @@ class _SGEGate(Module):
 
     def setup(self) -> None:
         super().setup()
-        self.sge = SpatialGroupEnhance(64)
+        self.sge: Module = SpatialGroupEnhance(64)
 
     def gate(self, y: Features, train: bool) -> Features:
-        return self.sge(y, train)
+        return self.sge(y, train=train)
 
 
 class SGEBasicBlock(_SGEGate, BasicBlock):

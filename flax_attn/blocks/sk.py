@@ -4,7 +4,9 @@ Follows: implus/PytorchInsight. Its two branches are a plain and a grouped 3x3 c
 and a 5x5 one. The hidden layer of the selection has ``planes // 16`` units, without the paper's lower limit of 32.
 """
 
-from flax_attn.blocks.resnet import Bottleneck
+from jaxtyping import Array, Float
+
+from flax_attn.blocks.resnet import Bottleneck, add_shortcut
 from flax_attn.layers import Conv2d, relu, require, softmax
 from flax_attn.shapes import Features, Image
 
@@ -14,6 +16,8 @@ class SKBottleneck(Bottleneck):
 
     The weights of the softmax are computed from the spatial mean of the sum of both. 32 divides ``planes``; ``groups``
     and ``base_width`` are refused other than 1 and 64.
+
+    With ``attention_weights=True`` the call returns also the share of each convolution in each channel (n, 2, planes).
     """
 
     def __post_init__(self) -> None:
@@ -30,10 +34,18 @@ class SKBottleneck(Bottleneck):
         self.bn_fc1 = self.norm(hidden)
         self.conv_fc2 = Conv2d(hidden, 2 * planes, 1, bias=False)
 
-    def residual(self, x: Image, train: bool) -> Features:
+    def select(self, x: Image, train: bool) -> tuple[Features, Float[Array, "n 2 p"]]:
+        """The mix of both 3x3 convolutions, and the share of each in it."""
         y = relu(self.bn1(self.conv1(x), train))
         a = relu(self.bn2(self.conv2(y), train))
         b = relu(self.bn2g(self.conv2g(y), train))
         hidden = relu(self.bn_fc1(self.conv_fc1((a + b).mean((1, 2), keepdims=True)), train))
         share = softmax(self.conv_fc2(hidden).reshape(x.shape[0], 1, 1, 2, -1), 3)
-        return self.bn3(self.conv3(a * share[..., 0, :] + b * share[..., 1, :]), train)
+        return a * share[..., 0, :] + b * share[..., 1, :], share[:, 0, 0]
+
+    def __call__(  # type: ignore[override]
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Features | tuple[Features, Float[Array, "n 2 p"]]:
+        y, share = self.select(x, train)
+        y = relu(add_shortcut(self, self.bn3(self.conv3(y), train), x, train))
+        return (y, share) if attention_weights else y

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from flax_attn.layers import (
     Conv2d,
@@ -54,6 +54,9 @@ class SpatialTransformer(Module):
         pools: window and stride of each max pooling.
         hidden: units of the layer in front of the matrix.
         align_corners: False, as in torch since 1.3; a network trained with an older torch needs True.
+
+    With ``attention_weights=True`` the call returns also the grid (n, h, w, 2) of the places (x, y), from -1 to 1, that
+    the pixels come from, and the matrix (n, 2, 3).
     """
 
     in_channels: int = 1
@@ -83,11 +86,14 @@ class SpatialTransformer(Module):
         theta = Linear(self.hidden, 6, kernel_init=init.zeros, bias_init=identity)
         self.fc_loc = Sequential([Linear(self.features, self.hidden), relu, theta])
 
-    def __call__(self, x: Image, train: bool = False) -> Image:
+    def __call__(
+        self, x: Image, attention_weights: bool = False, train: bool = False
+    ) -> Image | tuple[Image, Float[Array, "n h w 2"], Float[Array, "n 2 3"]]:
         x = self.cast(x)
         features = flatten(self.localization(x, train))
         expected = f"{type(self).__name__}: expected an image of height and width {tuple(self.size)}"
         require(features.shape[1] == self.features, f"{expected}, got shape {x.shape}")
         theta = self.fc_loc(features, train).reshape(-1, 2, 3)
         grid = affine_grid(theta.astype(accumulator(x.dtype)), x.shape, self.align_corners)
-        return grid_sample(x, grid, align_corners=self.align_corners)
+        y = grid_sample(x, grid, align_corners=self.align_corners)
+        return (y, grid, theta) if attention_weights else y

@@ -53,6 +53,9 @@ class STN(Module):
     Args:
         layout: "BHWD" for an image (n, h, w, c) and a grid (n, p, q, 2); "BCHW" for (n, c, h, w) and (n, 2, p, q). The
             result has the layout of the image. The PyTorch twin takes the same arrays.
+
+    With ``attention_weights=True`` the call returns also the grid as ``grid_sample`` takes it: (n, p, q, 2), with the
+    places in the order (x, y), in both layouts.
     """
 
     layout: str = "BHWD"
@@ -61,14 +64,16 @@ class STN(Module):
         super().__post_init__()
         require(self.layout in ("BHWD", "BCHW"), f"STN: expected a layout of BHWD, BCHW, got {self.layout!r}")
 
-    def __call__(self, image: Array, grid: Array, train: bool = False) -> Float[Array, "n p q r"]:
+    def __call__(
+        self, image: Array, grid: Array, attention_weights: bool = False, train: bool = False
+    ) -> Float[Array, "n p q r"] | tuple[Float[Array, "n p q r"], Float[Array, "n s t 2"]]:
         image, axis = self.cast(image), 3 if self.layout == "BHWD" else 1
         fits = grid.ndim == 4 and grid.shape[axis] == 2
         require(fits, f"STN: expected a grid with 2 entries on axis {axis}, got shape {grid.shape}")
-        if axis == 3:
-            return grid_sample(image, grid[..., ::-1], align_corners=True)
-        image, grid = jnp.moveaxis(image, 1, -1), jnp.moveaxis(grid, 1, -1)
-        return jnp.moveaxis(grid_sample(image, grid[..., ::-1], align_corners=True), -1, 1)
+        grid = jnp.moveaxis(grid, axis, -1)[..., ::-1]
+        y = grid_sample(jnp.moveaxis(image, axis, -1), grid, align_corners=True)
+        y = jnp.moveaxis(y, -1, axis)
+        return (y, grid) if attention_weights else y
 
 
 class _GridGen(Module):

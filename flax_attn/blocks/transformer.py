@@ -15,10 +15,25 @@ from jaxtyping import Array, Float
 
 from flax_attn.blocks.attention import MultiheadAttention
 from flax_attn.blocks.non_local import tokens
-from flax_attn.layers import Dropout, Initializer, LayerNorm, Linear, Module, ModuleList, gelu, init, relu, require
+from flax_attn.layers import (
+    Dropout,
+    Initializer,
+    LayerNorm,
+    Linear,
+    Module,
+    ModuleList,
+    check_padding,
+    gelu,
+    init,
+    relu,
+    require,
+)
 from flax_attn.shapes import Image, Padding, Tokens
 
 Memory = Float[Array, "n m c"]
+
+Attended = tuple[Tokens, Any]
+"""The result of an attention, and its weights (n, queries, keys) where they are wanted."""
 
 ACTIVATIONS = {"relu": relu, "gelu": gelu}
 
@@ -60,26 +75,32 @@ class _Layer(Module):
         self.dropout2 = Dropout(dropout)
 
     def self_attention(
-        self, x: Tokens, pos: Array | None, mask: Array | None, padding: Array | None, train: bool
-    ) -> Tokens:
-        """Self-attention of x, with ``pos`` added to queries and keys, but not to values."""
+        self, x: Tokens, pos: Array | None, mask: Array | None, padding: Array | None, need: bool, train: bool
+    ) -> Attended:
+        """Self-attention of x, with ``pos`` added to queries and keys, but not to values; its weights if ``need``."""
         q = with_pos_embed(x, pos)
-        y, _ = self.self_attn(q, q, x, padding, need_weights=False, attn_mask=mask, train=train)
-        return y
+        return self.self_attn(q, q, x, padding, need_weights=need, attn_mask=mask, train=train)
 
-    def feedforward(self, x: Tokens, train: bool) -> Tokens:
-        return self.linear2(self.dropout0(ACTIVATIONS[self.activation](self.linear1(x)), train))
+    def feedforward(self, x: Tokens, train: bool) -> Attended:
+        return self.linear2(self.dropout0(ACTIVATIONS[self.activation](self.linear1(x)), train)), None
 
-    def branch(self, x: Tokens, norm: LayerNorm, residual: Callable[[Tokens], Tokens]) -> Tokens:
-        """Add ``residual`` of x to x, with ``norm`` in front of it or behind the sum."""
-        return x + residual(norm(x)) if self.normalize_before else norm(x + residual(x))
+    def check(self, name: str, padding: Array | None, x: Array) -> None:
+        check_padding(f"{type(self).__name__}: expected {name}", padding, x.shape)
+
+    def branch(
+        self, x: Tokens, norm: LayerNorm, dropout: Dropout, residual: Callable[[Tokens], Attended], train: bool
+    ) -> Attended:
+        """Add ``residual`` of x to x, with ``norm`` in front of it or behind the sum; return also its weights."""
+        y, weights = residual(norm(x) if self.normalize_before else x)
+        x = x + dropout(y, train)
+        return x if self.normalize_before else norm(x), weights
 
 
 class TransformerEncoderLayer(_Layer):
     """Self-attention and then a feed-forward network, each on a residual branch.
 
     A LayerNorm follows each sum or, with ``normalize_before``, precedes each branch. The call takes the masks of
-    ``MultiheadAttention``.
+    ``MultiheadAttention``. With ``attention_weights=True`` it returns also the weights (n, l, l), the mean over heads.
     """
 
     def setup(self) -> None:
@@ -92,23 +113,28 @@ class TransformerEncoderLayer(_Layer):
         src_mask: Array | None = None,
         src_key_padding_mask: Array | None = None,
         pos: Array | None = None,
+        attention_weights: bool = False,
         train: bool = False,
-    ) -> Tokens:
-        def attend(x: Tokens) -> Tokens:
-            return self.dropout1(self.self_attention(x, pos, src_mask, src_key_padding_mask, train), train)
+    ) -> Tokens | tuple[Tokens, Float[Array, "n l l"]]:
+        self.check("src_key_padding_mask", src_key_padding_mask, src)
 
-        def feed(x: Tokens) -> Tokens:
-            return self.dropout2(self.feedforward(x, train), train)
+        def attend(x: Tokens) -> Attended:
+            return self.self_attention(x, pos, src_mask, src_key_padding_mask, attention_weights, train)
 
-        x = self.branch(self.cast(src), self.norm1, attend)
-        return self.branch(x, self.norm2, feed)
+        def feed(x: Tokens) -> Attended:
+            return self.feedforward(x, train)
+
+        x, weights = self.branch(self.cast(src), self.norm1, self.dropout1, attend, train)
+        x, _ = self.branch(x, self.norm2, self.dropout2, feed, train)
+        return (x, weights) if attention_weights else x
 
 
 class TransformerDecoderLayer(_Layer):
     """Self-attention of ``tgt``, then attention from ``tgt`` to ``memory``, then a feed-forward network.
 
     Each of the three is on a residual branch. A LayerNorm follows each sum or, with ``normalize_before``, precedes each
-    branch. The call takes the masks of ``MultiheadAttention``.
+    branch. The call takes the masks of ``MultiheadAttention``. With ``attention_weights=True`` it returns also the
+    weights of ``tgt`` for itself (n, l, l) and for ``memory`` (n, l, m), each the mean over heads.
     """
 
     def setup(self) -> None:
@@ -128,23 +154,27 @@ class TransformerDecoderLayer(_Layer):
         memory_key_padding_mask: Array | None = None,
         pos: Array | None = None,
         query_pos: Array | None = None,
+        attention_weights: bool = False,
         train: bool = False,
-    ) -> Tokens:
-        def attend(x: Tokens) -> Tokens:
-            return self.dropout1(self.self_attention(x, query_pos, tgt_mask, tgt_key_padding_mask, train), train)
+    ) -> Tokens | tuple[Tokens, Float[Array, "n l l"], Float[Array, "n l m"]]:
+        self.check("tgt_key_padding_mask", tgt_key_padding_mask, tgt)
+        self.check("memory_key_padding_mask", memory_key_padding_mask, memory)
 
-        def look(x: Tokens) -> Tokens:
+        def attend(x: Tokens) -> Attended:
+            return self.self_attention(x, query_pos, tgt_mask, tgt_key_padding_mask, attention_weights, train)
+
+        def look(x: Tokens) -> Attended:
             q, k, v = with_pos_embed(x, query_pos), with_pos_embed(self.cast(memory), pos), self.cast(memory)
-            padding, mask = memory_key_padding_mask, memory_mask
-            y, _ = self.multihead_attn(q, k, v, padding, need_weights=False, attn_mask=mask, train=train)
-            return self.dropout2(y, train)
+            padding, mask, need = memory_key_padding_mask, memory_mask, attention_weights
+            return self.multihead_attn(q, k, v, padding, need_weights=need, attn_mask=mask, train=train)
 
-        def feed(x: Tokens) -> Tokens:
-            return self.dropout3(self.feedforward(x, train), train)
+        def feed(x: Tokens) -> Attended:
+            return self.feedforward(x, train)
 
-        x = self.branch(self.cast(tgt), self.norm1, attend)
-        x = self.branch(x, self.norm2, look)
-        return self.branch(x, self.norm3, feed)
+        x, own = self.branch(self.cast(tgt), self.norm1, self.dropout1, attend, train)
+        x, other = self.branch(x, self.norm2, self.dropout2, look, train)
+        x, _ = self.branch(x, self.norm3, self.dropout3, feed, train)
+        return (x, own, other) if attention_weights else x
 
 
 class TransformerEncoder(Module):

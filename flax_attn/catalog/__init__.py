@@ -1,9 +1,10 @@
 """The one list of every public class, and of every published network. The tests, the benchmark, the command line and
 the pages in ``docs/`` walk it."""
 
+import difflib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from flax_attn.catalog.blocks import BLOCKS
 from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Make, Published, channels_first, channels_last
@@ -13,7 +14,7 @@ from flax_attn.layers import Module
 
 CATALOG = BLOCKS + MODELS
 
-FLAX_ONLY = {"parent", "name", "dtype", "param_dtype", "outer", "mesh_axis", "scale_init", "kernel_init"}
+FLAX_ONLY = {"parent", "name", "dtype", "param_dtype", "parent_context", "mesh_axis", "scale_init", "kernel_init"}
 """Arguments that a twin does not have: where and in which precision a module runs, and initialisers handed down."""
 
 
@@ -21,8 +22,25 @@ def find_entries(name: str) -> list[Entry]:
     """The entries of the class or constructor called ``name``. ValueError if there is none."""
     entries = [entry for entry in CATALOG + PUBLISHED if entry.cls.__name__ == name]
     if not entries:
-        raise ValueError(f"no model is called {name!r}; `flax-attn-convert models` lists them")
+        close = close_names(name, [entry.cls.__name__ for entry in CATALOG + PUBLISHED])
+        raise ValueError(f"no model is called {name!r}{close}; `flax-attn-convert models` lists them")
     return entries
+
+
+def close_names(name: str, names: Iterable[str]) -> str:
+    """A question for the most similar of ``names``, whatever their case; an empty string if none is similar."""
+    known: dict[str, list[str]] = {}
+    for other in dict.fromkeys(names):
+        known.setdefault(other.lower(), []).append(other)
+    found = [other for lower in difflib.get_close_matches(name.lower(), known, n=4) for other in known[lower]]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def second_names() -> dict[str, str]:
+    """The classes that have one constructor of their own name: "NonLocalNet" to "non_local_net"."""
+    classes = {entry.cls.__name__.lower(): entry.cls.__name__ for entry in CATALOG}
+    plain = {entry.name: entry.name.replace("_", "") for entry in PUBLISHED}
+    return {classes[lower]: name for name, lower in plain.items() if lower in classes}
 
 
 def arguments(cls: Callable[..., Module]) -> dict[str, inspect.Parameter]:

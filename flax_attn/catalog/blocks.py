@@ -75,6 +75,7 @@ from flax_attn.blocks.se import (
     SEResNetBlock,
     SEResNetBottleneck,
     SEResNeXtBottleneck,
+    SqueezeExcitation,
 )
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck, SpatialGroupEnhance
 from flax_attn.blocks.sk import SKBottleneck
@@ -99,7 +100,7 @@ from flax_attn.blocks.transformer import (
     TransformerEncoderLayer,
 )
 from flax_attn.catalog.entry import IMAGE, PLAIN, Dim, Entry, Input, Make, image, plain, signal, sized, volume
-from flax_attn.layers import FrozenBatchNorm2d, LayerNorm, Module
+from flax_attn.layers import BatchNorm2d, FrozenBatchNorm2d, LayerNorm, Module, SiLU, Tanh
 
 
 def _non_local(cls: type[Module], dimension: int, sub_sample: bool, bn_layer: bool) -> Entry:
@@ -163,6 +164,19 @@ BLOCKS = [
     Entry(SELayer, (image("channel"),), dict(channel=19, reduction=4)),
     Entry(SELayer, (image("channel"),), dict(channel=12, reduction=4, bias=True), tag="bias"),
     Entry(SELayer, (image("channel"),), dict(channel=6, reduction=16), tag="empty-hidden"),
+    Entry(
+        SELayer,
+        (image("channel"),),
+        dict(channel=19, hidden=7, conv=True, norm_layer=BatchNorm2d, activation=SiLU, gate_layer=Tanh),
+        tag="conv",
+    ),
+    Entry(SqueezeExcitation, (image("input_channels"),), dict(input_channels=19, squeeze_channels=7)),
+    Entry(
+        SqueezeExcitation,
+        (image("input_channels"),),
+        dict(input_channels=19, squeeze_channels=7, bias=False, norm_layer=BatchNorm2d, norm_both=True),
+        tag="norm",
+    ),
     Entry(SEBasicBlock, (image("inplanes"),), dict(inplanes=6, planes=6, reduction=2)),
     Entry(
         SEBasicBlock,
@@ -241,6 +255,12 @@ BLOCKS = [
     Entry(SpatialGate, (image(6),)),
     Entry(CBAM, (image("gate_channels"),), dict(gate_channels=19)),
     Entry(CBAM, (image("gate_channels"),), dict(gate_channels=9, no_spatial=True), tag="empty-hidden"),
+    Entry(
+        CBAM,
+        (image("gate_channels"),),
+        dict(gate_channels=19, conv=True, bias=False, kernel_size=3, norm=False, mean_first=True),
+        tag="conv",
+    ),
     Entry(CBAMBasicBlock, (image("inplanes"),), dict(inplanes=32, planes=32)),
     Entry(
         CBAMBottleneck,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from flax_attn.constructor import Constructor
 from flax_attn.layers import Module
 
 IMAGE, PLAIN = "image", "plain"
@@ -165,15 +166,21 @@ class Published(Entry):
 
     Args:
         kwargs: the arguments that the pinned key list was made with, where they differ from the defaults.
-        preprocess: the published input pipeline, from images to what the network takes.
         keys: the name of the pinned key list, tests/catalog/golden/NAME.json, where there is one.
         files: the names of published checkpoints.
         lengths: the arguments that the shapes in a checkpoint tell: {name: (key, n)} says that the first axis of the
             array ``key`` has n entries more than the argument ``name``.
+        assumed: what no checkpoint tells about the network, and what is assumed; empty where nothing is.
     """
 
+    cls: Constructor[Module]
     _: dataclasses.KW_ONLY
-    preprocess: Callable[..., Any]
     keys: str = ""
     files: tuple[str, ...] = ()
     lengths: Mapping[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    assumed: str = ""
+
+    @property
+    def preprocess(self) -> Callable[..., Any]:
+        """The published input pipeline, from images to what the network takes."""
+        return self.cls.preprocess

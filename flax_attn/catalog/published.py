@@ -11,7 +11,6 @@ from flax_attn.models import (
     detr,
     ldnet,
     non_local_net,
-    preprocess,
     ram,
     res2net,
     residual_attention,
@@ -22,7 +21,11 @@ from flax_attn.models import (
     smt,
     spatial_transformer_net,
 )
-from flax_attn.models.detr.preprocess import preprocess as detr_preprocess
+
+ALIGNED = "the scores are resized with align_corners=True, as in the published code"
+OLD_TORCH = "align_corners=False, PyTorch's default since 1.3; a network trained before needs align_corners=True"
+CIFAR = "images are normalised by the mean and the deviation of CIFAR-10, which the published code does not show"
+CIFAR_A = "images are normalised as for ImageNet, as in akamaster's code"
 
 CLASSES = {"num_classes": ("fc.weight", 0)}
 """Where most classifiers' state dicts tell how many classes there are."""
@@ -32,26 +35,26 @@ PUBLISHED = [
     Published(
         ccnet.ccnet_resnet101,
         (image(3, 65, 97, n=1),),
-        preprocess=ccnet.preprocess,
         outputs=(IMAGE, IMAGE),
         keys="ccnet_r101",
         files=("CS_scenes_60000.pth",),
         lengths={"num_classes": ("head.bottleneck.3.weight", 0)},
+        assumed=f"recurrence=2, as in the paper; {ALIGNED}",
     ),
     # danet
     *[
         Published(
             make,
             (image(3, 65, 97, n=1),),
-            preprocess=danet.preprocess,
             outputs=(IMAGE,) * 3,
             keys=keys,
             files=files,
             lengths={"num_classes": ("head.conv8.1.weight", 0)},
+            assumed=f"{grid}; {ALIGNED}",
         )
-        for make, keys, files in (
-            (danet.danet_resnet50, "danet_r50_deepstem", ()),
-            (danet.danet_resnet101, "danet_r101_citys", ("DANet101.pth.tar",)),
+        for make, keys, files, grid in (
+            (danet.danet_resnet50, "danet_r50_deepstem", (), "multi_grid=None, upstream's default"),
+            (danet.danet_resnet101, "danet_r101_citys", ("DANet101.pth.tar",), "multi_grid=(4, 8, 16), as released"),
         )
     ],
     # detr
@@ -59,7 +62,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
-            preprocess=detr_preprocess,
             outputs=(PLAIN,) * 2,
             keys=keys,
             files=(file,),
@@ -76,7 +78,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
-            preprocess=detr_preprocess,
             outputs=(PLAIN,) * 3,
             keys=keys,
             files=(file,),
@@ -92,21 +93,19 @@ PUBLISHED = [
     Published(
         detr.detr_demo,
         (image(3, 65, 97, n=1),),
-        preprocess=detr_preprocess,
         outputs=(PLAIN,) * 2,
         files=("detr_demo-da2a99e9.pth",),
         lengths={"num_classes": ("linear_class.weight", 1), "num_queries": ("query_pos", 0)},
     ),
     # ldnet
     *[
-        Published(make, (image(3, 96, 64, n=1),), preprocess=ldnet.preprocess, outputs=(IMAGE,) * 5, keys=keys)
+        Published(make, (image(3, 96, 64, n=1),), outputs=(IMAGE,) * 5, keys=keys)
         for make, keys in ((ldnet.ldnet, "LDNet"), (ldnet.ldnet_resnet34, "LDNet_ResNet34"))
     ],
     # non_local_net
     Published(
         non_local_net.non_local_net,
         (image(1, 28, 28, n=1),),
-        preprocess=non_local_net.preprocess,
         outputs=(PLAIN,),
         files=("net.pth",),
     ),
@@ -115,7 +114,6 @@ PUBLISHED = [
         Published(
             make,
             (image(1, 28, 28, n=1), plain(1, 2, kind="uniform"), plain(1, 256), plain(1, 2, name="noise")),
-            preprocess=ram.preprocess,
             call=dict(last=True),
             outputs=(PLAIN,) * 5,
             keys=keys,
@@ -131,7 +129,6 @@ PUBLISHED = [
     Published(
         res2net.res2net50_v1b_26w_4s,
         (image(3, 65, 97, n=1),),
-        preprocess=res2net.preprocess,
         outputs=(PLAIN,),
         keys="res2net50_v1b_26w_4s",
         lengths=CLASSES,
@@ -142,7 +139,6 @@ PUBLISHED = [
             make,
             (Input(lambda module: (1, *module.size, 3)),),
             dict(size=size),
-            preprocess=residual_attention.preprocess,
             outputs=(PLAIN,),
             keys=f"ResidualAttentionModel_{make.__name__.removeprefix('residual_attention_')}",
             files=files,
@@ -162,7 +158,6 @@ PUBLISHED = [
             make,
             (image(3, 65, 97, n=1),),
             kwargs,
-            preprocess=resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -180,10 +175,10 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 32, 32, n=1),),
-            preprocess=cifar_resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             lengths=CLASSES,
+            assumed=CIFAR,
         )
         for make, keys in (
             (cifar_resnet.cifar_resnet20, "cifar_resnet20"),
@@ -196,7 +191,7 @@ PUBLISHED = [
         )
     ],
     *[
-        Published(make, (image(3, 32, 32, n=1),), preprocess=preprocess.normalize, outputs=(PLAIN,), lengths=CLASSES)
+        Published(make, (image(3, 32, 32, n=1),), outputs=(PLAIN,), lengths=CLASSES, assumed=CIFAR_A)
         for make in (
             cifar_resnet.cifar_resnet20_option_a,
             cifar_resnet.cifar_resnet32_option_a,
@@ -210,7 +205,6 @@ PUBLISHED = [
         se_inception.se_inception_v3,
         (image(3, 299, 299, n=1),),
         dict(num_classes=10),
-        preprocess=se_inception.preprocess,
         call=dict(aux=True),
         outputs=(PLAIN, PLAIN),
         keys="se_inception_v3",
@@ -222,7 +216,6 @@ PUBLISHED = [
             make,
             (image(3, 65, 97, n=1),),
             kwargs,
-            preprocess=se_resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -259,10 +252,10 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 32, 32, n=1),),
-            preprocess=cifar_resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             lengths=CLASSES,
+            assumed=CIFAR,
         )
         for make, keys in (
             (se_resnet.cifar_se_resnet20, "cifar_se_resnet20"),
@@ -278,7 +271,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 65, 97, n=1),),
-            preprocess=sge_resnet.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -306,7 +298,6 @@ PUBLISHED = [
         Published(
             make,
             (image(3, 64, 96, n=1),),
-            preprocess=smt.preprocess,
             outputs=(PLAIN,),
             keys=keys,
             files=files,
@@ -327,10 +318,10 @@ PUBLISHED = [
     Published(
         spatial_transformer_net.spatial_transformer_net,
         (image(1, 28, 28, n=1),),
-        preprocess=spatial_transformer_net.preprocess,
         outputs=(PLAIN,),
         keys="tutorial_stn_net",
         lengths={"num_classes": ("fc2.weight", 0)},
+        assumed=OLD_TORCH,
     ),
 ]
 

@@ -23,13 +23,18 @@ def module_to_json(module: nn.Module) -> dict[str, Any]:
     """{"module": the name of the class, "arguments": those that are not the default}, of values that JSON has.
 
     Raises:
-        ValueError: if an argument is of a type that has no form here, such as a function.
+        ValueError: if an argument is of a type that has no form here, such as a function; if the catalog has another
+            class of that name.
     """
-    given = {}
+    given, cls = {}, type(module)
+    known = [entry.cls for entry in CATALOG if entry.cls.__name__ == cls.__name__]
+    if known and cls not in known:
+        got = f"a {cls.__name__} of {cls.__module__}"
+        raise ValueError(f"expected a module of the catalog, got {got}, not of {known[0].__module__}")
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
         try:
-            if field.name not in ("parent", "name", "outer") and not _is_default(value, field):
+            if field.name not in ("parent", "name", "parent_context") and not _is_default(value, field):
                 given[field.name] = _to_json(value)
         except ValueError as error:
             got = f"a {type(value).__name__} for {field.name} of {type(module).__name__}"

@@ -1,5 +1,8 @@
 """PyTorch's semantics for channels-last arrays; each file owns one trap."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from flax_attn.layers import init
 from flax_attn.layers.activation import (
     celu,
@@ -44,6 +47,7 @@ from flax_attn.layers.activation_layers import (
     Softsign,
     Tanh,
 )
+from flax_attn.layers.calls import frozen
 from flax_attn.layers.conv import (
     Conv,
     Conv1d,
@@ -57,7 +61,7 @@ from flax_attn.layers.conv import (
 from flax_attn.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, DropPath
 from flax_attn.layers.instance_norm import InstanceNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from flax_attn.layers.linear import Embedding, Linear
-from flax_attn.layers.module import Initializer, InitRule, Module, accumulator, einsum, require, softmax
+from flax_attn.layers.module import Initializer, InitRule, Module, accumulator, contract, einsum, require, softmax
 from flax_attn.layers.norm import (
     BatchNorm,
     BatchNorm1d,
@@ -109,13 +113,31 @@ from flax_attn.layers.pool import (
 from flax_attn.layers.recurrent import GRU, LSTM, GRUCell, LSTMCell, RNNCell
 from flax_attn.layers.resize import Upsample, UpsamplingBilinear2d, antialias_weights, interpolate
 from flax_attn.layers.sample import affine_grid, grid_sample
-from flax_attn.layers.sequential import ModuleList, Sequential
+from flax_attn.layers.sequential import ModuleDict, ModuleList, Sequential
 from flax_attn.layers.shape import (
     Flatten,
     Identity,
     PixelShuffle,
     PixelUnshuffle,
+    check_padding,
     flatten,
     pixel_shuffle,
     pixel_unshuffle,
 )
+
+if TYPE_CHECKING:
+    from flax_attn.layers.transformer import (
+        TransformerDecoder,
+        TransformerDecoderLayer,
+        TransformerEncoder,
+        TransformerEncoderLayer,
+    )
+
+TRANSFORMERS = ("TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer")
+
+
+def __getattr__(name: str) -> Any:
+    """The transformers. They are imported when first used, because they are made of a block, and blocks of layers."""
+    if name in TRANSFORMERS:
+        return getattr(import_module("flax_attn.layers.transformer"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """``torch.nn.ConvNd`` and ``ConvTransposeNd``. Trap: padding "SAME" is not ``padding=k//2`` once the stride is 2."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from jax import lax
 from jaxtyping import Array
 
 from flax_attn.layers.init import fan_in_uniform
-from flax_attn.layers.module import Initializer, Module, accumulator, require
+from flax_attn.layers.module import Initializer, Module, contract, require
 from flax_attn.layers.padding import Ints, pad
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
@@ -52,15 +53,14 @@ class _ConvNd(Module):
         """Channels-last convolution of x with kernel (*k, in/groups, out); sums are kept in float32 at least."""
         letters = "DHW"[-self.spatial :]
         layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
+        convolution = functools.partial(
+            lax.conv_general_dilated,
             padding=pads,
             dimension_numbers=layout,
             feature_group_count=groups,
-            preferred_element_type=accumulator(x.dtype),
             **geometry,
         )
+        y = contract(convolution, x, kernel)
         who = type(self).__name__
         require(min(y.shape[1:-1]) >= 1, f"{who}: expected an input that leaves a pixel of output, got shape {x.shape}")
         return y.astype(x.dtype)

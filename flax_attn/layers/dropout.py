@@ -31,6 +31,10 @@ class Dropout(Module):
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.p, self.mask_shape(x.shape))
         return jnp.where(keep, x / (1 - self.p), 0).astype(x.dtype)
 
+    @property
+    def follows_train(self) -> bool:
+        return True
+
     def mask_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of one draw; axes of length 1 are dropped together."""
         return tuple(shape)

@@ -1,14 +1,20 @@
 """What every module here shares: precision, PyTorch-named parameters, one-sentence argument checks."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, dataclass_transform
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
+
+from flax_attn.layers.calls import watched
+from flax_attn.layers.children import check_adopted, check_assignment
 
 Initializer = Callable[..., Array]
 
@@ -57,7 +63,7 @@ class FromParent:
         if module is None:
             return self
         if not isinstance(module.parent, Module) or module.name is None:
-            return vars(module)["outer"]
+            return vars(module)["parent_context"]
         context = module.parent.context
         if not any(rule.under for rule in context.init_rules):
             return context
@@ -65,7 +71,7 @@ class FromParent:
         return context._replace(init_rules=tuple(rule for rule in rules if rule))
 
     def __set__(self, module: Any, value: Any) -> None:
-        vars(module)["outer"] = Context() if value is self else value
+        vars(module)["parent_context"] = Context() if value is self else value
 
 
 def require(condition: bool, message: str) -> None:
@@ -79,9 +85,33 @@ def accumulator(dtype: DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def leave_helpers_plain(members: Mapping[str, Any]) -> None:
+    """Mark the methods among ``members`` that linen is not to wrap: those without ``train`` that are not compact.
+
+    Linen wraps every other method, and a wrapped method cannot be called before the module is in a parent, as
+    ``__post_init__`` does, while ``module.tabulate`` counts the calls.
+    """
+    for name, member in members.items():
+        helper = inspect.isfunction(member) and name not in ("setup", "__call__")
+        if helper and not hasattr(member, "compact") and "train" not in inspect.signature(member).parameters:
+            nn.nowrap(member)
+
+
+def layout_hint(x: Array, channels: int) -> str:
+    """What to do with x if its second axis, not its last, has the expected ``channels``; else an empty string."""
+    if x.ndim < 3 or x.shape[1] != channels or x.shape[-1] == channels:
+        return ""
+    axes = ", ".join(map(str, [0, *range(2, x.ndim), 1]))
+    return f"; the input looks channels-first; move the channels to the last axis: x.transpose({axes})"
+
+
 @dataclass_transform(field_specifiers=(dataclasses.field,))
 class _Dataclass(nn.Module):
     """Tells type checkers that the fields of the classes below are arguments."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        leave_helpers_plain(vars(cls))
+        super().__init_subclass__(**kwargs)
 
 
 class Module(_Dataclass):
@@ -91,7 +121,7 @@ class Module(_Dataclass):
         dtype: the dtype to compute in. None: that of the parent module; at the top, the dtype that input and
             parameters promote to.
         param_dtype: the dtype in which parameters are created. None: that of the parent module; at the top, float32.
-        outer: what the parent hands down; only linen's transforms give it.
+        parent_context: what the parent hands down; only linen's transforms give it.
 
     Every ``__call__`` takes ``train: bool = False``. With ``train=True`` BatchNorm uses and updates batch statistics,
     and dropout drops.
@@ -106,16 +136,38 @@ class Module(_Dataclass):
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
-    outer: Any = dataclasses.field(default=FromParent(), kw_only=True, repr=False, compare=False)
+    parent_context: Any = dataclasses.field(default=FromParent(), kw_only=True, repr=False, compare=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "__call__" in vars(cls):
+            cls.__call__ = watched(vars(cls)["__call__"])  # type: ignore[method-assign]
+        super().__init_subclass__(**kwargs)
+
+    @nn.nowrap
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._state.in_setup:
+            check_assignment(self, name, value)
+        super().__setattr__(name, value)
+
+    @nn.nowrap
+    def check_call(self) -> None:
+        """Refuse the call of a module that has no key of its own in PyTorch."""
+        if self.scope is not None and self.is_initializing():
+            check_adopted(self)
 
     @property
     def context(self) -> Context:
         """The precision and the rules that hold in this module: its own, or else those of the modules around it."""
-        outer = self.outer
+        outer = self.parent_context
         if not (self.dtype or self.param_dtype or self.init_rules):
             return outer
         rules = (*outer.init_rules, *self.init_rules)
         return Context(self.dtype or outer.dtype, self.param_dtype or outer.param_dtype, rules)
+
+    @property
+    def follows_train(self) -> bool:
+        """Whether ``train=True`` changes what the module itself does, as in BatchNorm and Dropout."""
+        return False
 
     @property
     def compute_dtype(self) -> DTypeLike | None:
@@ -163,14 +215,47 @@ class Module(_Dataclass):
             ranks = " or ".join(map(str, ndims))
             raise ValueError(f"{who}: expected a channels-last input of rank {ranks}, got shape {x.shape}")
         if x.shape[-1] != expected:
-            raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}")
+            hint = layout_hint(x, expected)
+            raise ValueError(f"{who}: expected {expected} channels on the last axis, got shape {x.shape}{hint}")
 
 
-def einsum(subscripts: str, *operands: Array, wide: bool = False) -> Array:
+Product = Callable[..., Array]
+"""A product of two arrays that takes ``preferred_element_type``, such as a convolution."""
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _half_product(product: Product, x: Array, y: Array) -> Array:
+    return product(x, y, preferred_element_type=jnp.float32)
+
+
+def _half_product_jvp(product: Product, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    """product(dx, y) + product(x, dy), in half precision: so are the operands of its transpose, the gradient."""
+    (x, y), (dx, dy) = primals, tangents
+    terms = [] if isinstance(dx, SymbolicZero) else [product(dx, y)]
+    terms += [] if isinstance(dy, SymbolicZero) else [product(x, dy)]
+    out = _half_product(product, x, y)
+    return out, sum(terms[1:], terms[0]).astype(out.dtype)
+
+
+_half_product.defjvp(_half_product_jvp, symbolic_zeros=True)
+
+
+def contract(product: Product, x: Array, y: Array) -> Array:
+    """``product(x, y)``, with sums kept in float32 at least.
+
+    The products in its gradient take operands of the dtype of x and y. Without this, ``preferred_element_type`` makes
+    float32 operands of the gradient of a product in bfloat16, which move twice the bytes.
+    """
+    dtype = jnp.result_type(x, y)
+    if dtype == accumulator(dtype):
+        return product(x, y)
+    return _half_product(product, x.astype(dtype), y.astype(dtype))
+
+
+def einsum(subscripts: str, x: Array, y: Array, wide: bool = False) -> Array:
     """``jnp.einsum`` that accumulates in float32 at least; ``wide`` keeps the sums so, for a softmax to come."""
-    dtype = jnp.result_type(*operands)
-    sums = jnp.einsum(subscripts, *operands, preferred_element_type=accumulator(dtype))
-    return sums if wide else sums.astype(dtype)
+    sums = contract(functools.partial(jnp.einsum, subscripts), x, y)
+    return sums if wide else sums.astype(jnp.result_type(x, y))
 
 
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:

@@ -83,6 +83,10 @@ class BatchNorm(Module):
         y = y if scale is None else y * self.gain(scale) + bias
         return y.astype(out.dtype)
 
+    @property
+    def follows_train(self) -> bool:
+        return self.track_running_stats
+
     def gain(self, scale: Array) -> Array:
         """What the normalised input is multiplied with."""
         return scale

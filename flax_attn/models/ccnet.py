@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 from flax_attn.blocks.criss_cross import RCCAModule
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.blocks.resnet import Bottleneck, downsample, stage
+from flax_attn.constructor import constructor
 from flax_attn.layers import Conv2d, Dropout2d, Module, Sequential, interpolate, max_pool, relu, require
 from flax_attn.models.resnet import stage_maps
 from flax_attn.shapes import Features, Image, ScoreMap
@@ -39,12 +40,14 @@ class CCNet(Module):
         layers: the number of blocks in each stage.
         recurrence: how often the criss-cross attention is applied; 0 leaves it out.
         inplace_abn: whether every normalisation scales by |weight| + eps: see ``RCCAModule``.
+        dropout: the probability with which a channel in front of each classifier is dropped.
     """
 
     num_classes: int
     layers: Sequence[int] = (3, 4, 23, 3)
     recurrence: int = 2
     inplace_abn: bool = True
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,9 +67,10 @@ class CCNet(Module):
             outplanes = 64 * 2**i * Bottleneck.expansion
             setattr(self, f"layer{i + 1}", stage(blocks, width, outplanes, stride=stride, shortcut=shortcut))
             width = outplanes
-        self.head = RCCAModule(width, width // 4, self.num_classes, inplace_abn=self.inplace_abn)
+        classes, dropout = self.num_classes, self.dropout
+        self.head: Module = RCCAModule(width, width // 4, classes, inplace_abn=self.inplace_abn, dropout=dropout)
         first, last = Conv2d(width // 2, width // 4, 3, padding=1), Conv2d(width // 4, self.num_classes, 1)
-        self.dsn = Sequential([first, abn(width // 4), Dropout2d(0.1), last])
+        self.dsn = Sequential([first, abn(width // 4), Dropout2d(self.dropout), last])
 
     def stages(self) -> list[Callable[..., Features]]:
         return [getattr(self, f"layer{i + 1}") for i in range(len(self.layers))]
@@ -77,7 +81,7 @@ class CCNet(Module):
         x = relu(self.bn3(self.conv3(x), train))
         x = max_pool(x, 3, 2, padding=1, ceil_mode=True)
         *_, auxiliary, last = stage_maps(self.stages(), x, train)
-        return self.head(last, self.recurrence, train), self.dsn(auxiliary, train)
+        return self.head(last, self.recurrence, train=train), self.dsn(auxiliary, train)
 
 
 def preprocess(images: UInt8[np.ndarray, "*n h w 3"]) -> Float32[np.ndarray, "*n h w 3"]:
@@ -90,6 +94,9 @@ def upsample(scores: SmallScores, size: Sequence[int]) -> ScoreMap:
     return interpolate(scores, size, mode="bilinear", align_corners=True)
 
 
-def ccnet_resnet101(num_classes: int = 19, recurrence: int = 2, inplace_abn: bool = True) -> CCNet:
-    """CCNet on ResNet-101, as in the published snapshots."""
-    return CCNet(num_classes, (3, 4, 23, 3), recurrence, inplace_abn=inplace_abn)
+@constructor(CCNet, preprocess, num_classes=19)
+def ccnet_resnet101() -> None:
+    """CCNet on ResNet-101, as in the published snapshots.
+
+    Input: images (n, h, w, 3) of blue, green and red from 0 to 255, normalised by subtracting ``BGR_MEAN`` only.
+    """

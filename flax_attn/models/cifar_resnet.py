@@ -12,8 +12,9 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from flax_attn.blocks.cifar_resnet import CifarBasicBlock, CifarOptionABlock, PreActBasicBlock
+from flax_attn.constructor import constructor
 from flax_attn.layers import BatchNorm2d, Conv2d, InitRule, Linear, Module, Sequential, init, relu, require
-from flax_attn.models.preprocess import cifar10
+from flax_attn.models.preprocess import cifar10, normalize
 from flax_attn.shapes import Image, Scores
 
 
@@ -74,61 +75,97 @@ class CifarOptionAResNet(CifarResNet):
 preprocess = cifar10
 
 
-def cifar_resnet20(num_classes: int = 10) -> CifarResNet:
-    """20 layers, option B."""
-    return CifarResNet(3, num_classes)
+@constructor(CifarResNet, preprocess, n_size=3)
+def cifar_resnet20() -> None:
+    """20 layers, option B.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_resnet32(num_classes: int = 10) -> CifarResNet:
-    """32 layers, option B."""
-    return CifarResNet(5, num_classes)
+@constructor(CifarResNet, preprocess, n_size=5)
+def cifar_resnet32() -> None:
+    """32 layers, option B.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_resnet44(num_classes: int = 10) -> CifarResNet:
-    """44 layers, option B."""
-    return CifarResNet(7, num_classes)
+@constructor(CifarResNet, preprocess, n_size=7)
+def cifar_resnet44() -> None:
+    """44 layers, option B.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_resnet56(num_classes: int = 10) -> CifarResNet:
-    """56 layers, option B."""
-    return CifarResNet(9, num_classes)
+@constructor(CifarResNet, preprocess, n_size=9)
+def cifar_resnet56() -> None:
+    """56 layers, option B.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_resnet110(num_classes: int = 10) -> CifarResNet:
-    """110 layers, option B."""
-    return CifarResNet(18, num_classes)
+@constructor(CifarResNet, preprocess, n_size=18)
+def cifar_resnet110() -> None:
+    """110 layers, option B.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_preact_resnet20(num_classes: int = 10) -> CifarPreActResNet:
-    """20 layers, pre-activation."""
-    return CifarPreActResNet(3, num_classes)
+@constructor(CifarPreActResNet, preprocess, n_size=3)
+def cifar_preact_resnet20() -> None:
+    """20 layers, pre-activation.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_preact_resnet110(num_classes: int = 10) -> CifarPreActResNet:
-    """110 layers, pre-activation."""
-    return CifarPreActResNet(18, num_classes)
+@constructor(CifarPreActResNet, preprocess, n_size=18)
+def cifar_preact_resnet110() -> None:
+    """110 layers, pre-activation.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_resnet20_option_a(num_classes: int = 10) -> CifarOptionAResNet:
-    """20 layers, option A."""
-    return CifarOptionAResNet(3, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=3)
+def cifar_resnet20_option_a() -> None:
+    """20 layers, option A.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def cifar_resnet32_option_a(num_classes: int = 10) -> CifarOptionAResNet:
-    """32 layers, option A."""
-    return CifarOptionAResNet(5, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=5)
+def cifar_resnet32_option_a() -> None:
+    """32 layers, option A.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def cifar_resnet44_option_a(num_classes: int = 10) -> CifarOptionAResNet:
-    """44 layers, option A."""
-    return CifarOptionAResNet(7, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=7)
+def cifar_resnet44_option_a() -> None:
+    """44 layers, option A.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def cifar_resnet56_option_a(num_classes: int = 10) -> CifarOptionAResNet:
-    """56 layers, option A."""
-    return CifarOptionAResNet(9, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=9)
+def cifar_resnet56_option_a() -> None:
+    """56 layers, option A.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def cifar_resnet110_option_a(num_classes: int = 10) -> CifarOptionAResNet:
-    """110 layers, option A."""
-    return CifarOptionAResNet(18, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=18)
+def cifar_resnet110_option_a() -> None:
+    """110 layers, option A.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """

@@ -24,14 +24,14 @@ class DigitsNet(Module):
         self.conv1 = Sequential([Conv2d(1, 24, 3, padding=1), BatchNorm2d(24), relu])
         self.nl = NONLocalBlock2D(24, sub_sample=False)
         self.conv2 = Sequential([Conv2d(24, 48, 3, padding=1), BatchNorm2d(48), relu, MaxPool2d(2)])
-        self.se = SELayer(48, 8)
+        self.se: Module = SELayer(48, 8)
         self.fc = Sequential([Dropout(0.3), Linear(48 * 4 * 4, 10)])
 
     def __call__(
         self, x: PixelMap, return_nl_map: bool = False, train: bool = False
     ) -> Scores | tuple[Scores, Float[Array, "n q p"]]:
         x, nl_map = self.nl(self.conv1(x, train), return_nl_map=True, train=train)
-        x = self.se(self.conv2(x, train), train)
+        x = self.se(self.conv2(x, train), train=train)
         logits = self.fc(flatten(x), train)
         return (logits, nl_map) if return_nl_map else logits
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from flax_attn.blocks.esa import ESABlock, LCABlock
 from flax_attn.blocks.resnet import BasicBlock, stage
+from flax_attn.constructor import constructor
 from flax_attn.layers import (
     AdaptiveAvgPool2d,
     BatchNorm2d,
@@ -224,11 +225,17 @@ def resize_prediction(prediction: Image, size: Sequence[int]) -> Float[Array, "n
     return interpolate(prediction, tuple(size), mode="bilinear", align_corners=False)
 
 
-def ldnet() -> LDNet:
-    """LDNet with Res2Net-50 v1b, 26w 4s."""
-    return LDNet()
+@constructor(LDNet, preprocess)
+def ldnet() -> None:
+    """LDNet with Res2Net-50 v1b, 26w 4s.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, not normalised further.
+    """
 
 
-def ldnet_resnet34() -> LDNetResNet34:
-    """LDNet with ResNet-34."""
-    return LDNetResNet34()
+@constructor(LDNetResNet34, preprocess)
+def ldnet_resnet34() -> None:
+    """LDNet with ResNet-34.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, not normalised further.
+    """

@@ -7,6 +7,7 @@ are divided by 255 and not normalised further.
 from jaxtyping import Array, Float
 
 from flax_attn.blocks.non_local import NONLocalBlock2D
+from flax_attn.constructor import constructor
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, Module, Sequential, flatten, relu
 from flax_attn.models.preprocess import rescale
 from flax_attn.shapes import PixelMap, Scores
@@ -44,6 +45,9 @@ class NonLocalNet(Module):
 preprocess = rescale
 
 
-def non_local_net() -> NonLocalNet:
-    """The network of upstream's ``weights/net.pth``."""
-    return NonLocalNet()
+@constructor(NonLocalNet, preprocess)
+def non_local_net() -> None:
+    """The network of upstream's ``weights/net.pth``.
+
+    Input: digits (n, 28, 28, 1), pixels from 0 to 1, not normalised further.
+    """

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flax_attn.blocks.recurrent_attention import (
     ActionNetwork,
@@ -23,6 +23,7 @@ from flax_attn.blocks.recurrent_attention import (
     OldBaselineNetwork,
     OldLocationNetwork,
 )
+from flax_attn.constructor import constructor
 from flax_attn.layers import Module
 from flax_attn.models.preprocess import mnist
 from flax_attn.shapes import Image, Place, Scores, State
@@ -34,6 +35,9 @@ class RecurrentAttention(Module):
     The result is (state, next place, baseline (n,), log-density of the next place (n,)). With ``last=True`` the
     log-probabilities of the classes stand before the log-density. ``noise`` (n, 2) is the standard normal noise of the
     next place. When ``noise`` is None, it is drawn from the rng stream "sample".
+
+    With ``attention_weights=True`` the call returns this tuple and the boxes (n, k, 4) of the patches, as ``Retina``
+    does.
 
     Args:
         g, k, s: side of the smallest patch, number of patches, and the ratio of the sides of two successive patches.
@@ -70,25 +74,35 @@ class RecurrentAttention(Module):
         h_t_prev: State,
         last: bool = False,
         noise: Place | None = None,
+        attention_weights: bool = False,
         train: bool = False,
-    ) -> tuple[Array, ...]:
-        h_t = self.rnn(self.sensor(x, l_t_prev), h_t_prev)
+    ) -> tuple[Any, ...]:
+        seen, boxes = self.sensor(x, l_t_prev, attention_weights=True)
+        h_t = self.rnn(seen, h_t_prev)
         log_pi, l_t = self.locator(h_t, noise)
         b_t = self.baseliner(h_t)[:, 0]
         if last or self.is_initializing():
             log_probas = self.classifier(h_t)
-        return (h_t, l_t, b_t, log_probas, log_pi) if last else (h_t, l_t, b_t, log_pi)
+        y = (h_t, l_t, b_t, log_probas, log_pi) if last else (h_t, l_t, b_t, log_pi)
+        return (y, boxes) if attention_weights else y
 
-    def classify(self, x: Image, start: Place, noise: Float[Array, "t n 2"]) -> Scores:
+    def classify(
+        self, x: Image, start: Place, noise: Float[Array, "t n 2"], attention_weights: bool = False
+    ) -> Scores | tuple[Scores, Float[Array, "n t 2"], Int[Array, "n t k 4"]]:
         """Log-probabilities of the classes after t glimpses.
 
         The first glimpse is at ``start``. Each of the t draws of ``noise`` gives the place of the next glimpse, so that
-        the place of the last draw is not used.
+        the place of the last draw is not used. With ``attention_weights=True`` the result is also the path: the places
+        (n, t, 2) of the glimpses, (x, y) from -1 to 1, and the boxes (n, t, k, 4) of their patches.
         """
         place, state = start, jnp.zeros((x.shape[0], self.hidden_size), x.dtype)
-        for draw in noise[:-1]:
-            state, place, _, _ = self(x, place, state, noise=draw)
-        return self(x, place, state, last=True, noise=noise[-1])[3]
+        places, boxes = [], []
+        for i, draw in enumerate(noise, 1):
+            y, seen = self(x, place, state, last=i == len(noise), noise=draw, attention_weights=True)
+            places.append(place)
+            boxes.append(seen)
+            state, place = y[:2]
+        return (y[3], jnp.stack(places, 1), jnp.stack(boxes, 1)) if attention_weights else y[3]
 
 
 class OldRecurrentAttention(RecurrentAttention):
@@ -115,15 +129,21 @@ def average_over_trials(
 preprocess = mnist
 
 
-def ram(num_classes: int = 10) -> RecurrentAttention:
-    """Upstream's defaults for MNIST: one patch of 8 x 8 pixels. Upstream takes six glimpses."""
-    return RecurrentAttention(
-        g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=num_classes
-    )
+@constructor(
+    RecurrentAttention, preprocess, g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=10
+)
+def ram() -> None:
+    """Upstream's defaults for MNIST: one patch of 8 x 8 pixels. Upstream takes six glimpses.
+
+    Input: digits (n, 28, 28, 1), pixels from 0 to 1, then normalised as for MNIST; places (n, 2), states (n, 256).
+    """
 
 
-def ram_6_8x8_2(num_classes: int = 10) -> OldRecurrentAttention:
-    """The network of upstream's checkpoints. Give ``average_over_trials`` their six glimpses."""
-    return OldRecurrentAttention(
-        g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=num_classes
-    )
+@constructor(
+    OldRecurrentAttention, preprocess, g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=10
+)
+def ram_6_8x8_2() -> None:
+    """The network of upstream's checkpoints. Give ``average_over_trials`` their six glimpses.
+
+    Input: digits (n, 28, 28, 1), pixels from 0 to 1, then normalised as for MNIST; places (n, 2), states (n, 256).
+    """

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from flax_attn.blocks.resnet import add_shortcut, stage
+from flax_attn.constructor import constructor
 from flax_attn.layers import (
     AvgPool2d,
     BatchNorm2d,
@@ -148,6 +149,9 @@ class Res2Net(Module):
 preprocess = imagenet
 
 
-def res2net50_v1b_26w_4s(num_classes: int = 1000) -> Res2Net:
-    """50 layers, four groups of 26 channels: the encoder of LDNet."""
-    return Res2Net((3, 4, 6, 3), num_classes=num_classes)
+@constructor(Res2Net, preprocess, layers=(3, 4, 6, 3))
+def res2net50_v1b_26w_4s() -> None:
+    """50 layers, four groups of 26 channels: the encoder of LDNet.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """

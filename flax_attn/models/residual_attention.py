@@ -23,6 +23,7 @@ from flax_attn.blocks.residual_attention import (
     ResidualBlock,
     Size,
 )
+from flax_attn.constructor import constructor
 from flax_attn.layers import BatchNorm2d, Conv2d, Linear, Module, Sequential, max_pool, relu, require
 from flax_attn.models.preprocess import rescale
 from flax_attn.shapes import Image, Scores
@@ -110,7 +111,7 @@ class ResidualAttentionModel(Module):
         require(x.shape[1:3] == tuple(self.size), f"{expected}, got shape {x.shape}")
         x = max_pool(self.conv1(self.cast(x), train), *self.pool)
         for name in self.names:
-            x = getattr(self, name)(x, train)
+            x = getattr(self, name)(x, train=train)
         return self.fc(self.mpool2(x, train).mean((1, 2)))
 
 
@@ -136,26 +137,41 @@ class OldCifarResidualAttentionModel(CifarResidualAttentionModel):
 preprocess = rescale
 
 
-def residual_attention_56(num_classes: int = 10, size: Size = (224, 224)) -> ResidualAttentionModel:
-    """Attention-56."""
-    return ResidualAttentionModel((1, 1, 1), num_classes, size)
+@constructor(ResidualAttentionModel, preprocess, attention=(1, 1, 1))
+def residual_attention_56() -> None:
+    """Attention-56.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, not normalised further.
+    """
 
 
-def residual_attention_92(num_classes: int = 10, size: Size = (224, 224)) -> ResidualAttentionModel:
-    """Attention-92."""
-    return ResidualAttentionModel((1, 2, 3), num_classes, size)
+@constructor(ResidualAttentionModel, preprocess, attention=(1, 2, 3))
+def residual_attention_92() -> None:
+    """Attention-92.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, not normalised further.
+    """
 
 
-def residual_attention_448input(num_classes: int = 10, size: Size = (448, 448)) -> ResidualAttentionModel:
-    """Attention-92 with one more stage in front, for larger images."""
-    return ResidualAttentionModel((1, 1, 2, 3), num_classes, size)
+@constructor(ResidualAttentionModel, preprocess, attention=(1, 1, 2, 3), size=(448, 448))
+def residual_attention_448input() -> None:
+    """Attention-92 with one more stage in front, for larger images.
+
+    Input: images (n, 448, 448, 3), pixels from 0 to 1, not normalised further.
+    """
 
 
-def residual_attention_92_32input(num_classes: int = 10, size: Size = (32, 32)) -> OldCifarResidualAttentionModel:
-    """Attention-92 for small images. Its first stage has half the size of the images."""
-    return OldCifarResidualAttentionModel((1, 2, 3), num_classes, size)
+@constructor(OldCifarResidualAttentionModel, preprocess, attention=(1, 2, 3))
+def residual_attention_92_32input() -> None:
+    """Attention-92 for small images. Its first stage has half the size of the images.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, not normalised further.
+    """
 
 
-def residual_attention_92_32input_update(num_classes: int = 10, size: Size = (32, 32)) -> CifarResidualAttentionModel:
-    """Attention-92 for small images, the published trained network. Its first stage has the size of the images."""
-    return CifarResidualAttentionModel((1, 2, 3), num_classes, size)
+@constructor(CifarResidualAttentionModel, preprocess, attention=(1, 2, 3))
+def residual_attention_92_32input_update() -> None:
+    """Attention-92 for small images, the published trained network. Its first stage has the size of the images.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, not normalised further.
+    """

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from jaxtyping import Array
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck, Norm, downsample, stage
+from flax_attn.constructor import constructor
 from flax_attn.layers import BatchNorm2d, Conv2d, InitRule, Linear, Module, Sequential, init, max_pool, relu, require
 from flax_attn.models.preprocess import imagenet
 from flax_attn.shapes import Features, Image, Scores
@@ -130,26 +131,41 @@ class ResNet(Module):
 preprocess = imagenet
 
 
-def resnet18(num_classes: int = 1000) -> ResNet:
-    """torchvision's and timm's ``resnet18``."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(ResNet, preprocess, block=BasicBlock, layers=(2, 2, 2, 2))
+def resnet18() -> None:
+    """torchvision's and timm's ``resnet18``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def resnet34(num_classes: int = 1000) -> ResNet:
-    """torchvision's and timm's ``resnet34``."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=BasicBlock, layers=(3, 4, 6, 3))
+def resnet34() -> None:
+    """torchvision's and timm's ``resnet34``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def resnet50(num_classes: int = 1000) -> ResNet:
-    """torchvision's and timm's ``resnet50``."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=Bottleneck, layers=(3, 4, 6, 3))
+def resnet50() -> None:
+    """torchvision's and timm's ``resnet50``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def resnet101(num_classes: int = 1000) -> ResNet:
-    """torchvision's and timm's ``resnet101``."""
-    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=Bottleneck, layers=(3, 4, 23, 3))
+def resnet101() -> None:
+    """torchvision's and timm's ``resnet101``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def resnet152(num_classes: int = 1000) -> ResNet:
-    """torchvision's and timm's ``resnet152``."""
-    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)
+@constructor(ResNet, preprocess, block=Bottleneck, layers=(3, 8, 36, 3))
+def resnet152() -> None:
+    """torchvision's and timm's ``resnet152``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """

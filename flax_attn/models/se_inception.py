@@ -19,6 +19,7 @@ from flax_attn.blocks.inception import (
     InceptionE,
     chain,
 )
+from flax_attn.constructor import constructor
 from flax_attn.layers import Dropout, Linear, Module, init, max_pool, require
 from flax_attn.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, imagenet
 from flax_attn.shapes import Image, Photo, Resized, Scores
@@ -29,6 +30,7 @@ class _Inception3(Module):
     aux_logits: bool
     transform_input: bool
     gated: bool
+    dropout_p: float
 
     def setup(self) -> None:
         gated = self.gated
@@ -50,7 +52,7 @@ class _Inception3(Module):
         self.Mixed_7a = InceptionD(768, gated=gated)
         self.Mixed_7b = InceptionE(1280, gated=gated)
         self.Mixed_7c = InceptionE(2048, gated=gated)
-        self.dropout = Dropout(0.5)
+        self.dropout = Dropout(self.dropout_p)
         self.fc = Linear(2048, self.num_classes, kernel_init=init.normal(0.1))
 
     def __call__(self, x: Image, train: bool = False, aux: bool = False) -> Scores | tuple[Scores, Scores]:
@@ -77,15 +79,19 @@ class SEInception3(Module):
             auxiliary scores; images must then have at least 299x299 pixels.
         transform_input: whether x, normalised as for ImageNet, is first rescaled to [-1, 1].
         gated: whether the SELayers take part.
+        dropout: the probability with which a feature in front of the classifier is dropped.
     """
 
     num_classes: int = 1000
     aux_logits: bool = True
     transform_input: bool = False
     gated: bool = False
+    dropout: float = 0.5
 
     def setup(self) -> None:
-        self.model = _Inception3(self.num_classes, self.aux_logits, self.transform_input, gated=self.gated)
+        self.model = _Inception3(
+            self.num_classes, self.aux_logits, self.transform_input, gated=self.gated, dropout_p=self.dropout
+        )
 
     def __call__(self, x: Image, train: bool = False, aux: bool = False) -> Scores | tuple[Scores, Scores]:
         require(
@@ -99,6 +105,9 @@ def preprocess(image: Photo) -> Resized:
     return imagenet(image, 299, 299)
 
 
-def se_inception_v3(num_classes: int = 1000) -> SEInception3:
-    """moskomule's ``se_inception_v3``."""
-    return SEInception3(num_classes)
+@constructor(SEInception3, preprocess)
+def se_inception_v3() -> None:
+    """moskomule's ``se_inception_v3``.
+
+    Input: images (n, 299, 299, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """

@@ -21,6 +21,7 @@ from flax_attn.blocks.se import (
     SEResNetBottleneck,
     SEResNeXtBottleneck,
 )
+from flax_attn.constructor import constructor
 from flax_attn.layers import Conv2d, Dropout, Module, Sequential, max_pool, require
 from flax_attn.models.cifar_resnet import CifarPreActResNet, CifarResNet
 from flax_attn.models.preprocess import imagenet
@@ -90,109 +91,170 @@ class CifarSEPreActResNet(CifarSEResNet, CifarPreActResNet):
 preprocess = imagenet
 
 
-def se_resnet18(num_classes: int = 1000, reduction: int = 16) -> SEResNet:
-    """moskomule's ``se_resnet18``."""
-    return SEResNet(SEBasicBlock, (2, 2, 2, 2), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBasicBlock, layers=(2, 2, 2, 2))
+def se_resnet18() -> None:
+    """moskomule's ``se_resnet18``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def se_resnet34(num_classes: int = 1000, reduction: int = 16) -> SEResNet:
-    """moskomule's ``se_resnet34``."""
-    return SEResNet(SEBasicBlock, (3, 4, 6, 3), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBasicBlock, layers=(3, 4, 6, 3))
+def se_resnet34() -> None:
+    """moskomule's ``se_resnet34``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def se_resnet50(num_classes: int = 1000, reduction: int = 16) -> SEResNet:
-    """moskomule's ``se_resnet50``."""
-    return SEResNet(SEBottleneck, (3, 4, 6, 3), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBottleneck, layers=(3, 4, 6, 3))
+def se_resnet50() -> None:
+    """moskomule's ``se_resnet50``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def se_resnet101(num_classes: int = 1000, reduction: int = 16) -> SEResNet:
-    """moskomule's ``se_resnet101``."""
-    return SEResNet(SEBottleneck, (3, 4, 23, 3), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBottleneck, layers=(3, 4, 23, 3))
+def se_resnet101() -> None:
+    """moskomule's ``se_resnet101``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def se_resnet152(num_classes: int = 1000, reduction: int = 16) -> SEResNet:
-    """moskomule's ``se_resnet152``."""
-    return SEResNet(SEBottleneck, (3, 8, 36, 3), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBottleneck, layers=(3, 8, 36, 3))
+def se_resnet152() -> None:
+    """moskomule's ``se_resnet152``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def cifar_se_resnet20(num_classes: int = 10, reduction: int = 16) -> CifarSEResNet:
-    """20 layers."""
-    return CifarSEResNet(3, num_classes, reduction)
+@constructor(CifarSEResNet, preprocess, n_size=3)
+def cifar_se_resnet20() -> None:
+    """20 layers, with an SELayer in each block.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_se_resnet32(num_classes: int = 10, reduction: int = 16) -> CifarSEResNet:
-    """32 layers."""
-    return CifarSEResNet(5, num_classes, reduction)
+@constructor(CifarSEResNet, preprocess, n_size=5)
+def cifar_se_resnet32() -> None:
+    """32 layers, with an SELayer in each block.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_se_resnet56(num_classes: int = 10, reduction: int = 16) -> CifarSEResNet:
-    """56 layers."""
-    return CifarSEResNet(9, num_classes, reduction)
+@constructor(CifarSEResNet, preprocess, n_size=9)
+def cifar_se_resnet56() -> None:
+    """56 layers, with an SELayer in each block.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_se_preactresnet20(num_classes: int = 10, reduction: int = 16) -> CifarSEPreActResNet:
-    """20 layers."""
-    return CifarSEPreActResNet(3, num_classes, reduction)
+@constructor(CifarSEPreActResNet, preprocess, n_size=3)
+def cifar_se_preactresnet20() -> None:
+    """20 layers, with an SELayer in each block, BatchNorm and ReLU behind the last stage.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_se_preactresnet32(num_classes: int = 10, reduction: int = 16) -> CifarSEPreActResNet:
-    """32 layers."""
-    return CifarSEPreActResNet(5, num_classes, reduction)
+@constructor(CifarSEPreActResNet, preprocess, n_size=5)
+def cifar_se_preactresnet32() -> None:
+    """32 layers, with an SELayer in each block, BatchNorm and ReLU behind the last stage.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def cifar_se_preactresnet56(num_classes: int = 10, reduction: int = 16) -> CifarSEPreActResNet:
-    """56 layers."""
-    return CifarSEPreActResNet(9, num_classes, reduction)
+@constructor(CifarSEPreActResNet, preprocess, n_size=9)
+def cifar_se_preactresnet56() -> None:
+    """56 layers, with an SELayer in each block, BatchNorm and ReLU behind the last stage.
+
+    Input: images (n, 32, 32, 3), pixels from 0 to 1, then normalised as for CIFAR-10.
+    """
 
 
-def timm_seresnet50(num_classes: int = 1000) -> SEResNet:
-    """timm's ``seresnet50``."""
-    return SEResNet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(SEResNet, preprocess, block=SEResNeXtBottleneck, layers=(3, 4, 6, 3))
+def timm_seresnet50() -> None:
+    """timm's ``seresnet50``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def legacy_seresnet18(num_classes: int = 1000) -> SENet:
-    """timm's ``legacy_seresnet18``."""
-    return SENet(SEResNetBlock, (2, 2, 2, 2), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBlock, layers=(2, 2, 2, 2))
+def legacy_seresnet18() -> None:
+    """timm's ``legacy_seresnet18``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def legacy_seresnet34(num_classes: int = 1000) -> SENet:
-    """timm's ``legacy_seresnet34``."""
-    return SENet(SEResNetBlock, (3, 4, 6, 3), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBlock, layers=(3, 4, 6, 3))
+def legacy_seresnet34() -> None:
+    """timm's ``legacy_seresnet34``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def legacy_seresnet50(num_classes: int = 1000) -> SENet:
-    """timm's ``legacy_seresnet50``, Cadene's ``se_resnet50``."""
-    return SENet(SEResNetBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBottleneck, layers=(3, 4, 6, 3))
+def legacy_seresnet50() -> None:
+    """timm's ``legacy_seresnet50``, Cadene's ``se_resnet50``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def legacy_seresnet101(num_classes: int = 1000) -> SENet:
-    """timm's ``legacy_seresnet101``, Cadene's ``se_resnet101``."""
-    return SENet(SEResNetBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBottleneck, layers=(3, 4, 23, 3))
+def legacy_seresnet101() -> None:
+    """timm's ``legacy_seresnet101``, Cadene's ``se_resnet101``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def legacy_seresnet152(num_classes: int = 1000) -> SENet:
-    """timm's ``legacy_seresnet152``, Cadene's ``se_resnet152``."""
-    return SENet(SEResNetBottleneck, (3, 8, 36, 3), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBottleneck, layers=(3, 8, 36, 3))
+def legacy_seresnet152() -> None:
+    """timm's ``legacy_seresnet152``, Cadene's ``se_resnet152``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def legacy_seresnext50_32x4d(num_classes: int = 1000) -> SENet:
-    """timm's ``legacy_seresnext50_32x4d``, Cadene's ``se_resnext50_32x4d``."""
-    return SENet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes, groups=32, width_per_group=4)
+@constructor(SENet, preprocess, block=SEResNeXtBottleneck, layers=(3, 4, 6, 3), groups=32, width_per_group=4)
+def legacy_seresnext50_32x4d() -> None:
+    """timm's ``legacy_seresnext50_32x4d``, Cadene's ``se_resnext50_32x4d``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def legacy_seresnext101_32x4d(num_classes: int = 1000) -> SENet:
-    """timm's ``legacy_seresnext101_32x4d``, Cadene's ``se_resnext101_32x4d``."""
-    return SENet(SEResNeXtBottleneck, (3, 4, 23, 3), num_classes, groups=32, width_per_group=4)
+@constructor(SENet, preprocess, block=SEResNeXtBottleneck, layers=(3, 4, 23, 3), groups=32, width_per_group=4)
+def legacy_seresnext101_32x4d() -> None:
+    """timm's ``legacy_seresnext101_32x4d``, Cadene's ``se_resnext101_32x4d``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def legacy_senet154(num_classes: int = 1000) -> SENet:
-    """timm's ``legacy_senet154``, Cadene's ``senet154``."""
-    return SENet(
-        SENetBottleneck,
-        (3, 8, 36, 3),
-        num_classes,
-        groups=64,
-        stem_width=64,
-        downsample_kernel_size=3,
-        dropout_p=0.2,
-    )
+@constructor(
+    SENet,
+    preprocess,
+    block=SENetBottleneck,
+    layers=(3, 8, 36, 3),
+    groups=64,
+    stem_width=64,
+    downsample_kernel_size=3,
+    dropout_p=0.2,
+)
+def legacy_senet154() -> None:
+    """timm's ``legacy_senet154``, Cadene's ``senet154``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """

@@ -15,6 +15,7 @@ from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.blocks.se import InsightSEBasicBlock, InsightSEBottleneck
 from flax_attn.blocks.sge import SGEBasicBlock, SGEBottleneck
 from flax_attn.blocks.sk import SKBottleneck
+from flax_attn.constructor import constructor
 from flax_attn.models.preprocess import imagenet
 from flax_attn.models.resnet import ResNet
 from flax_attn.shapes import Features
@@ -22,7 +23,7 @@ from flax_attn.shapes import Features
 
 def in_turn(first: Callable[..., Features], second: Callable[..., Features]) -> Callable[..., Features]:
     """The function that applies ``first``, then ``second``."""
-    return lambda x, train: second(first(x, train), train)
+    return lambda x, train: second(first(x, train=train), train=train)
 
 
 class BAMResNet(ResNet):
@@ -42,71 +43,113 @@ class BAMResNet(ResNet):
 preprocess = imagenet
 
 
-def sge_resnet18(num_classes: int = 1000) -> ResNet:
-    """18 layers, with a SpatialGroupEnhance in each block."""
-    return ResNet(SGEBasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(ResNet, preprocess, block=SGEBasicBlock, layers=(2, 2, 2, 2))
+def sge_resnet18() -> None:
+    """18 layers, with a SpatialGroupEnhance in each block.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def sge_resnet50(num_classes: int = 1000) -> ResNet:
-    """50 layers, with a SpatialGroupEnhance in each block."""
-    return ResNet(SGEBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=SGEBottleneck, layers=(3, 4, 6, 3))
+def sge_resnet50() -> None:
+    """50 layers, with a SpatialGroupEnhance in each block.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def sge_resnet101(num_classes: int = 1000) -> ResNet:
-    """101 layers, with a SpatialGroupEnhance in each block."""
-    return ResNet(SGEBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=SGEBottleneck, layers=(3, 4, 23, 3))
+def sge_resnet101() -> None:
+    """101 layers, with a SpatialGroupEnhance in each block.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def insight_se_resnet18(num_classes: int = 1000) -> ResNet:
-    """18 layers, with an SELayer in each block, upstream's ``se_resnet18``."""
-    return ResNet(InsightSEBasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(ResNet, preprocess, block=InsightSEBasicBlock, layers=(2, 2, 2, 2))
+def insight_se_resnet18() -> None:
+    """18 layers, with an SELayer in each block, upstream's ``se_resnet18``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def insight_se_resnet50(num_classes: int = 1000) -> ResNet:
-    """50 layers, with an SELayer in each block, upstream's ``se_resnet50``."""
-    return ResNet(InsightSEBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=InsightSEBottleneck, layers=(3, 4, 6, 3))
+def insight_se_resnet50() -> None:
+    """50 layers, with an SELayer in each block, upstream's ``se_resnet50``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def insight_se_resnet101(num_classes: int = 1000) -> ResNet:
-    """101 layers, with an SELayer in each block, upstream's ``se_resnet101``."""
-    return ResNet(InsightSEBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=InsightSEBottleneck, layers=(3, 4, 23, 3))
+def insight_se_resnet101() -> None:
+    """101 layers, with an SELayer in each block, upstream's ``se_resnet101``.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def sk_resnet50(num_classes: int = 1000) -> ResNet:
-    """50 layers, of SKBottlenecks."""
-    return ResNet(SKBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=SKBottleneck, layers=(3, 4, 6, 3))
+def sk_resnet50() -> None:
+    """50 layers, of SKBottlenecks.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def sk_resnet101(num_classes: int = 1000) -> ResNet:
-    """101 layers, of SKBottlenecks."""
-    return ResNet(SKBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=SKBottleneck, layers=(3, 4, 23, 3))
+def sk_resnet101() -> None:
+    """101 layers, of SKBottlenecks.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def cbam_resnet18(num_classes: int = 1000) -> ResNet:
-    """18 layers, with a CBAM in each block."""
-    return ResNet(CBAMBasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(ResNet, preprocess, block=CBAMBasicBlock, layers=(2, 2, 2, 2))
+def cbam_resnet18() -> None:
+    """18 layers, with a CBAM in each block.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def cbam_resnet50(num_classes: int = 1000) -> ResNet:
-    """50 layers, with a CBAM in each block."""
-    return ResNet(CBAMBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=CBAMBottleneck, layers=(3, 4, 6, 3))
+def cbam_resnet50() -> None:
+    """50 layers, with a CBAM in each block.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def cbam_resnet101(num_classes: int = 1000) -> ResNet:
-    """101 layers, with a CBAM in each block."""
-    return ResNet(CBAMBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=CBAMBottleneck, layers=(3, 4, 23, 3))
+def cbam_resnet101() -> None:
+    """101 layers, with a CBAM in each block.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def bam_resnet18(num_classes: int = 1000) -> BAMResNet:
-    """18 layers, with a BAM between stages."""
-    return BAMResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(BAMResNet, preprocess, block=BasicBlock, layers=(2, 2, 2, 2))
+def bam_resnet18() -> None:
+    """18 layers, with a BAM between stages.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def bam_resnet50(num_classes: int = 1000) -> BAMResNet:
-    """50 layers, with a BAM between stages."""
-    return BAMResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+@constructor(BAMResNet, preprocess, block=Bottleneck, layers=(3, 4, 6, 3))
+def bam_resnet50() -> None:
+    """50 layers, with a BAM between stages.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def bam_resnet101(num_classes: int = 1000) -> BAMResNet:
-    """101 layers, with a BAM between stages."""
-    return BAMResNet(Bottleneck, (3, 4, 23, 3), num_classes)
+@constructor(BAMResNet, preprocess, block=Bottleneck, layers=(3, 4, 23, 3))
+def bam_resnet101() -> None:
+    """101 layers, with a BAM between stages.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flax_attn.blocks.sam import SAM, Mlp, SAMAttention, linear
+from flax_attn.constructor import constructor
 from flax_attn.layers import (
     BatchNorm2d,
     Conv2d,
@@ -230,30 +231,42 @@ def preprocess(image: Photo, size: int = 224) -> Float[np.ndarray, "s t c"]:
     return imagenet(image, size, int(256 / 224 * size), mode="bicubic")
 
 
-def smt_tiny(num_classes: int = 1000) -> SMT:
-    """SMT-T: 11.5 million parameters."""
-    return SMT(num_classes=num_classes)
+@constructor(SMT, preprocess)
+def smt_tiny() -> None:
+    """SMT-T: 11.5 million parameters.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def smt_small(num_classes: int = 1000) -> SMT:
-    """SMT-S: deeper than SMT-T."""
-    return SMT(num_classes=num_classes, drop_path_rate=0.2, depths=(3, 4, 18, 2))
+@constructor(SMT, preprocess, drop_path_rate=0.2, depths=(3, 4, 18, 2))
+def smt_small() -> None:
+    """SMT-S: deeper than SMT-T.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def smt_base(num_classes: int = 1000) -> SMT:
-    """SMT-B: deeper than SMT-S, with wider ``Mlp``s and a first convolution of 7x7."""
-    ratios, depths = (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 2)
-    return SMT(num_classes=num_classes, mlp_ratios=ratios, drop_path_rate=0.3, depths=depths, head_conv=7)
+@constructor(SMT, preprocess, mlp_ratios=(8.0, 6.0, 4.0, 2.0), drop_path_rate=0.3, depths=(4, 6, 28, 2), head_conv=7)
+def smt_base() -> None:
+    """SMT-B: deeper than SMT-S, with wider ``Mlp``s and a first convolution of 7x7.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """
 
 
-def smt_large(num_classes: int = 1000) -> SMT:
-    """SMT-L as released, with layer scale: 80.6 million parameters."""
-    return SMT(
-        num_classes=num_classes,
-        embed_dims=(96, 192, 384, 768),
-        mlp_ratios=(8.0, 6.0, 4.0, 2.0),
-        use_layerscale=True,
-        drop_path_rate=0.4,
-        depths=(4, 6, 28, 4),
-        head_conv=7,
-    )
+@constructor(
+    SMT,
+    preprocess,
+    embed_dims=(96, 192, 384, 768),
+    mlp_ratios=(8.0, 6.0, 4.0, 2.0),
+    use_layerscale=True,
+    drop_path_rate=0.4,
+    depths=(4, 6, 28, 4),
+    head_conv=7,
+)
+def smt_large() -> None:
+    """SMT-L as released, with layer scale: 80.6 million parameters.
+
+    Input: images (n, 224, 224, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """

@@ -7,7 +7,10 @@ needs ``align_corners=True``.
 Differs: sizes, channels and numbers of classes are arguments here.
 """
 
+from typing import Any
+
 from flax_attn.blocks.spatial_transformer import SpatialTransformer, pixels
+from flax_attn.constructor import constructor
 from flax_attn.layers import Conv2d, Dropout, Dropout2d, Linear, flatten, log_softmax, max_pool, relu, require
 from flax_attn.models.preprocess import mnist
 from flax_attn.shapes import Image, Scores
@@ -35,11 +38,11 @@ class SpatialTransformerNet(SpatialTransformer):
         self.fc1_drop = Dropout()
         self.fc2 = Linear(50, self.num_classes)
 
-    def stn(self, x: Image, train: bool = False) -> Image:
+    def stn(self, x: Image, train: bool = False) -> Any:
         """The resampled images, which the classifier reads."""
-        return super().__call__(x, train)
+        return super().__call__(x, train=train)
 
-    def __call__(self, x: Image, train: bool = False) -> Scores:
+    def __call__(self, x: Image, train: bool = False) -> Scores:  # type: ignore[override]
         x = self.stn(x, train)
         x = relu(max_pool(self.conv1(x), 2))
         x = relu(max_pool(self.conv2_drop(self.conv2(x), train), 2))
@@ -50,6 +53,9 @@ class SpatialTransformerNet(SpatialTransformer):
 preprocess = mnist
 
 
-def spatial_transformer_net(num_classes: int = 10, align_corners: bool = False) -> SpatialTransformerNet:
-    """The tutorial's network for MNIST. A network trained with torch before 1.3 needs ``align_corners=True``."""
-    return SpatialTransformerNet(num_classes=num_classes, align_corners=align_corners)
+@constructor(SpatialTransformerNet, preprocess)
+def spatial_transformer_net() -> None:
+    """The tutorial's network for MNIST. A network trained with torch before 1.3 needs ``align_corners=True``.
+
+    Input: digits (n, 28, 28, 1), pixels from 0 to 1, then normalised as for MNIST.
+    """

@@ -1,5 +1,7 @@
 """The published networks at full size: their constructors, and their numbers on a small image."""
 
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,10 +25,11 @@ def test_a_constructor_needs_nothing_and_makes_a_class_of_the_catalog(entry):
 @walk_published
 def test_a_constructor_has_a_twin_of_the_same_arguments(entry):
     pytest.importorskip("torch")
-    from torch_ref.twins import twin
+    from torch_ref.twins import twin, twin_argument
 
-    ours, theirs = arguments(entry.cls), arguments(twin(entry.cls))
-    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
+    ours, theirs = arguments(entry.cls), inspect.signature(twin(entry.cls)).parameters
+    expected = [(p.name, twin_argument(p.default), p.kind) for p in ours.values()]
+    assert [(p.name, p.default, p.kind) for p in theirs.values()] == expected
 
 
 @walk_published

@@ -11,6 +11,7 @@ from convert.__main__ import main
 from convert.recognition import digest, digests, recognise
 from convert.rules import dropped
 from flax_attn import PUBLISHED
+from flax_attn.constructor import constructor
 from flax_attn.models import cifar_resnet, resnet
 from tests.catalog.test_golden import golden
 from tests.convert.test_cli import refusal, run
@@ -84,8 +85,9 @@ def test_few_networks_are_traced(monkeypatch):
 def twice(monkeypatch):
     """A second network with the keys of cifar_resnet20, as the dilated form of a network has."""
 
-    def cifar_resnet20_dilated(num_classes: int = 10) -> cifar_resnet.CifarResNet:
-        return cifar_resnet.cifar_resnet20(num_classes)
+    @constructor(cifar_resnet.CifarResNet, cifar_resnet.preprocess, n_size=3)
+    def cifar_resnet20_dilated() -> None:
+        """A network of our own."""
 
     entry = next(entry for entry in PUBLISHED if entry.cls is cifar_resnet.cifar_resnet20)
     monkeypatch.setattr(recognition, "PUBLISHED", [*PUBLISHED, dataclasses.replace(entry, cls=cifar_resnet20_dilated)])

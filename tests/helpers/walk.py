@@ -31,6 +31,9 @@ walk_blocks = entries(BLOCKS)
 walk_block_classes = entries({entry.cls: entry for entry in reversed(BLOCKS)}.values())
 """One entry of every class of block."""
 
+walk_classes = entries({entry.cls: entry for entry in reversed(CATALOG)}.values(), lambda entry: entry in MODELS)
+"""One entry of every class, the networks in the slow run."""
+
 walk_published = pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
 
 

@@ -23,7 +23,7 @@ def expected_geometry(last):
     }
 
 
-@pytest.mark.parametrize(("multi_grid", "last"), [(True, [4, 8, 16]), (False, [2, 4, 4])])
+@pytest.mark.parametrize(("multi_grid", "last"), [((4, 8, 16), [4, 8, 16]), (None, [2, 4, 4])])
 def test_the_last_two_stages_dilate(multi_grid, last):
     ours = {
         path: (conv.stride, conv.dilation)
@@ -41,7 +41,7 @@ def test_the_last_two_stages_dilate(multi_grid, last):
 
 
 def test_multi_grid_alters_no_key():
-    with_grid, without = (plan(danet.danet_resnet50(multi_grid=grid), IMAGE).rows for grid in (True, False))
+    with_grid, without = (plan(danet.danet_resnet50(multi_grid=grid), IMAGE).rows for grid in ((4, 8, 16), None))
     assert {row.key: row.torch_shape for row in with_grid} == {row.key: row.torch_shape for row in without}
 
 

@@ -143,7 +143,8 @@ POOLS = {"32input": lambda x: torch.nn.functional.max_pool2d(x, 2), "update": la
 def test_networks_are_the_spelled_out_forward_at_the_published_size(name, body, sizes, last):
     published = getattr(models, name)()
     twin = getattr(torch_models, type(published).__name__)(published.attention, 10, published.size, 2).double().eval()
-    assert getattr(torch_models, name).__defaults__ == (10, published.size)
+    made = getattr(torch_models, name)()
+    assert (made.fc.out_features, made.size) == (10, published.size)
     randomise(twin, np.random.default_rng(0))
     images = torch.randn(1, 3, *published.size, dtype=torch.float64)
     x = POOLS.get(name.rpartition("_")[2], pool)(twin.conv1(images))

@@ -45,7 +45,7 @@ def linear(inputs, outputs):
 
 
 class _ScaledDotProductAttention(Module):
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask, scale) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask, scale) -> tuple[Tensor, Tensor]:
         q, k, v = (split_heads(x, self.h) for x in (q, k, v))
         logits = einsum("nqhd,nkhd->nhqk", q, k) / math.sqrt(q.shape[-1])
         if scale is not None:
@@ -53,13 +53,21 @@ class _ScaledDotProductAttention(Module):
         if mask is not None:
             logits = torch.where(mask, -torch.inf, logits)
         weights = self.attn_dropout(softmax(logits, -1))
-        return einsum("nhqk,nkhd->nqhd", weights, v).reshape(*q.shape[:2], -1)
+        return einsum("nhqk,nkhd->nqhd", weights, v).reshape(*q.shape[:2], -1), weights
 
     def forward(
-        self, queries: Tensor, keys: Tensor, values: Tensor, attention_mask=None, attention_weights=None
-    ) -> Tensor:
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        attention_mask=None,
+        attention_weights=None,
+        need_weights=False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         q, k, v = self.project(queries, keys, values)
-        return self.fc_o(self.attend(q, k, v, attention_mask, attention_weights))
+        y, weights = self.attend(q, k, v, attention_mask, attention_weights)
+        y = self.fc_o(y)
+        return (y, weights) if need_weights else y
 
 
 class ScaledDotProductAttention(_ScaledDotProductAttention):

@@ -27,7 +27,7 @@ class MHAttentionMap(Module):
             init.zeros_(layer.bias)
         return layer
 
-    def forward(self, q: Tensor, k: Tensor, mask=None) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, mask=None, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         n, _, h, w = k.shape
         queries = split_heads(self.q_linear(q), self.num_heads)
         keys = split_heads(self.k_linear(tokens(k)), self.num_heads)
@@ -35,5 +35,6 @@ class MHAttentionMap(Module):
         logits = einsum("nlad,nsad->nlas", queries * scale, keys)
         if mask is not None:
             logits = torch.where(mask.reshape(n, 1, 1, h * w), -torch.inf, logits)
-        weights = softmax(logits, (-2, -1))
-        return self.dropout0(weights.reshape(*weights.shape[:3], h, w))
+        weights = softmax(logits, (-2, -1)).reshape(*logits.shape[:3], h, w)
+        y = self.dropout0(weights)
+        return (y, weights) if attention_weights else y

@@ -63,5 +63,7 @@ class BAM(Module):
         self.channel_att = _ChannelGate(gate_channel, hidden)
         self.spatial_att = _SpatialGate(gate_channel, hidden, dilation_val)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return (1 + sigmoid(self.channel_att(x) * self.spatial_att(x))) * x
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
+        gate = sigmoid(self.channel_att(x) * self.spatial_att(x))
+        y = (1 + gate) * x
+        return (y, gate) if attention_weights else y

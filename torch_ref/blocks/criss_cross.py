@@ -36,7 +36,7 @@ class CrissCrossAttention(PAM_Module):
 class CrissCrossAttention3D(PAM_Module):
     conv = Conv3d
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, ...]:
         query, key, value = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         depth = masked(einsum("ncdhw,ncehw->ndhwe", query, key), -4)
         column = masked(einsum("ncdhw,ncdgw->ndhwg", query, key), -3)
@@ -46,11 +46,12 @@ class CrissCrossAttention3D(PAM_Module):
         out = einsum("ndhwe,ncehw->ncdhw", depth, value)
         out = out + einsum("ndhwg,ncdgw->ncdhw", column, value)
         out = out + einsum("ndhwv,ncdhv->ncdhw", row, value)
-        return self.gamma * out + x
+        y = self.gamma * out + x
+        return (y, row, column, depth) if attention_weights else y
 
 
 class RCCAModule(Module):
-    def __init__(self, in_channels, out_channels, num_classes, inplace_abn=True, activation="leaky_relu"):
+    def __init__(self, in_channels, out_channels, num_classes, inplace_abn=True, activation="leaky_relu", dropout=0.1):
         super().__init__()
         inner = in_channels // 4
         norm = partial(InPlaceABN if inplace_abn else ABN, activation=activation)
@@ -60,13 +61,16 @@ class RCCAModule(Module):
         self.bottleneck = Sequential(
             Conv2d(in_channels + inner, out_channels, 3, padding=1, bias=False),
             norm(out_channels),
-            Dropout2d(0.1),
+            Dropout2d(dropout),
             Conv2d(out_channels, num_classes, 1),
         )
 
-    def forward(self, x: Tensor, recurrence=1) -> Tensor:
+    def forward(self, x: Tensor, recurrence=1, attention_weights=False) -> Tensor | tuple:
         y = self.conva(x)
+        maps = []
         for _ in range(recurrence):
-            y = self.cca(y)
+            y, row, column = self.cca(y, attention_weights=True)
+            maps.append((row, column))
         y = self.convb(y)
-        return self.bottleneck(torch.cat([x, y], 1))
+        y = self.bottleneck(torch.cat([x, y], 1))
+        return (y, *maps) if attention_weights else y

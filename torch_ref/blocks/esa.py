@@ -9,8 +9,7 @@ from torch_ref.blocks.attention import split_heads
 from torch_ref.blocks.non_local import tokens
 
 
-def mask_pool(x: Tensor, mask: Tensor) -> Tensor:
-    weight = sigmoid(mask)
+def mask_pool(x: Tensor, weight: Tensor) -> Tensor:
     total = einsum("nchw,nihw->nic", x, weight)
     return total / (weight.sum((2, 3))[:, None] + 0.0005)
 
@@ -37,12 +36,13 @@ class _Attention(Module):
         layers = [] if same else [Linear(inner, dim), Dropout(dropout)]
         self.to_out = Sequential(*layers)
 
-    def attend(self, x: Tensor, pool) -> Tensor:
+    def attend(self, x: Tensor, pool) -> tuple[Tensor, Tensor]:
         query, key, value = self.to_qkv(x).chunk(3, 1)
         q, k, v = (split_heads(t, self.heads) for t in (tokens(query), pool(key), pool(value)))
         logits = einsum("nqhd,nkhd->nhqk", q, k) * self.dim_head**-0.5
-        y = einsum("nhqk,nkhd->nqhd", softmax(logits, -1), v)
-        return self.to_out(y.reshape(*y.shape[:2], -1))
+        weights = softmax(logits, -1)
+        y = einsum("nhqk,nkhd->nqhd", weights, v)
+        return self.to_out(y.reshape(*y.shape[:2], -1)), weights
 
 
 class ESA(_Attention):
@@ -50,15 +50,18 @@ class ESA(_Attention):
         super().__init__(dim, heads, dim_head, dropout=dropout)
         self.ppm = PPM()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.attend(x, lambda y: self.ppm(y).mT)
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
+        y, weights = self.attend(x, lambda y: self.ppm(y).mT)
+        return (y, weights) if attention_weights else y
 
 
 class LCA(_Attention):
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         if mask.shape != (expected := (x.shape[0], 1, *x.shape[2:])):
             raise ValueError(f"LCA: expected a mask of shape {tuple(expected)}, got {tuple(mask.shape)}")
-        return self.attend(x, lambda y: mask_pool(y, mask))
+        weight = sigmoid(mask)
+        y, _ = self.attend(x, lambda y: mask_pool(y, weight))
+        return (y, weight) if attention_weights else y
 
 
 class _FeedForward(Module):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from torch_ref.blocks.hard_attention import HardAttention, pick
+from torch_ref.blocks.hard_attention import HardAttention, as_map, pick
 
 
 class GumbelHardAttention(HardAttention):
@@ -12,9 +12,10 @@ class GumbelHardAttention(HardAttention):
         super().__init__(dim, hidden_dim)
         self.temperature = temperature
 
-    def forward(self, x: Tensor, noise=None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, noise=None, attention_weights=False) -> tuple:
         _, noisy = self.scores(x, noise)
         soft = torch.softmax(noisy / self.temperature, -1)
         hard = one_hot(noisy.argmax(-1), noisy.shape[-1]).to(x.dtype)
         weights = hard + (soft - soft.detach())
-        return pick(weights, x), weights
+        y = pick(weights, x), weights
+        return (y, as_map(weights, x), as_map(soft, x)) if attention_weights else y

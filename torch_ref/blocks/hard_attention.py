@@ -10,6 +10,10 @@ def pick(weights: Tensor, x: Tensor) -> Tensor:
     return (weights[:, None] * x.flatten(2)).sum(-1)
 
 
+def as_map(weights: Tensor, x: Tensor) -> Tensor:
+    return weights.reshape(x.shape[0], 1, *x.shape[2:])
+
+
 class HardAttention(Module):
     def __init__(self, dim, hidden_dim):
         super().__init__()
@@ -22,9 +26,11 @@ class HardAttention(Module):
             noise = -torch.empty_like(logits).exponential_().log() if self.training else torch.zeros_like(logits)
         return logits, logits + noise
 
-    def forward(self, x: Tensor, noise=None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, noise=None, attention_weights=False) -> tuple:
         logits, noisy = self.scores(x, noise)
         choice = one_hot(noisy.argmax(-1), logits.shape[-1]).to(x.dtype)
         log_p = log_softmax(logits, -1)
-        entropy = -(log_p.exp() * log_p).sum(-1)
-        return pick(choice, x), (choice * log_p).sum(-1), entropy
+        p = log_p.exp()
+        entropy = -(p * log_p).sum(-1)
+        y = pick(choice, x), (choice * log_p).sum(-1), entropy
+        return (y, as_map(choice, x), as_map(p, x)) if attention_weights else y

@@ -64,11 +64,11 @@ class _NonLocalBlockND(Module):
     def scores(self, x: Tensor) -> Tensor:
         return einsum("nqc,nkc->nqk", tokens(self.theta(x)), tokens(self.phi(x)))
 
-    def forward(self, x: Tensor, return_nl_map=False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, return_nl_map=False, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         nl_map = self.pairwise(x)
         y = einsum("nqk,nkc->nqc", nl_map, tokens(self.g(x)))
         z = self.W(y.mT.reshape(x.shape[0], self.inner, *x.shape[2:])) + x
-        return (z, nl_map) if return_nl_map else z
+        return (z, nl_map) if return_nl_map or attention_weights else z
 
 
 class EmbeddedGaussianNonLocalBlock(_NonLocalBlockND):

@@ -34,14 +34,19 @@ class _PolarizedSelfAttention(Module):
 
 
 class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.spatial_gate(x) * x + self.channel_gate(x) * x
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        channel, spatial = self.channel_gate(x), self.spatial_gate(x)
+        y = spatial * x + channel * x
+        return (y, channel, spatial) if attention_weights else y
 
 
 class SequentialPolarizedSelfAttention(_PolarizedSelfAttention):
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.channel_gate(x) * x
-        return self.spatial_gate(x) * x
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        channel = self.channel_gate(x)
+        x = channel * x
+        spatial = self.spatial_gate(x)
+        y = spatial * x
+        return (y, channel, spatial) if attention_weights else y
 
 
 class _PSA(Module):
@@ -59,23 +64,25 @@ class _PSA(Module):
         init.kaiming_normal_(conv.weight, nonlinearity="relu")
         return conv
 
-    def spatial_pool(self, x: Tensor) -> Tensor:
+    def channel_gate(self, x: Tensor) -> Tensor:
         mask = softmax(self.conv_q_right(x))
         context = einsum("nchw,nihw->nci", self.conv_v_right(x), mask)[..., None]
-        return x * sigmoid(self.conv_up(context))
+        return sigmoid(self.conv_up(context))
 
 
 class PSA_p(_PSA):
     def up(self, inner, planes):
         return Conv2d(inner, planes, 1, bias=False)
 
-    def channel_pool(self, x: Tensor) -> Tensor:
+    def spatial_gate(self, x: Tensor) -> Tensor:
         query = self.conv_q_left(x).mean((2, 3))
         context = softmax(einsum("nc,nchw->nhw", query, self.conv_v_left(x)))
-        return x * sigmoid(context)[:, None]
+        return sigmoid(context)[:, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.channel_pool(x) + self.spatial_pool(x)
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        channel, spatial = self.channel_gate(x), self.spatial_gate(x)
+        y = x * spatial + x * channel
+        return (y, channel, spatial) if attention_weights else y
 
 
 class PSA_s(_PSA):
@@ -83,10 +90,14 @@ class PSA_s(_PSA):
         hidden = inner // 4
         return Sequential(Conv2d(inner, hidden, 1), LayerNorm((hidden, 1, 1)), ReLU(), Conv2d(hidden, planes, 1))
 
-    def channel_pool(self, x: Tensor) -> Tensor:
+    def spatial_gate(self, x: Tensor) -> Tensor:
         query = self.conv_q_left(x).mean((2, 3))
         context = einsum("nc,nchw->nhw", query, softmax(self.conv_v_left(x)))
-        return x * sigmoid(context)[:, None]
+        return sigmoid(context)[:, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.channel_pool(self.spatial_pool(x))
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        channel = self.channel_gate(x)
+        x = x * channel
+        spatial = self.spatial_gate(x)
+        y = x * spatial
+        return (y, channel, spatial) if attention_weights else y

@@ -18,15 +18,15 @@ class PositionEmbeddingSine(Module):
         self.scale = 2 * math.pi if scale is None else scale
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y, z = ((~mask).cumsum(axis, dtype=x.dtype) for axis in (1, 2))
+        y, z = ((~mask).cumsum(axis, dtype=torch.float32) for axis in (1, 2))
         if self.normalize:
             y, z = y / (y[:, -1:] + 1e-6) * self.scale, z / (z[:, :, -1:] + 1e-6) * self.scale
-        return torch.cat([self.waves(y), self.waves(z)], -1).permute(0, 3, 1, 2)
+        return torch.cat([self.waves(y), self.waves(z)], -1).permute(0, 3, 1, 2).to(x.dtype)
 
     def waves(self, count: Tensor) -> Tensor:
         i = torch.arange(self.num_pos_feats, dtype=count.dtype)
-        angle = count[..., None] / self.temperature ** (2 * (i // 2) / self.num_pos_feats)
-        return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2)
+        angle = (count[..., None] / self.temperature ** (2 * (i // 2) / self.num_pos_feats)).double()
+        return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2).to(count.dtype)
 
 
 class PositionEmbeddingLearned(Module):

@@ -7,12 +7,22 @@ from torch.nn import Linear, Module, functional
 from torch.nn.functional import avg_pool2d, log_softmax, pad, relu
 
 
+def pixel(x: Tensor, place: Tensor) -> Tensor:
+    extent = torch.tensor([x.shape[3], x.shape[2]], device=place.device)
+    return (0.5 * (place.clamp(-1, 1) + 1) * extent).long()
+
+
 def patch(x: Tensor, place: Tensor, size: int) -> Tensor:
     before = size // 2
     padded = pad(x, (before, size - before) * 2)
-    extent = torch.tensor([x.shape[3], x.shape[2]], device=place.device)
-    start = (0.5 * (place.clamp(-1, 1) + 1) * extent).long()
+    start = pixel(x, place)
     return torch.stack([image[:, v : v + size, u : u + size] for image, (u, v) in zip(padded, start, strict=True)])
+
+
+def patch_boxes(x: Tensor, place: Tensor, sizes) -> Tensor:
+    size = torch.tensor(sizes, device=place.device)[:, None]
+    start = pixel(x, place)[:, None] - size // 2
+    return torch.cat([start, start + size], -1)
 
 
 def patch_sizes(g, k, s) -> list[int]:
@@ -30,9 +40,10 @@ class Retina(Module):
         self.k = k
         self.s = s
 
-    def forward(self, x: Tensor, l: Tensor) -> Tensor:  # noqa: E741
+    def forward(self, x: Tensor, l: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:  # noqa: E741
         sizes = patch_sizes(self.g, self.k, self.s)
-        return torch.cat([avg_pool2d(patch(x, l, size), size // self.g) for size in sizes], 1).flatten(1)
+        y = torch.cat([avg_pool2d(patch(x, l, size), size // self.g) for size in sizes], 1).flatten(1)
+        return (y, patch_boxes(x, l, sizes)) if attention_weights else y
 
 
 class GlimpseNetwork(Module):
@@ -44,10 +55,12 @@ class GlimpseNetwork(Module):
         self.fc3 = Linear(h_g, h_g + h_l)
         self.fc4 = Linear(h_l, h_g + h_l)
 
-    def forward(self, x: Tensor, l_t_prev: Tensor) -> Tensor:
-        what = self.fc3(relu(self.fc1(self.retina(x, l_t_prev))))
+    def forward(self, x: Tensor, l_t_prev: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
+        seen, boxes = self.retina(x, l_t_prev, attention_weights=True)
+        what = self.fc3(relu(self.fc1(seen)))
         where = self.fc4(relu(self.fc2(l_t_prev)))
-        return relu(what + where)
+        y = relu(what + where)
+        return (y, boxes) if attention_weights else y
 
 
 class CoreNetwork(Module):

@@ -67,10 +67,12 @@ class _AttentionModule(Module):
     def mask(self, x: Tensor, trunk: Tensor) -> Tensor:
         return self.block(-1)(self.hourglass(x, 1) + trunk)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         x = self.first_residual_blocks(x)
         trunk = self.trunk_branches(x)
-        return self.last_blocks((1 + self.mask(x, trunk)) * trunk)
+        mask = self.mask(x, trunk)
+        y = self.last_blocks((1 + mask) * trunk)
+        return (y, mask) if attention_weights else y
 
 
 class AttentionModule_stage0(_AttentionModule):

@@ -46,12 +46,13 @@ class SAM(Module):
         self.proj = linear(dim, dim)
         self.dropout = Dropout(proj_drop)
 
-    def forward(self, x: Tensor, H, W) -> Tensor:
+    def forward(self, x: Tensor, H, W, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         heads = image(self.s(x), H, W).chunk(self.ca_num_heads, 1)
         seen = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(heads, 1)]
         y = torch.stack(seen, 2).flatten(1, 2)
         modulator = self.proj1(gelu(self.bn(self.proj0(y))))
-        return self.dropout(self.proj(modulator.flatten(2).mT * self.v(x)))
+        y = self.dropout(self.proj(modulator.flatten(2).mT * self.v(x)))
+        return (y, modulator) if attention_weights else y
 
 
 class SAMAttention(Module):
@@ -68,13 +69,14 @@ class SAMAttention(Module):
         self.proj = linear(dim, dim)
         self.proj_dropout = Dropout(proj_drop)
 
-    def forward(self, x: Tensor, H, W) -> Tensor:
+    def forward(self, x: Tensor, H, W, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         key, value = self.kv(x).chunk(2, -1)
         q, k, v = (t.unflatten(-1, (self.sa_num_heads, -1)).transpose(1, 2) for t in (self.q(x), key, value))
         attn = softmax(q @ k.mT * self.scale, -1)
         y = (self.attn_dropout(attn) @ v).transpose(1, 2).flatten(2)
         local = self.local_conv(image(value, H, W)).flatten(2).mT
-        return self.proj_dropout(self.proj(y + local))
+        y = self.proj_dropout(self.proj(y + local))
+        return (y, attn) if attention_weights else y
 
 
 class _DWConv(Module):

@@ -1,24 +1,78 @@
 """Squeeze-and-Excitation Networks - Hu, Shen, Sun 2018, https://arxiv.org/abs/1709.01507"""
 
 from torch import Tensor
-from torch.nn import Linear, Module, ReLU, Sequential, Sigmoid
+from torch.nn import Conv2d, Linear, Module, ReLU, Sequential, Sigmoid
 from torch.nn.functional import relu
 
 from torch_ref.blocks.cifar_resnet import CifarBasicBlock
 from torch_ref.blocks.resnet import BasicBlock, Bottleneck, require_plain
 
 
-class SELayer(Module):
-    def __init__(self, channel, reduction=16, bias=False):
-        super().__init__()
-        hidden = channel // reduction
-        squeeze = Linear(channel, hidden, bias)
-        excite = Linear(hidden, channel, bias)
-        self.fc = Sequential(squeeze, ReLU(), excite, Sigmoid())
+class _Gate(Module):
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
+        gate = self.gate(x)
+        y = x * gate
+        return (y, gate) if attention_weights else y
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc(x.mean((2, 3)))
-        return x * gate[:, :, None, None]
+
+class SELayer(_Gate):
+    def __init__(
+        self,
+        channel,
+        reduction=16,
+        bias=False,
+        *,
+        hidden=None,
+        conv=False,
+        norm_layer=None,
+        activation=None,
+        gate_layer=None,
+    ):
+        super().__init__()
+        self.channel, self.bias, self.conv = channel, bias, conv
+        hidden = channel // reduction if hidden is None else hidden
+        norm = [norm_layer(hidden)] if norm_layer else []
+        activation, gate = activation or ReLU, gate_layer or Sigmoid
+        squeeze, excite = self.layer(channel, hidden), self.layer(hidden, channel)
+        self.fc = Sequential(squeeze, *norm, activation(), excite, gate())
+
+    def layer(self, inputs, outputs):
+        return Conv2d(inputs, outputs, 1, bias=self.bias) if self.conv else Linear(inputs, outputs, self.bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        mean = x.mean((2, 3), keepdim=self.conv)
+        return self.fc(mean).reshape(-1, self.channel, 1, 1)
+
+
+class SqueezeExcitation(_Gate):
+    def __init__(
+        self,
+        input_channels,
+        squeeze_channels,
+        activation=None,
+        scale_activation=None,
+        *,
+        bias=True,
+        norm_layer=None,
+        norm_both=False,
+    ):
+        super().__init__()
+        self.norm_layer, self.norm_both = norm_layer, norm_both
+        self.fc1 = Conv2d(input_channels, squeeze_channels, 1, bias=bias)
+        self.fc2 = Conv2d(squeeze_channels, input_channels, 1, bias=bias)
+        if norm_layer and norm_both:
+            self.bn1, self.bn2 = norm_layer(squeeze_channels), norm_layer(input_channels)
+        elif norm_layer:
+            self.bn = norm_layer(squeeze_channels)
+        self.act = (activation or ReLU)()
+        self.scale = (scale_activation or Sigmoid)()
+
+    def gate(self, x: Tensor) -> Tensor:
+        y = self.fc1(x.mean((2, 3), keepdim=True))
+        if self.norm_layer:
+            y = (self.bn1 if self.norm_both else self.bn)(y)
+        y = self.fc2(self.act(y))
+        return self.scale(self.bn2(y) if self.norm_both else y)
 
 
 class _SEGate(Module):

@@ -14,13 +14,14 @@ class SpatialGroupEnhance(Module):
         self.weight = Parameter(torch.zeros(1, groups, 1, 1))
         self.bias = Parameter(torch.full((1, groups, 1, 1), init_bias))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         n, c, h, w = x.shape
         x = x.reshape(n * self.groups, c // self.groups, h, w)
         t = (x * x.mean((2, 3), keepdim=True)).sum(1).reshape(n * self.groups, h * w)
         t = (t - t.mean(1, keepdim=True)) / (t.std(1, keepdim=True) + 1e-5)
         gate = sigmoid(t.reshape(n, self.groups, h, w) * self.weight + self.bias)
-        return (x * gate.reshape(n * self.groups, 1, h, w)).reshape(n, c, h, w)
+        y = (x * gate.reshape(n * self.groups, 1, h, w)).reshape(n, c, h, w)
+        return (y, gate) if attention_weights else y
 
 
 class _SGEGate(Module):

@@ -4,7 +4,7 @@ from torch import Tensor, softmax
 from torch.nn import Conv2d
 from torch.nn.functional import relu
 
-from torch_ref.blocks.resnet import Bottleneck
+from torch_ref.blocks.resnet import Bottleneck, add_shortcut
 
 
 class SKBottleneck(Bottleneck):
@@ -20,10 +20,15 @@ class SKBottleneck(Bottleneck):
         self.bn_fc1 = self.norm(hidden)
         self.conv_fc2 = Conv2d(hidden, 2 * planes, 1, bias=False)
 
-    def residual(self, x: Tensor) -> Tensor:
+    def select(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = relu(self.bn1(self.conv1(x)))
         a = relu(self.bn2(self.conv2(y)))
         b = relu(self.bn2g(self.conv2g(y)))
         hidden = relu(self.bn_fc1(self.conv_fc1((a + b).mean((2, 3), keepdim=True))))
         share = softmax(self.conv_fc2(hidden).reshape(x.shape[0], 2, -1, 1, 1), 1)
-        return self.bn3(self.conv3(a * share[:, 0] + b * share[:, 1]))
+        return a * share[:, 0] + b * share[:, 1], share[..., 0, 0]
+
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
+        y, share = self.select(x)
+        y = relu(add_shortcut(self, self.bn3(self.conv3(y)), x))
+        return (y, share) if attention_weights else y

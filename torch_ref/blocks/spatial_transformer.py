@@ -42,8 +42,9 @@ class SpatialTransformer(Module):
         identity(theta.bias)
         self.fc_loc = Sequential(Linear(features, hidden), ReLU(), theta)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         features = self.localization(x).flatten(1)
         theta = self.fc_loc(features).unflatten(-1, (2, 3))
         grid = affine_grid(theta, x.shape, self.align_corners)
-        return grid_sample(x, grid, align_corners=self.align_corners)
+        y = grid_sample(x, grid, align_corners=self.align_corners)
+        return (y, grid, theta) if attention_weights else y

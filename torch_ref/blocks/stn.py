@@ -37,10 +37,12 @@ class STN(Module):
             raise ValueError(f"STN: expected a layout of BHWD, BCHW, got {layout!r}")
         self.layout = layout
 
-    def forward(self, image: Tensor, grid: Tensor) -> Tensor:
-        if self.layout == "BCHW":
-            return grid_sample(image, grid.movedim(1, -1).flip(-1), align_corners=True)
-        return grid_sample(image.movedim(-1, 1), grid.flip(-1), align_corners=True).movedim(1, -1)
+    def forward(self, image: Tensor, grid: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
+        axis = 3 if self.layout == "BHWD" else 1
+        grid = grid.movedim(axis, -1).flip(-1)
+        y = grid_sample(image.movedim(axis, 1), grid, align_corners=True)
+        y = y.movedim(1, axis)
+        return (y, grid) if attention_weights else y
 
 
 class _GridGen(Module):

@@ -10,6 +10,8 @@ from torch.nn.functional import gelu, relu
 from torch_ref.blocks.attention import MultiheadAttention
 from torch_ref.blocks.non_local import tokens
 
+Attended = tuple[Tensor, Tensor | None]
+
 ACTIVATIONS = {"relu": relu, "gelu": gelu}
 
 
@@ -42,16 +44,17 @@ class _Layer(Module):
         self.dropout1 = Dropout(dropout)
         self.dropout2 = Dropout(dropout)
 
-    def self_attention(self, x: Tensor, pos, mask, padding) -> Tensor:
+    def self_attention(self, x: Tensor, pos, mask, padding) -> Attended:
         q = with_pos_embed(x, pos)
-        y, _ = self.self_attn(q, q, x, padding, attn_mask=mask)
-        return y
+        return self.self_attn(q, q, x, padding, attn_mask=mask)
 
-    def feedforward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout0(ACTIVATIONS[self.activation](self.linear1(x))))
+    def feedforward(self, x: Tensor) -> Attended:
+        return self.linear2(self.dropout0(ACTIVATIONS[self.activation](self.linear1(x)))), None
 
-    def branch(self, x: Tensor, norm, residual) -> Tensor:
-        return x + residual(norm(x)) if self.normalize_before else norm(x + residual(x))
+    def branch(self, x: Tensor, norm, dropout, residual) -> Attended:
+        y, weights = residual(norm(x) if self.normalize_before else x)
+        x = x + dropout(y)
+        return x if self.normalize_before else norm(x), weights
 
 
 class TransformerEncoderLayer(_Layer):
@@ -59,15 +62,18 @@ class TransformerEncoderLayer(_Layer):
         self.self_attn = self.attention()
         self.add_feedforward()
 
-    def forward(self, src: Tensor, src_mask=None, src_key_padding_mask=None, pos=None) -> Tensor:
+    def forward(
+        self, src: Tensor, src_mask=None, src_key_padding_mask=None, pos=None, attention_weights=False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         def attend(x):
-            return self.dropout1(self.self_attention(x, pos, src_mask, src_key_padding_mask))
+            return self.self_attention(x, pos, src_mask, src_key_padding_mask)
 
         def feed(x):
-            return self.dropout2(self.feedforward(x))
+            return self.feedforward(x)
 
-        x = self.branch(src, self.norm1, attend)
-        return self.branch(x, self.norm2, feed)
+        x, weights = self.branch(src, self.norm1, self.dropout1, attend)
+        x, _ = self.branch(x, self.norm2, self.dropout2, feed)
+        return (x, weights) if attention_weights else x
 
 
 class TransformerDecoderLayer(_Layer):
@@ -88,22 +94,23 @@ class TransformerDecoderLayer(_Layer):
         memory_key_padding_mask=None,
         pos=None,
         query_pos=None,
-    ) -> Tensor:
+        attention_weights=False,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         def attend(x):
-            return self.dropout1(self.self_attention(x, query_pos, tgt_mask, tgt_key_padding_mask))
+            return self.self_attention(x, query_pos, tgt_mask, tgt_key_padding_mask)
 
         def look(x):
             q, k, v = with_pos_embed(x, query_pos), with_pos_embed(memory, pos), memory
             padding, mask = memory_key_padding_mask, memory_mask
-            y, _ = self.multihead_attn(q, k, v, padding, attn_mask=mask)
-            return self.dropout2(y)
+            return self.multihead_attn(q, k, v, padding, attn_mask=mask)
 
         def feed(x):
-            return self.dropout3(self.feedforward(x))
+            return self.feedforward(x)
 
-        x = self.branch(tgt, self.norm1, attend)
-        x = self.branch(x, self.norm2, look)
-        return self.branch(x, self.norm3, feed)
+        x, own = self.branch(tgt, self.norm1, self.dropout1, attend)
+        x, other = self.branch(x, self.norm2, self.dropout2, look)
+        x, _ = self.branch(x, self.norm3, self.dropout3, feed)
+        return (x, own, other) if attention_weights else x
 
 
 class TransformerEncoder(Module):

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate, max_pool2d, relu
 from torch_ref.blocks.criss_cross import RCCAModule
 from torch_ref.blocks.inplace_abn import ABN, InPlaceABN
 from torch_ref.blocks.resnet import Bottleneck, downsample, stage
+from torch_ref.constructor import constructor
 from torch_ref.models.resnet import stage_maps
 
 BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)
@@ -18,7 +19,7 @@ GEOMETRY = ((1, 1), (2, 1), (1, 2), (1, 4))
 
 
 class CCNet(Module):
-    def __init__(self, num_classes, layers=(3, 4, 23, 3), recurrence=2, inplace_abn=True):
+    def __init__(self, num_classes, layers=(3, 4, 23, 3), recurrence=2, inplace_abn=True, dropout=0.1):
         super().__init__()
         if recurrence < 0:
             raise ValueError(f"CCNet: expected recurrence >= 0, got {recurrence}")
@@ -34,9 +35,9 @@ class CCNet(Module):
             outplanes = 64 * 2**i * Bottleneck.expansion
             setattr(self, f"layer{i + 1}", stage(blocks, width, outplanes, stride=stride, shortcut=shortcut))
             width = outplanes
-        self.head = RCCAModule(width, width // 4, num_classes, inplace_abn=inplace_abn)
+        self.head = RCCAModule(width, width // 4, num_classes, inplace_abn=inplace_abn, dropout=dropout)
         first, last = Conv2d(width // 2, width // 4, 3, padding=1), Conv2d(width // 4, num_classes, 1)
-        self.dsn = Sequential(first, abn(width // 4), Dropout2d(0.1), last)
+        self.dsn = Sequential(first, abn(width // 4), Dropout2d(dropout), last)
 
     def stages(self):
         return [getattr(self, f"layer{i + 1}") for i in range(len(self.layers))]
@@ -58,5 +59,5 @@ def upsample(scores: Tensor, size) -> Tensor:
     return interpolate(scores, size, mode="bilinear", align_corners=True)
 
 
-def ccnet_resnet101(num_classes=19, recurrence=2, inplace_abn=True) -> CCNet:
-    return CCNet(num_classes, (3, 4, 23, 3), recurrence, inplace_abn=inplace_abn)
+@constructor(CCNet, preprocess, num_classes=19)
+def ccnet_resnet101(): ...

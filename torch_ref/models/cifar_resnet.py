@@ -7,7 +7,8 @@ from torch.nn import BatchNorm2d, Conv2d, Linear, Module, Sequential, init
 from torch.nn.functional import relu
 
 from torch_ref.blocks.cifar_resnet import CifarBasicBlock, CifarOptionABlock, PreActBasicBlock
-from torch_ref.models.preprocess import cifar10
+from torch_ref.constructor import constructor
+from torch_ref.models.preprocess import cifar10, normalize
 
 
 class CifarResNet(Module):
@@ -59,49 +60,49 @@ class CifarOptionAResNet(CifarResNet):
 preprocess = cifar10
 
 
-def cifar_resnet20(num_classes=10) -> CifarResNet:
-    return CifarResNet(3, num_classes)
+@constructor(CifarResNet, preprocess, n_size=3)
+def cifar_resnet20(): ...
 
 
-def cifar_resnet32(num_classes=10) -> CifarResNet:
-    return CifarResNet(5, num_classes)
+@constructor(CifarResNet, preprocess, n_size=5)
+def cifar_resnet32(): ...
 
 
-def cifar_resnet44(num_classes=10) -> CifarResNet:
-    return CifarResNet(7, num_classes)
+@constructor(CifarResNet, preprocess, n_size=7)
+def cifar_resnet44(): ...
 
 
-def cifar_resnet56(num_classes=10) -> CifarResNet:
-    return CifarResNet(9, num_classes)
+@constructor(CifarResNet, preprocess, n_size=9)
+def cifar_resnet56(): ...
 
 
-def cifar_resnet110(num_classes=10) -> CifarResNet:
-    return CifarResNet(18, num_classes)
+@constructor(CifarResNet, preprocess, n_size=18)
+def cifar_resnet110(): ...
 
 
-def cifar_preact_resnet20(num_classes=10) -> CifarPreActResNet:
-    return CifarPreActResNet(3, num_classes)
+@constructor(CifarPreActResNet, preprocess, n_size=3)
+def cifar_preact_resnet20(): ...
 
 
-def cifar_preact_resnet110(num_classes=10) -> CifarPreActResNet:
-    return CifarPreActResNet(18, num_classes)
+@constructor(CifarPreActResNet, preprocess, n_size=18)
+def cifar_preact_resnet110(): ...
 
 
-def cifar_resnet20_option_a(num_classes=10) -> CifarOptionAResNet:
-    return CifarOptionAResNet(3, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=3)
+def cifar_resnet20_option_a(): ...
 
 
-def cifar_resnet32_option_a(num_classes=10) -> CifarOptionAResNet:
-    return CifarOptionAResNet(5, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=5)
+def cifar_resnet32_option_a(): ...
 
 
-def cifar_resnet44_option_a(num_classes=10) -> CifarOptionAResNet:
-    return CifarOptionAResNet(7, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=7)
+def cifar_resnet44_option_a(): ...
 
 
-def cifar_resnet56_option_a(num_classes=10) -> CifarOptionAResNet:
-    return CifarOptionAResNet(9, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=9)
+def cifar_resnet56_option_a(): ...
 
 
-def cifar_resnet110_option_a(num_classes=10) -> CifarOptionAResNet:
-    return CifarOptionAResNet(18, num_classes)
+@constructor(CifarOptionAResNet, normalize, n_size=18)
+def cifar_resnet110_option_a(): ...

@@ -6,12 +6,13 @@ from torch.nn.functional import interpolate
 
 from torch_ref.blocks.danet import DANetHead
 from torch_ref.blocks.resnet import Bottleneck
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import normalize
 from torch_ref.models.resnet import ResNet
 
 
 class DANet(Module):
-    def __init__(self, num_classes, layers=(3, 4, 23, 3), deep_stem=True, multi_grid=(4, 8, 16)):
+    def __init__(self, num_classes, layers=(3, 4, 23, 3), deep_stem=True, multi_grid=(4, 8, 16), dropout=0.1):
         super().__init__()
         if multi_grid is not None and len(multi_grid) != layers[-1]:
             expected = f"DANet: expected a dilation for each of the last stage's {layers[-1]} blocks"
@@ -26,7 +27,7 @@ class DANet(Module):
             multi_grid=multi_grid,
         )
         width = 32 * 2 ** len(layers) * Bottleneck.expansion
-        self.head = DANetHead(width, num_classes)
+        self.head = DANetHead(width, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         both, position, channel = self.head(self.pretrained.features(x)[-1])
@@ -40,9 +41,9 @@ def upsample(scores: Tensor, x: Tensor) -> Tensor:
 preprocess = normalize
 
 
-def danet_resnet50(num_classes=19, deep_stem=True, multi_grid=True) -> DANet:
-    return DANet(num_classes, (3, 4, 6, 3), deep_stem, multi_grid=(4, 8, 16) if multi_grid else None)
+@constructor(DANet, preprocess, num_classes=19, layers=(3, 4, 6, 3), multi_grid=None)
+def danet_resnet50(): ...
 
 
-def danet_resnet101(num_classes=19, deep_stem=False, multi_grid=True) -> DANet:
-    return DANet(num_classes, (3, 4, 23, 3), deep_stem, multi_grid=(4, 8, 16) if multi_grid else None)
+@constructor(DANet, preprocess, num_classes=19, deep_stem=False)
+def danet_resnet101(): ...

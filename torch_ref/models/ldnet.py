@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate, max_pool2d, relu
 
 from torch_ref.blocks.esa import ESABlock, LCABlock
 from torch_ref.blocks.resnet import BasicBlock, stage
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import rescale
 from torch_ref.models.res2net import res2net_stage
 from torch_ref.models.resnet import deep_stem, stage_maps
@@ -161,9 +162,9 @@ def resize_prediction(prediction: Tensor, size) -> Tensor:
     return interpolate(prediction, tuple(size), mode="bilinear", align_corners=False)
 
 
-def ldnet() -> LDNet:
-    return LDNet()
+@constructor(LDNet, preprocess)
+def ldnet(): ...
 
 
-def ldnet_resnet34() -> LDNetResNet34:
-    return LDNetResNet34()
+@constructor(LDNetResNet34, preprocess)
+def ldnet_resnet34(): ...

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d, Module, ReLU, Sequential
 
 from torch_ref.blocks.non_local import NONLocalBlock2D
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import rescale
 
 
@@ -31,5 +32,5 @@ class NonLocalNet(Module):
 preprocess = rescale
 
 
-def non_local_net() -> NonLocalNet:
-    return NonLocalNet()
+@constructor(NonLocalNet, preprocess)
+def non_local_net(): ...

@@ -12,6 +12,7 @@ from torch_ref.blocks.recurrent_attention import (
     OldBaselineNetwork,
     OldLocationNetwork,
 )
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import mnist
 
 
@@ -27,13 +28,17 @@ class RecurrentAttention(Module):
         self.classifier = ActionNetwork(hidden_size, num_classes)
         self.baseliner = self.baseliner_class(hidden_size, 1)
 
-    def forward(self, x: Tensor, l_t_prev: Tensor, h_t_prev: Tensor, last=False, noise=None) -> tuple[Tensor, ...]:
-        h_t = self.rnn(self.sensor(x, l_t_prev), h_t_prev)
+    def forward(
+        self, x: Tensor, l_t_prev: Tensor, h_t_prev: Tensor, last=False, noise=None, attention_weights=False
+    ) -> tuple:
+        seen, boxes = self.sensor(x, l_t_prev, attention_weights=True)
+        h_t = self.rnn(seen, h_t_prev)
         log_pi, l_t = self.locator(h_t, noise)
         b_t = self.baseliner(h_t)[:, 0]
         if last:
             log_probas = self.classifier(h_t)
-        return (h_t, l_t, b_t, log_probas, log_pi) if last else (h_t, l_t, b_t, log_pi)
+        y = (h_t, l_t, b_t, log_probas, log_pi) if last else (h_t, l_t, b_t, log_pi)
+        return (y, boxes) if attention_weights else y
 
 
 class OldRecurrentAttention(RecurrentAttention):
@@ -44,13 +49,13 @@ class OldRecurrentAttention(RecurrentAttention):
 preprocess = mnist
 
 
-def ram(num_classes=10) -> RecurrentAttention:
-    return RecurrentAttention(
-        g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=num_classes
-    )
+@constructor(
+    RecurrentAttention, preprocess, g=8, k=1, s=1.0, c=1, h_g=128, h_l=128, std=0.05, hidden_size=256, num_classes=10
+)
+def ram(): ...
 
 
-def ram_6_8x8_2(num_classes=10) -> OldRecurrentAttention:
-    return OldRecurrentAttention(
-        g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=num_classes
-    )
+@constructor(
+    OldRecurrentAttention, preprocess, g=8, k=1, s=2.0, c=1, h_g=128, h_l=128, std=0.17, hidden_size=256, num_classes=10
+)
+def ram_6_8x8_2(): ...

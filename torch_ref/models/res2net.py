@@ -8,6 +8,7 @@ from torch.nn import AvgPool2d, BatchNorm2d, Conv2d, Linear, Module, ModuleList,
 from torch.nn.functional import avg_pool2d, max_pool2d, relu
 
 from torch_ref.blocks.resnet import add_shortcut, stage
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import imagenet
 from torch_ref.models.resnet import deep_stem, stage_maps, start_convolutions
 
@@ -86,5 +87,5 @@ class Res2Net(Module):
 preprocess = imagenet
 
 
-def res2net50_v1b_26w_4s(num_classes=1000) -> Res2Net:
-    return Res2Net((3, 4, 6, 3), num_classes=num_classes)
+@constructor(Res2Net, preprocess, layers=(3, 4, 6, 3))
+def res2net50_v1b_26w_4s(): ...

@@ -14,6 +14,7 @@ from torch_ref.blocks.residual_attention import (
     AttentionModule_stage3_cifar,
     ResidualBlock,
 )
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import rescale
 
 
@@ -91,21 +92,21 @@ class OldCifarResidualAttentionModel(CifarResidualAttentionModel):
 preprocess = rescale
 
 
-def residual_attention_56(num_classes=10, size=(224, 224)) -> ResidualAttentionModel:
-    return ResidualAttentionModel((1, 1, 1), num_classes, size)
+@constructor(ResidualAttentionModel, preprocess, attention=(1, 1, 1))
+def residual_attention_56(): ...
 
 
-def residual_attention_92(num_classes=10, size=(224, 224)) -> ResidualAttentionModel:
-    return ResidualAttentionModel((1, 2, 3), num_classes, size)
+@constructor(ResidualAttentionModel, preprocess, attention=(1, 2, 3))
+def residual_attention_92(): ...
 
 
-def residual_attention_448input(num_classes=10, size=(448, 448)) -> ResidualAttentionModel:
-    return ResidualAttentionModel((1, 1, 2, 3), num_classes, size)
+@constructor(ResidualAttentionModel, preprocess, attention=(1, 1, 2, 3), size=(448, 448))
+def residual_attention_448input(): ...
 
 
-def residual_attention_92_32input(num_classes=10, size=(32, 32)) -> OldCifarResidualAttentionModel:
-    return OldCifarResidualAttentionModel((1, 2, 3), num_classes, size)
+@constructor(OldCifarResidualAttentionModel, preprocess, attention=(1, 2, 3))
+def residual_attention_92_32input(): ...
 
 
-def residual_attention_92_32input_update(num_classes=10, size=(32, 32)) -> CifarResidualAttentionModel:
-    return CifarResidualAttentionModel((1, 2, 3), num_classes, size)
+@constructor(CifarResidualAttentionModel, preprocess, attention=(1, 2, 3))
+def residual_attention_92_32input_update(): ...

@@ -7,6 +7,7 @@ from torch.nn import BatchNorm2d, Conv2d, Linear, Module, ReLU, Sequential, init
 from torch.nn.functional import max_pool2d, relu
 
 from torch_ref.blocks.resnet import BasicBlock, Bottleneck, downsample, stage
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import imagenet
 
 
@@ -107,21 +108,21 @@ class ResNet(Module):
 preprocess = imagenet
 
 
-def resnet18(num_classes=1000) -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(ResNet, preprocess, block=BasicBlock, layers=(2, 2, 2, 2))
+def resnet18(): ...
 
 
-def resnet34(num_classes=1000) -> ResNet:
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=BasicBlock, layers=(3, 4, 6, 3))
+def resnet34(): ...
 
 
-def resnet50(num_classes=1000) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=Bottleneck, layers=(3, 4, 6, 3))
+def resnet50(): ...
 
 
-def resnet101(num_classes=1000) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=Bottleneck, layers=(3, 4, 23, 3))
+def resnet101(): ...
 
 
-def resnet152(num_classes=1000) -> ResNet:
-    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)
+@constructor(ResNet, preprocess, block=Bottleneck, layers=(3, 8, 36, 3))
+def resnet152(): ...

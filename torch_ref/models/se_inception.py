@@ -14,11 +14,12 @@ from torch_ref.blocks.inception import (
     InceptionE,
     chain,
 )
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, imagenet
 
 
 class _Inception3(Module):
-    def __init__(self, num_classes, aux_logits, transform_input, gated):
+    def __init__(self, num_classes, aux_logits, transform_input, gated, dropout_p):
         super().__init__()
         self.transform_input = transform_input
         self.Conv2d_1a_3x3 = BasicConv2d(3, 32, 3, stride=2)
@@ -39,7 +40,7 @@ class _Inception3(Module):
         self.Mixed_7a = InceptionD(768, gated=gated)
         self.Mixed_7b = InceptionE(1280, gated=gated)
         self.Mixed_7c = InceptionE(2048, gated=gated)
-        self.dropout = Dropout(0.5)
+        self.dropout = Dropout(dropout_p)
         self.fc = Linear(2048, num_classes)
         init.normal_(self.fc.weight, std=0.1)
 
@@ -58,10 +59,10 @@ class _Inception3(Module):
 
 
 class SEInception3(Module):
-    def __init__(self, num_classes=1000, aux_logits=True, transform_input=False, gated=False):
+    def __init__(self, num_classes=1000, aux_logits=True, transform_input=False, gated=False, dropout=0.5):
         super().__init__()
         self.aux_logits = aux_logits
-        self.model = _Inception3(num_classes, aux_logits, transform_input, gated=gated)
+        self.model = _Inception3(num_classes, aux_logits, transform_input, gated=gated, dropout_p=dropout)
 
     def forward(self, x: Tensor, aux: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         if aux and not self.aux_logits:
@@ -73,5 +74,5 @@ def preprocess(image: Tensor) -> Tensor:
     return imagenet(image, 299, 299)
 
 
-def se_inception_v3(num_classes=1000) -> SEInception3:
-    return SEInception3(num_classes)
+@constructor(SEInception3, preprocess)
+def se_inception_v3(): ...

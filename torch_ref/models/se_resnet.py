@@ -15,6 +15,7 @@ from torch_ref.blocks.se import (
     SEResNetBottleneck,
     SEResNeXtBottleneck,
 )
+from torch_ref.constructor import constructor
 from torch_ref.models.cifar_resnet import CifarPreActResNet, CifarResNet
 from torch_ref.models.preprocess import imagenet
 from torch_ref.models.resnet import ResNet
@@ -115,89 +116,90 @@ class CifarSEPreActResNet(CifarSEResNet, CifarPreActResNet):
 preprocess = imagenet
 
 
-def se_resnet18(num_classes=1000, reduction=16) -> SEResNet:
-    return SEResNet(SEBasicBlock, (2, 2, 2, 2), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBasicBlock, layers=(2, 2, 2, 2))
+def se_resnet18(): ...
 
 
-def se_resnet34(num_classes=1000, reduction=16) -> SEResNet:
-    return SEResNet(SEBasicBlock, (3, 4, 6, 3), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBasicBlock, layers=(3, 4, 6, 3))
+def se_resnet34(): ...
 
 
-def se_resnet50(num_classes=1000, reduction=16) -> SEResNet:
-    return SEResNet(SEBottleneck, (3, 4, 6, 3), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBottleneck, layers=(3, 4, 6, 3))
+def se_resnet50(): ...
 
 
-def se_resnet101(num_classes=1000, reduction=16) -> SEResNet:
-    return SEResNet(SEBottleneck, (3, 4, 23, 3), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBottleneck, layers=(3, 4, 23, 3))
+def se_resnet101(): ...
 
 
-def se_resnet152(num_classes=1000, reduction=16) -> SEResNet:
-    return SEResNet(SEBottleneck, (3, 8, 36, 3), num_classes, reduction=reduction)
+@constructor(SEResNet, preprocess, block=SEBottleneck, layers=(3, 8, 36, 3))
+def se_resnet152(): ...
 
 
-def cifar_se_resnet20(num_classes=10, reduction=16) -> CifarSEResNet:
-    return CifarSEResNet(3, num_classes, reduction)
+@constructor(CifarSEResNet, preprocess, n_size=3)
+def cifar_se_resnet20(): ...
 
 
-def cifar_se_resnet32(num_classes=10, reduction=16) -> CifarSEResNet:
-    return CifarSEResNet(5, num_classes, reduction)
+@constructor(CifarSEResNet, preprocess, n_size=5)
+def cifar_se_resnet32(): ...
 
 
-def cifar_se_resnet56(num_classes=10, reduction=16) -> CifarSEResNet:
-    return CifarSEResNet(9, num_classes, reduction)
+@constructor(CifarSEResNet, preprocess, n_size=9)
+def cifar_se_resnet56(): ...
 
 
-def cifar_se_preactresnet20(num_classes=10, reduction=16) -> CifarSEPreActResNet:
-    return CifarSEPreActResNet(3, num_classes, reduction)
+@constructor(CifarSEPreActResNet, preprocess, n_size=3)
+def cifar_se_preactresnet20(): ...
 
 
-def cifar_se_preactresnet32(num_classes=10, reduction=16) -> CifarSEPreActResNet:
-    return CifarSEPreActResNet(5, num_classes, reduction)
+@constructor(CifarSEPreActResNet, preprocess, n_size=5)
+def cifar_se_preactresnet32(): ...
 
 
-def cifar_se_preactresnet56(num_classes=10, reduction=16) -> CifarSEPreActResNet:
-    return CifarSEPreActResNet(9, num_classes, reduction)
+@constructor(CifarSEPreActResNet, preprocess, n_size=9)
+def cifar_se_preactresnet56(): ...
 
 
-def timm_seresnet50(num_classes=1000) -> SEResNet:
-    return SEResNet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(SEResNet, preprocess, block=SEResNeXtBottleneck, layers=(3, 4, 6, 3))
+def timm_seresnet50(): ...
 
 
-def legacy_seresnet18(num_classes=1000) -> SENet:
-    return SENet(SEResNetBlock, (2, 2, 2, 2), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBlock, layers=(2, 2, 2, 2))
+def legacy_seresnet18(): ...
 
 
-def legacy_seresnet34(num_classes=1000) -> SENet:
-    return SENet(SEResNetBlock, (3, 4, 6, 3), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBlock, layers=(3, 4, 6, 3))
+def legacy_seresnet34(): ...
 
 
-def legacy_seresnet50(num_classes=1000) -> SENet:
-    return SENet(SEResNetBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBottleneck, layers=(3, 4, 6, 3))
+def legacy_seresnet50(): ...
 
 
-def legacy_seresnet101(num_classes=1000) -> SENet:
-    return SENet(SEResNetBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBottleneck, layers=(3, 4, 23, 3))
+def legacy_seresnet101(): ...
 
 
-def legacy_seresnet152(num_classes=1000) -> SENet:
-    return SENet(SEResNetBottleneck, (3, 8, 36, 3), num_classes)
+@constructor(SENet, preprocess, block=SEResNetBottleneck, layers=(3, 8, 36, 3))
+def legacy_seresnet152(): ...
 
 
-def legacy_seresnext50_32x4d(num_classes=1000) -> SENet:
-    return SENet(SEResNeXtBottleneck, (3, 4, 6, 3), num_classes, groups=32, width_per_group=4)
+@constructor(SENet, preprocess, block=SEResNeXtBottleneck, layers=(3, 4, 6, 3), groups=32, width_per_group=4)
+def legacy_seresnext50_32x4d(): ...
 
 
-def legacy_seresnext101_32x4d(num_classes=1000) -> SENet:
-    return SENet(SEResNeXtBottleneck, (3, 4, 23, 3), num_classes, groups=32, width_per_group=4)
+@constructor(SENet, preprocess, block=SEResNeXtBottleneck, layers=(3, 4, 23, 3), groups=32, width_per_group=4)
+def legacy_seresnext101_32x4d(): ...
 
 
-def legacy_senet154(num_classes=1000) -> SENet:
-    return SENet(
-        SENetBottleneck,
-        (3, 8, 36, 3),
-        num_classes,
-        groups=64,
-        stem_width=64,
-        downsample_kernel_size=3,
-        dropout_p=0.2,
-    )
+@constructor(
+    SENet,
+    preprocess,
+    block=SENetBottleneck,
+    layers=(3, 8, 36, 3),
+    groups=64,
+    stem_width=64,
+    downsample_kernel_size=3,
+    dropout_p=0.2,
+)
+def legacy_senet154(): ...

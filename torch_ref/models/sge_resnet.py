@@ -6,6 +6,7 @@ from torch_ref.blocks.resnet import BasicBlock, Bottleneck
 from torch_ref.blocks.se import InsightSEBasicBlock, InsightSEBottleneck
 from torch_ref.blocks.sge import SGEBasicBlock, SGEBottleneck
 from torch_ref.blocks.sk import SKBottleneck
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import imagenet
 from torch_ref.models.resnet import ResNet
 
@@ -29,57 +30,57 @@ class BAMResNet(ResNet):
 preprocess = imagenet
 
 
-def sge_resnet18(num_classes=1000) -> ResNet:
-    return ResNet(SGEBasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(ResNet, preprocess, block=SGEBasicBlock, layers=(2, 2, 2, 2))
+def sge_resnet18(): ...
 
 
-def sge_resnet50(num_classes=1000) -> ResNet:
-    return ResNet(SGEBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=SGEBottleneck, layers=(3, 4, 6, 3))
+def sge_resnet50(): ...
 
 
-def sge_resnet101(num_classes=1000) -> ResNet:
-    return ResNet(SGEBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=SGEBottleneck, layers=(3, 4, 23, 3))
+def sge_resnet101(): ...
 
 
-def insight_se_resnet18(num_classes=1000) -> ResNet:
-    return ResNet(InsightSEBasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(ResNet, preprocess, block=InsightSEBasicBlock, layers=(2, 2, 2, 2))
+def insight_se_resnet18(): ...
 
 
-def insight_se_resnet50(num_classes=1000) -> ResNet:
-    return ResNet(InsightSEBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=InsightSEBottleneck, layers=(3, 4, 6, 3))
+def insight_se_resnet50(): ...
 
 
-def insight_se_resnet101(num_classes=1000) -> ResNet:
-    return ResNet(InsightSEBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=InsightSEBottleneck, layers=(3, 4, 23, 3))
+def insight_se_resnet101(): ...
 
 
-def sk_resnet50(num_classes=1000) -> ResNet:
-    return ResNet(SKBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=SKBottleneck, layers=(3, 4, 6, 3))
+def sk_resnet50(): ...
 
 
-def sk_resnet101(num_classes=1000) -> ResNet:
-    return ResNet(SKBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=SKBottleneck, layers=(3, 4, 23, 3))
+def sk_resnet101(): ...
 
 
-def cbam_resnet18(num_classes=1000) -> ResNet:
-    return ResNet(CBAMBasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(ResNet, preprocess, block=CBAMBasicBlock, layers=(2, 2, 2, 2))
+def cbam_resnet18(): ...
 
 
-def cbam_resnet50(num_classes=1000) -> ResNet:
-    return ResNet(CBAMBottleneck, (3, 4, 6, 3), num_classes)
+@constructor(ResNet, preprocess, block=CBAMBottleneck, layers=(3, 4, 6, 3))
+def cbam_resnet50(): ...
 
 
-def cbam_resnet101(num_classes=1000) -> ResNet:
-    return ResNet(CBAMBottleneck, (3, 4, 23, 3), num_classes)
+@constructor(ResNet, preprocess, block=CBAMBottleneck, layers=(3, 4, 23, 3))
+def cbam_resnet101(): ...
 
 
-def bam_resnet18(num_classes=1000) -> BAMResNet:
-    return BAMResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+@constructor(BAMResNet, preprocess, block=BasicBlock, layers=(2, 2, 2, 2))
+def bam_resnet18(): ...
 
 
-def bam_resnet50(num_classes=1000) -> BAMResNet:
-    return BAMResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+@constructor(BAMResNet, preprocess, block=Bottleneck, layers=(3, 4, 6, 3))
+def bam_resnet50(): ...
 
 
-def bam_resnet101(num_classes=1000) -> BAMResNet:
-    return BAMResNet(Bottleneck, (3, 4, 23, 3), num_classes)
+@constructor(BAMResNet, preprocess, block=Bottleneck, layers=(3, 4, 23, 3))
+def bam_resnet101(): ...

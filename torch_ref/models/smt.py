@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import BatchNorm2d, Conv2d, LayerNorm, Module, ModuleList, Parameter, ReLU, Sequential, init
 
 from torch_ref.blocks.sam import SAM, Mlp, SAMAttention, linear
+from torch_ref.constructor import constructor
 from torch_ref.layers.dropout import DropPath
 from torch_ref.models.preprocess import imagenet
 
@@ -162,26 +163,26 @@ def preprocess(image: Tensor, size=224) -> Tensor:
     return imagenet(image, size, int(256 / 224 * size), mode="bicubic")
 
 
-def smt_tiny(num_classes=1000) -> SMT:
-    return SMT(num_classes=num_classes)
+@constructor(SMT, preprocess)
+def smt_tiny(): ...
 
 
-def smt_small(num_classes=1000) -> SMT:
-    return SMT(num_classes=num_classes, drop_path_rate=0.2, depths=(3, 4, 18, 2))
+@constructor(SMT, preprocess, drop_path_rate=0.2, depths=(3, 4, 18, 2))
+def smt_small(): ...
 
 
-def smt_base(num_classes=1000) -> SMT:
-    ratios, depths = (8.0, 6.0, 4.0, 2.0), (4, 6, 28, 2)
-    return SMT(num_classes=num_classes, mlp_ratios=ratios, drop_path_rate=0.3, depths=depths, head_conv=7)
+@constructor(SMT, preprocess, mlp_ratios=(8.0, 6.0, 4.0, 2.0), drop_path_rate=0.3, depths=(4, 6, 28, 2), head_conv=7)
+def smt_base(): ...
 
 
-def smt_large(num_classes=1000) -> SMT:
-    return SMT(
-        num_classes=num_classes,
-        embed_dims=(96, 192, 384, 768),
-        mlp_ratios=(8.0, 6.0, 4.0, 2.0),
-        use_layerscale=True,
-        drop_path_rate=0.4,
-        depths=(4, 6, 28, 4),
-        head_conv=7,
-    )
+@constructor(
+    SMT,
+    preprocess,
+    embed_dims=(96, 192, 384, 768),
+    mlp_ratios=(8.0, 6.0, 4.0, 2.0),
+    use_layerscale=True,
+    drop_path_rate=0.4,
+    depths=(4, 6, 28, 4),
+    head_conv=7,
+)
+def smt_large(): ...

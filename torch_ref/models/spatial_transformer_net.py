@@ -5,6 +5,7 @@ from torch.nn import Conv2d, Dropout, Dropout2d, Linear
 from torch.nn.functional import log_softmax, max_pool2d, relu
 
 from torch_ref.blocks.spatial_transformer import SpatialTransformer, pixels
+from torch_ref.constructor import constructor
 from torch_ref.models.preprocess import mnist
 
 
@@ -50,5 +51,5 @@ class SpatialTransformerNet(SpatialTransformer):
 preprocess = mnist
 
 
-def spatial_transformer_net(num_classes=10, align_corners=False) -> SpatialTransformerNet:
-    return SpatialTransformerNet(num_classes=num_classes, align_corners=align_corners)
+@constructor(SpatialTransformerNet, preprocess)
+def spatial_transformer_net(): ...

@@ -18,7 +18,9 @@ from flax_attn.blocks.transformer import (
     TransformerEncoder,
     TransformerEncoderLayer,
 )
+from flax_attn.constructor import constructor
 from flax_attn.layers import Conv2d, LayerNorm, Linear, Module, init, require, sigmoid
+from flax_attn.models.detr.preprocess import preprocess
 from flax_attn.models.resnet import Block, ResNet
 from flax_attn.shapes import Image, Tokens
 
@@ -107,6 +109,9 @@ class DETRdemo(Module):
         return {"pred_logits": self.linear_class(found), "pred_boxes": sigmoid(self.linear_bbox(found))}
 
 
-def detr_demo(num_classes: int = 91, num_queries: int = 100) -> DETRdemo:
-    """The notebook's network, for COCO."""
-    return DETRdemo(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries)
+@constructor(DETRdemo, preprocess, block=Bottleneck, layers=(3, 4, 6, 3))
+def detr_demo() -> None:
+    """The notebook's network, for COCO.
+
+    Input: images (n, h, w, 3), pixels from 0 to 1, then normalised as for ImageNet.
+    """

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from flax_attn.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
 from flax_attn.blocks.resnet import Bottleneck
 from flax_attn.blocks.transformer import Transformer
+from flax_attn.constructor import constructor
 from flax_attn.layers import (
     Conv2d,
     Embedding,
@@ -28,6 +29,7 @@ from flax_attn.layers import (
     require,
     sigmoid,
 )
+from flax_attn.models.detr.preprocess import preprocess
 from flax_attn.models.resnet import Block, ResNet
 from flax_attn.shapes import Features, Image, Padding
 
@@ -97,7 +99,7 @@ class Joiner(Module):
 
 
 class MLP(Module):
-    """``num_layers`` linear layers with ReLU between them."""
+    """DETR's head for boxes: ``num_layers`` linear layers with ReLU between them. ``Mlp`` is that of SMT."""
 
     input_dim: int
     hidden_dim: int
@@ -198,21 +200,33 @@ class DETR(Module):
         return self.predict(self.features(x, mask, train)[3])
 
 
-def detr_resnet50(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
-    """DETR with a ResNet-50, for COCO."""
-    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss)
+@constructor(DETR, preprocess, block=Bottleneck, layers=(3, 4, 6, 3))
+def detr_resnet50() -> None:
+    """DETR with a ResNet-50, for COCO.
+
+    Input: images (n, h, w, 3), pixels from 0 to 1, then normalised as for ImageNet, and the mask of their padding.
+    """
 
 
-def detr_resnet50_dc5(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
-    """The same with a last feature map at 1/16 of the image."""
-    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss, dilation=True)
+@constructor(DETR, preprocess, block=Bottleneck, layers=(3, 4, 6, 3), dilation=True)
+def detr_resnet50_dc5() -> None:
+    """DETR with a ResNet-50, for COCO. Its last feature map is at 1/16 of the image.
+
+    Input: images (n, h, w, 3), pixels from 0 to 1, then normalised as for ImageNet, and the mask of their padding.
+    """
 
 
-def detr_resnet101(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
-    """DETR with a ResNet-101, for COCO."""
-    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss)
+@constructor(DETR, preprocess, block=Bottleneck, layers=(3, 4, 23, 3))
+def detr_resnet101() -> None:
+    """DETR with a ResNet-101, for COCO.
+
+    Input: images (n, h, w, 3), pixels from 0 to 1, then normalised as for ImageNet, and the mask of their padding.
+    """
 
 
-def detr_resnet101_dc5(num_classes: int = 91, num_queries: int = 100, aux_loss: bool = False) -> DETR:
-    """The same with a last feature map at 1/16 of the image."""
-    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss, dilation=True)
+@constructor(DETR, preprocess, block=Bottleneck, layers=(3, 4, 23, 3), dilation=True)
+def detr_resnet101_dc5() -> None:
+    """DETR with a ResNet-101, for COCO. Its last feature map is at 1/16 of the image.
+
+    Input: images (n, h, w, 3), pixels from 0 to 1, then normalised as for ImageNet, and the mask of their padding.
+    """

@@ -14,8 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_attn.blocks.attention_map import MHAttentionMap
+from flax_attn.blocks.resnet import Bottleneck
+from flax_attn.constructor import constructor
 from flax_attn.layers import Conv2d, GroupNorm, InitRule, Module, init, interpolate, relu, require
-from flax_attn.models.detr.network import DETR, detr_resnet50, detr_resnet50_dc5, detr_resnet101
+from flax_attn.models.detr.network import DETR
+from flax_attn.models.detr.preprocess import preprocess
 from flax_attn.shapes import Features, Image, Padding
 
 
@@ -89,26 +92,35 @@ class DETRsegm(Module):
 
     def setup(self) -> None:
         dim, heads, expansion = self.detr.hidden_dim, self.detr.nheads, self.detr.block.expansion
-        self.bbox_attention = MHAttentionMap(dim, dim, heads)
+        self.bbox_attention: Module = MHAttentionMap(dim, dim, heads)
         self.mask_head = MaskHeadSmallConv(dim + heads, [width * expansion for width in (256, 128, 64)], dim)
 
     def __call__(self, x: Image, mask: Padding | None = None, train: bool = False) -> dict[str, Any]:
         (layer1, layer2, layer3, _), src, padding, found, memory = self.detr.features(x, mask, train)
-        bbox_mask = self.bbox_attention(found[-1], memory, padding, train)
+        bbox_mask = self.bbox_attention(found[-1], memory, padding, train=train)
         masks = self.mask_head(src, bbox_mask, layer3, layer2, layer1)
         return {**self.detr.predict(found), "pred_masks": masks}
 
 
-def detr_resnet50_panoptic(num_classes: int = 250, num_queries: int = 100, aux_loss: bool = False) -> DETRsegm:
-    """DETR with a ResNet-50 and masks, for COCO panoptic."""
-    return DETRsegm(detr_resnet50(num_classes, num_queries, aux_loss))
+@constructor(DETR, preprocess, DETRsegm, block=Bottleneck, layers=(3, 4, 6, 3), num_classes=250)
+def detr_resnet50_panoptic() -> None:
+    """DETR with a ResNet-50 and masks, for COCO panoptic.
+
+    Input: images (n, h, w, 3), pixels from 0 to 1, then normalised as for ImageNet, and the mask of their padding.
+    """
 
 
-def detr_resnet50_dc5_panoptic(num_classes: int = 250, num_queries: int = 100, aux_loss: bool = False) -> DETRsegm:
-    """The same with a last feature map at 1/16 of the image."""
-    return DETRsegm(detr_resnet50_dc5(num_classes, num_queries, aux_loss))
+@constructor(DETR, preprocess, DETRsegm, block=Bottleneck, layers=(3, 4, 6, 3), num_classes=250, dilation=True)
+def detr_resnet50_dc5_panoptic() -> None:
+    """DETR with a ResNet-50 and masks, for COCO panoptic. Its last feature map is at 1/16 of the image.
+
+    Input: images (n, h, w, 3), pixels from 0 to 1, then normalised as for ImageNet, and the mask of their padding.
+    """
 
 
-def detr_resnet101_panoptic(num_classes: int = 250, num_queries: int = 100, aux_loss: bool = False) -> DETRsegm:
-    """DETR with a ResNet-101 and masks, for COCO panoptic."""
-    return DETRsegm(detr_resnet101(num_classes, num_queries, aux_loss))
+@constructor(DETR, preprocess, DETRsegm, block=Bottleneck, layers=(3, 4, 23, 3), num_classes=250)
+def detr_resnet101_panoptic() -> None:
+    """DETR with a ResNet-101 and masks, for COCO panoptic.
+
+    Input: images (n, h, w, 3), pixels from 0 to 1, then normalised as for ImageNet, and the mask of their padding.
+    """

@@ -6,6 +6,8 @@ from torch.nn import Conv2d, Linear, Module, Parameter, Transformer
 from torch.nn.functional import sigmoid
 
 from torch_ref.blocks.resnet import Bottleneck
+from torch_ref.constructor import constructor
+from torch_ref.models.detr.preprocess import preprocess
 from torch_ref.models.resnet import ResNet
 
 
@@ -66,5 +68,5 @@ class DETRdemo(Module):
         return {"pred_logits": self.linear_class(found), "pred_boxes": sigmoid(self.linear_bbox(found))}
 
 
-def detr_demo(num_classes=91, num_queries=100) -> DETRdemo:
-    return DETRdemo(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries)
+@constructor(DETRdemo, preprocess, block=Bottleneck, layers=(3, 4, 6, 3))
+def detr_demo(): ...

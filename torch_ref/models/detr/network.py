@@ -10,7 +10,9 @@ from torch.nn.functional import interpolate, relu, sigmoid
 from torch_ref.blocks.position import PositionEmbeddingLearned, PositionEmbeddingSine
 from torch_ref.blocks.resnet import Bottleneck
 from torch_ref.blocks.transformer import Transformer
+from torch_ref.constructor import constructor
 from torch_ref.layers.norm import FrozenBatchNorm2d
+from torch_ref.models.detr.preprocess import preprocess
 from torch_ref.models.resnet import ResNet
 
 
@@ -117,17 +119,17 @@ class DETR(Module):
         return self.predict(self.features(x, mask)[3])
 
 
-def detr_resnet50(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
-    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss)
+@constructor(DETR, preprocess, block=Bottleneck, layers=(3, 4, 6, 3))
+def detr_resnet50(): ...
 
 
-def detr_resnet50_dc5(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
-    return DETR(Bottleneck, (3, 4, 6, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss, dilation=True)
+@constructor(DETR, preprocess, block=Bottleneck, layers=(3, 4, 6, 3), dilation=True)
+def detr_resnet50_dc5(): ...
 
 
-def detr_resnet101(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
-    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss)
+@constructor(DETR, preprocess, block=Bottleneck, layers=(3, 4, 23, 3))
+def detr_resnet101(): ...
 
 
-def detr_resnet101_dc5(num_classes=91, num_queries=100, aux_loss=False) -> DETR:
-    return DETR(Bottleneck, (3, 4, 23, 3), num_classes, num_queries=num_queries, aux_loss=aux_loss, dilation=True)
+@constructor(DETR, preprocess, block=Bottleneck, layers=(3, 4, 23, 3), dilation=True)
+def detr_resnet101_dc5(): ...

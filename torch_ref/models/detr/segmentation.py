@@ -8,7 +8,10 @@ from torch.nn import Conv2d, GroupNorm, Module, init
 from torch.nn.functional import interpolate, relu
 
 from torch_ref.blocks.attention_map import MHAttentionMap
-from torch_ref.models.detr.network import detr_resnet50, detr_resnet50_dc5, detr_resnet101
+from torch_ref.blocks.resnet import Bottleneck
+from torch_ref.constructor import constructor
+from torch_ref.models.detr.network import DETR
+from torch_ref.models.detr.preprocess import preprocess
 
 
 class MaskHeadSmallConv(Module):
@@ -55,13 +58,13 @@ class DETRsegm(Module):
         return {**self.detr.predict(found), "pred_masks": masks}
 
 
-def detr_resnet50_panoptic(num_classes=250, num_queries=100, aux_loss=False) -> DETRsegm:
-    return DETRsegm(detr_resnet50(num_classes, num_queries, aux_loss))
+@constructor(DETR, preprocess, DETRsegm, block=Bottleneck, layers=(3, 4, 6, 3), num_classes=250)
+def detr_resnet50_panoptic(): ...
 
 
-def detr_resnet50_dc5_panoptic(num_classes=250, num_queries=100, aux_loss=False) -> DETRsegm:
-    return DETRsegm(detr_resnet50_dc5(num_classes, num_queries, aux_loss))
+@constructor(DETR, preprocess, DETRsegm, block=Bottleneck, layers=(3, 4, 6, 3), num_classes=250, dilation=True)
+def detr_resnet50_dc5_panoptic(): ...
 
 
-def detr_resnet101_panoptic(num_classes=250, num_queries=100, aux_loss=False) -> DETRsegm:
-    return DETRsegm(detr_resnet101(num_classes, num_queries, aux_loss))
+@constructor(DETR, preprocess, DETRsegm, block=Bottleneck, layers=(3, 4, 23, 3), num_classes=250)
+def detr_resnet101_panoptic(): ...

@@ -1,0 +1,98 @@
+"""Warns when a network is called with ``train=True``, but some layers inside are called with ``train=False``.
+
+It watches the calls while they are traced, and so costs nothing when a compiled network runs."""
+
+import functools
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+SHOWN = 3
+"""How many layers a warning names."""
+
+
+@dataclass
+class Frame:
+    """A call that has not returned: of which module, and with which ``train``; None where that is not known."""
+
+    module: Any
+    train: bool | None
+
+
+@dataclass
+class Calls(threading.local):
+    """The calls of one thread: those that have not returned, and the layers that were not told to train."""
+
+    frames: list[Frame] = field(default_factory=list)
+    forgotten: dict[str, str] = field(default_factory=dict)
+    frozen: int = 0
+
+
+CALLS = Calls()
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Say that the calls inside leave out ``train=True`` on purpose, so that no warning follows.
+
+    For a network that trains while a part of it stays as it is::
+
+        with frozen():
+            x = self.backbone(x)
+    """
+    CALLS.frozen += 1
+    try:
+        yield
+    finally:
+        CALLS.frozen -= 1
+
+
+def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+    """``call``, the ``__call__`` of a module, noting whether its ``train`` reaches the layers inside."""
+    names = list(inspect.signature(call).parameters)
+    position = names.index("train") - 1 if "train" in names else None
+
+    @functools.wraps(call)
+    def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.check_call()
+        given = False if position is None else args[position] if position < len(args) else kwargs.get("train", False)
+        train = given if position is not None and isinstance(given, bool) else None
+        frames = CALLS.frames
+        frames.append(Frame(self, train if train is not None or not frames else frames[-1].train))
+        try:
+            _note(frames)
+            result = call(self, *args, **kwargs)
+            if len(frames) == 1 and CALLS.forgotten:
+                _warn(type(self).__name__, CALLS.forgotten)
+            return result
+        finally:
+            frames.pop()
+            if not frames:
+                CALLS.forgotten = {}
+
+    return watching
+
+
+def _note(frames: list[Frame]) -> None:
+    """Note the outermost module that lost ``train`` on the way to a layer that works differently in training."""
+    module, train = frames[-1].module, frames[-1].train
+    if CALLS.frozen or train is not False or not frames[0].train or module.scope is None or not module.follows_train:
+        return
+    lost = next(frame.module for frame in frames if frame.train is False)
+    CALLS.forgotten[".".join(lost.path)] = type(lost).__name__
+
+
+def _warn(who: str, forgotten: dict[str, str]) -> None:
+    """One warning for all layers."""
+    named = [f"{cls} at '{path}'" for path, cls in forgotten.items()]
+    more = [f"{len(named) - SHOWN} more"] if len(named) > SHOWN else []
+    warnings.warn(
+        f"{who}: called with train=True, but train=False reached {', '.join([*named[:SHOWN], *more])}, where BatchNorm "
+        f"and Dropout now do not train; hand train on, as in layer(x, train), or call the layer "
+        "inside `with flax_attn.layers.frozen():`",
+        stacklevel=3,
+    )
