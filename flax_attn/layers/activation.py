@@ -6,6 +6,7 @@ Every function takes an array of any shape and computes in float32 at least."""
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def in_float32(function: Callable[..., Array]) -> Callable[..., Array]:
     """``function``, computed in float32 at least, with a result in the dtype of its first argument."""
 
     @functools.wraps(function)
-    def wide(x: Array, *args: object, **kwargs: object) -> Array:
+    def wide(x: Array, *args: Any, **kwargs: Any) -> Array:
         x = jnp.asarray(x)
         return function(x.astype(accumulator(x.dtype)), *args, **kwargs).astype(x.dtype)
 

@@ -23,6 +23,7 @@ class Dropout(Module):
         require(0 <= self.p <= 1, f"{type(self).__name__}: expected a probability p in [0, 1], got {self.p}")
 
     def __call__(self, x: Array, train: bool = False) -> Array:
+        x = jnp.asarray(x)
         if not train or self.p == 0:
             return x
         if self.p == 1:
@@ -64,6 +65,7 @@ class AlphaDropout(Dropout):
     """
 
     def __call__(self, x: Array, train: bool = False) -> Array:
+        x = jnp.asarray(x)
         if not train or self.p == 0:
             return x
         if self.p == 1:

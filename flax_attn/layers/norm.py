@@ -18,6 +18,7 @@ from flax_attn.layers.module import Initializer, Module, accumulator, require
 
 def standardize(x: Array, axes: Sequence[int], eps: float) -> Array:
     """(x - mean) / sqrt(biased variance + eps) over ``axes``, in float32 at least."""
+    x = jnp.asarray(x)
     x = x.astype(accumulator(x.dtype))
     mean = x.mean(axes, keepdims=True)
     variance = jnp.square(x - mean).mean(axes, keepdims=True)
@@ -26,6 +27,7 @@ def standardize(x: Array, axes: Sequence[int], eps: float) -> Array:
 
 def std(x: Array, axes: Sequence[int]) -> Array:
     """``Tensor.std``: the unbiased deviation over ``axes``, which are kept; NaN for one element, gradient 0 at 0."""
+    x = jnp.asarray(x)
     n = math.prod(x.shape[axis] for axis in axes)
     wide = x.astype(accumulator(x.dtype))
     square = jnp.square(wide - wide.mean(axes, keepdims=True)).sum(axes, keepdims=True)
@@ -94,6 +96,7 @@ class BatchNorm(Module):
         n = math.prod(x.shape[:-1])
         require(n > 1, f"{type(self).__name__}: expected more than 1 value per channel in training, got {x.shape}")
         axes = tuple(range(x.ndim - 1))
+        x = jnp.asarray(x)
         x = x.astype(accumulator(x.dtype))
         mean = x.mean(axes)
         var = jnp.square(x - mean).mean(axes)

@@ -16,14 +16,14 @@ Ints = int | Sequence[int]
 MODES = ("constant", "reflect", "replicate", "circular")
 
 
-def pad(x: Array, padding: Sequence[int], mode: str = "constant", value: float | None = None) -> Array:
+def pad(x: Array, padding: Sequence[int], mode: str = "constant", value: float | int | None = None) -> Array:
     """x (n, *space, c) with pixels added at its edges, or taken away where a number is negative.
 
     Args:
         padding: two numbers an axis, in PyTorch's order: (left, right, top, bottom, front, back). With
             ``mode="constant"``, two numbers for the channels and two for the batch may follow those of all space.
         mode: the added pixels are: "constant", all ``value``; "reflect", the image mirrored at its outermost pixel;
-            "replicate", the outermost pixel; "circular", those of the opposite side.
+            "replicate", the outermost pixel; "circular", those of the opposite side. Pixels are taken away first.
         value: None for 0.
 
     Raises:
@@ -51,8 +51,10 @@ def pad(x: Array, padding: Sequence[int], mode: str = "constant", value: float |
 
 def _check_axis(x: Array, axis: int, pair: tuple[int, int], mode: str) -> None:
     n = x.shape[axis]
-    require(n + sum(pair) >= (mode != "constant"), f"pad: expected pixels to be left, got {pair} for shape {x.shape}")
-    limit = {"reflect": n - 1, "circular": n, "replicate": max(pair) if n else 0, "constant": max(pair)}[mode]
+    left = n + min(pair[0], 0) + min(pair[1], 0)
+    enough = left >= 0 if mode == "constant" else left > 0
+    require(enough, f"pad: expected pixels to be left, got {pair} for shape {x.shape}")
+    limit = {"reflect": n - 1, "circular": left}.get(mode, max(pair))
     require(max(pair) <= limit, f"pad: expected at most {limit} pixels for mode {mode!r}, got {pair}, shape {x.shape}")
 
 
@@ -60,7 +62,8 @@ def _source(n: int, pair: tuple[int, int], mode: str) -> np.ndarray:
     """The pixel of ``n`` that each pixel of the result shows."""
     place = np.arange(-pair[0], n + pair[1])
     if mode == "circular":
-        return place % n
+        kept = place[(place >= 0) & (place < n)]
+        return kept[(place - kept[0]) % len(kept)]
     if mode == "replicate":
         return place.clip(0, n - 1)
     return n - 1 - np.abs(n - 1 - np.abs(place))
@@ -85,16 +88,16 @@ class _Pad(Module):
         return pad(self.cast(x), sides, self.mode, self.fill)
 
     @property
-    def fill(self) -> float | None:
+    def fill(self) -> float | int | None:
         """The value of added pixels; None where they come from the image."""
         return None
 
 
 class _ConstantPad(_Pad):
-    value: float
+    value: float | int
 
     @property
-    def fill(self) -> float | None:
+    def fill(self) -> float | int | None:
         return self.value
 
 

@@ -33,6 +33,7 @@ def max_pool(
         stride: None for ``kernel_size``.
         ceil_mode: let a window that starts inside the input or its left padding reach over the right edge.
     """
+    x = jnp.asarray(x)
     for axis, *window in _windows("max_pool", x, kernel_size, stride, padding, dilation, ceil_mode):
         x = functools.reduce(_first_maximum, _taps(x, _lowest(x), axis, *window))
     return x
@@ -56,6 +57,7 @@ def avg_pool(
         divisor_override: divide by this instead.
     """
     require(divisor_override != 0, "avg_pool: expected divisor_override other than 0, got 0")
+    x = jnp.asarray(x)
     dtype, divisor = x.dtype, np.ones(())
     x = x.astype(accumulator(dtype))
     for axis, kernel, stride_, pad, _, out in _windows("avg_pool", x, kernel_size, stride, padding, 1, ceil_mode):
@@ -73,13 +75,14 @@ def adaptive_avg_pool(x: Array, output_size: Sizes) -> Array:
     Args:
         output_size: s for all axes or for each; None keeps an axis as it is; s may be larger than n.
     """
+    x = jnp.asarray(x)
     wide = x.astype(accumulator(x.dtype))
     return _adaptive("adaptive_avg_pool", wide, output_size, jnp.mean).astype(x.dtype)
 
 
 def adaptive_max_pool(x: Array, output_size: Sizes) -> Array:
     """As ``adaptive_avg_pool`` with the maximum; NaN wins."""
-    return _adaptive("adaptive_max_pool", x, output_size, _maximum)
+    return _adaptive("adaptive_max_pool", jnp.asarray(x), output_size, _maximum)
 
 
 def _windows(

@@ -103,6 +103,7 @@ class _Cell(_Recurrent):
         self.check_channels(x, self.input_size, (1, 2))
         shape = (*x.shape[:-1], self.hidden_size)
         given = self.check_state(hx, [shape] * self.states)
+        x = jnp.asarray(x)
         state = [jnp.zeros(shape, x.dtype)] * self.states if given is None else given
         x, *arrays = self.promote(x, *state, *self.weights(self.input_size, self.bias))
         state, leaves = arrays[: self.states], arrays[self.states :]

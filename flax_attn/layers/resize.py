@@ -44,6 +44,7 @@ def interpolate(
     ranks = _MODES[mode].ranks
     expected = f"interpolate: expected a channels-last input of rank {' or '.join(map(str, ranks))} for mode {mode!r}"
     require(x.ndim in ranks, f"{expected}, got shape {x.shape}")
+    x = jnp.asarray(x)
     wide = x if mode.startswith("nearest") else x.astype(accumulator(x.dtype))
     for axis, out, ratio in _lengths(x, size, scale_factor):
         if antialias:

@@ -22,6 +22,7 @@ def affine_grid(theta: Array, size: Sequence[int], align_corners: bool = False) 
     shape = (size[0], 2, 3)
     require(theta.shape == shape, f"affine_grid: expected theta of shape {shape} for size {size}, got {theta.shape}")
     require(min(size) >= 1, f"affine_grid: expected a size of positive ints, got {tuple(size)}")
+    theta = jnp.asarray(theta)
     wide = theta.astype(accumulator(theta.dtype))[:, None, None]  # (n, 1, 1, 2, 3)
     y, x = (((2 * np.arange(n) + 1 - n) / max(1, n - align_corners)).astype(wide.dtype) for n in size[1:3])
     return (x[:, None] * wide[..., 0] + y[:, None, None] * wide[..., 1] + wide[..., 2]).astype(theta.dtype)
@@ -38,6 +39,7 @@ def grid_sample(
         align_corners: whether -1 and 1 are the centres of the outermost pixels or (by default) their outer edges.
     """
     _check(x, grid, mode, padding_mode)
+    x, grid = jnp.asarray(x), jnp.asarray(grid)
     wide = grid.astype(accumulator(grid.dtype))
     sizes = (x.shape[2], x.shape[1])
     px, py = (_position(wide[..., i], sizes[i], padding_mode, align_corners) for i in range(2))

@@ -75,7 +75,7 @@ class Flatten(Module):
         require(fits, f"Flatten: expected axes {self.start_dim} to {self.end_dim} in the input, got shape {x.shape}")
         y = jnp.moveaxis(self.cast(x), -1, 1) if x.ndim > 1 else self.cast(x)
         y = y.reshape(*y.shape[:start], math.prod(y.shape[start : end + 1]), *y.shape[end + 1 :])
-        return jnp.moveaxis(y, 1, -1) if start > 0 else y
+        return jnp.moveaxis(y, 1, -1) if start > 0 or end == 0 else y
 
 
 class Identity(Module):

@@ -167,6 +167,24 @@ def test_num_batches_tracked_is_the_only_thing_dropped():
         from_torch(norm, state | {"num_batches": np.int64(3)}, x)
 
 
+def test_the_counter_of_a_mean_over_all_batches_is_read():
+    x = jax.ShapeDtypeStruct((2, 7, 5, 6), jnp.float32)
+    net = layers.Sequential([layers.BatchNorm2d(6, momentum=None), layers.BatchNorm2d(6)])
+    state = state_dict(net, x)
+    assert state.pop("0.num_batches_tracked").shape == ()
+    both = state | {"0.num_batches_tracked": np.int64(3), "1.num_batches_tracked": np.int64(4)}
+    for dialect in (None, "auto"):
+        variables = from_torch(net, both, x, dialect=dialect)
+        assert variables["batch_stats"]["0"]["num_batches_tracked"] == 3
+        assert "num_batches_tracked" not in variables["batch_stats"]["1"]
+        assert from_torch(net, state, x, dialect=dialect)["batch_stats"]["0"]["num_batches_tracked"] == 0
+    back = to_torch(net, variables, x)
+    assert back.keys() == state.keys() | {"0.num_batches_tracked"}
+    assert back["0.num_batches_tracked"] == 3
+    with pytest.raises(MismatchError, match=r"~ 0.num_batches_tracked: expected shape \(\), found \(2,\)"):
+        from_torch(net, both | {"0.num_batches_tracked": np.zeros(2)}, x)
+
+
 def test_rematerialised_and_jitted_modules_keep_their_keys():
     import flax.linen as nn
 

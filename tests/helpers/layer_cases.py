@@ -75,7 +75,7 @@ CASES = [
     *(
         case
         for name in ("ReflectionPad", "ReplicationPad", "CircularPad", "ZeroPad")
-        for case in in_spaces(name, {"padding": 1})
+        for case in in_spaces(name, {"padding": 1}, spaces=(2,))
     ),
     *(
         (f"{name}{n}d", {"padding": SIDES[n - 1]}, SPACES[n])

@@ -58,7 +58,13 @@ def drop(layer, x, seed=0):
 
 @pytest.mark.parametrize(
     ("cls", "draw"),
-    [(layers.Dropout, (64, 3, 5, 40)), (layers.Dropout2d, (64, 1, 1, 40)), (layers.DropPath, (4000, 1, 1, 1))],
+    [
+        (layers.Dropout, (64, 3, 5, 40)),
+        (layers.Dropout1d, (64, 1, 1, 40)),
+        (layers.Dropout2d, (64, 1, 1, 40)),
+        (layers.Dropout3d, (64, 1, 1, 40)),
+        (layers.DropPath, (4000, 1, 1, 1)),
+    ],
 )
 def test_dropout(cls, draw):
     p, ones = 0.3, jnp.ones((draw[0], 3, 5, draw[3] if draw[3] > 1 else 2))
@@ -76,9 +82,27 @@ def test_dropout(cls, draw):
     assert drop(cls(p), ones.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def test_alpha_dropout():
+    """The two values that an element can become are torch's; mean 0 and variance 1 are kept."""
+    p, constant, x = 0.3, np.full((100, 200), 0.7), normal(100, 200)
+    torch.manual_seed(0)
+    ours, theirs = (
+        drop(layers.AlphaDropout(p), jnp.asarray(constant)),
+        torch.nn.AlphaDropout(p)(torch.tensor(constant)),
+    )
+    assert_close(np.unique(ours), np.unique(theirs))
+    assert abs((ours == ours.min()).mean() - p) < 5 * np.sqrt(p * (1 - p) / ours.size)
+    y = drop(layers.AlphaDropout(p), jnp.asarray(x))
+    assert abs(y.mean()) < 5 / np.sqrt(y.size)
+    assert abs(y.var() - 1) < 10 / np.sqrt(y.size)
+    assert (drop(layers.AlphaDropout(1.0), jnp.asarray(x)) == 0).all()
+    assert (drop(layers.AlphaDropout(0.0), jnp.asarray(x)) == x).all()
+    assert drop(layers.AlphaDropout(p), jnp.ones((3, 4), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
 @pytest.mark.parametrize("p", [-0.1, 1.1])
 def test_dropout_probability(p):
-    for cls in (layers.Dropout, layers.Dropout2d, layers.DropPath):
+    for cls in (layers.Dropout, layers.Dropout2d, layers.AlphaDropout, layers.DropPath):
         check_refusal(lambda cls=cls: cls(p), r"p in \[0, 1\]", lambda: torch.nn.Dropout(p))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from convert import from_torch, to_torch
 from flax_attn.layers import BatchNorm1d, InitRule, Linear, Module, Sequential, init
 
 
@@ -151,6 +152,73 @@ def test_a_jitted_part_is_compiled_for_each_precision():
     for dtype in (jnp.bfloat16, jnp.float16):
         network = Network(nn.jit(Block), dtype=dtype)
         assert network.init_with_output(jax.random.key(0), X)[0].dtype == dtype
+
+
+class Buffers(Module):
+    """Two buffers from arrays, one of numpy, and one from a number."""
+
+    def setup(self):
+        self.mask = self.buffer("mask", np.arange(6).reshape(2, 3) % 2 == 0)
+        self.index = self.buffer("index", jnp.arange(3, dtype=jnp.int16))
+        self.offset = self.buffer("offset", 1.5, (3,))
+
+    def __call__(self, x, train=False):
+        if train and not self.is_initializing():
+            self.index.value = self.index.value + 1
+        return jnp.where(self.mask.value, x, 0) * self.index.value + self.offset.value
+
+
+def test_a_buffer_has_the_shape_and_the_dtype_of_its_array():
+    module, x = Buffers(param_dtype=jnp.bfloat16), jnp.ones((2, 3), jnp.float32)
+    y, variables = module.init_with_output(jax.random.key(0), x, train=True)
+    np.testing.assert_array_equal(y, [[1.5, 1.5, 3.5], [1.5, 2.5, 1.5]])
+    stats = variables["batch_stats"]
+    assert {name: (leaf.shape, leaf.dtype.name) for name, leaf in stats.items()} == {
+        "mask": ((2, 3), "bool"),
+        "index": ((3,), "int16"),
+        "offset": ((3,), "bfloat16"),
+    }
+    assert all(isinstance(leaf, jax.Array) for leaf in stats.values())
+    _, changed = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(changed["batch_stats"]["index"], [1, 2, 3])
+
+
+def test_a_buffer_has_its_name_in_pytorch_too():
+    x = jnp.ones((2, 3), jnp.float32)
+    module = Sequential([Linear(3, 3), Buffers()])
+    state = to_torch(module, module.init(jax.random.key(0), x), x)
+    assert {key: value.dtype.name for key, value in state.items() if key.startswith("1.")} == {
+        "1.mask": "bool",
+        "1.index": "int16",
+        "1.offset": "float32",
+    }
+    given = {**state, "1.mask": ~state["1.mask"], "1.index": state["1.index"] + 5}
+    variables = from_torch(module, given, x)
+    np.testing.assert_array_equal(variables["batch_stats"]["1"]["mask"], given["1.mask"])
+    np.testing.assert_array_equal(variables["batch_stats"]["1"]["index"], [5, 6, 7])
+
+
+def test_a_buffer_is_a_copy_of_its_array():
+    array = np.zeros(3)
+
+    class Copied(Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return x + self.buffer("offset", array).value
+
+    variables = Copied().init(jax.random.key(0), X[:, :3])
+    array += 1
+    np.testing.assert_array_equal(variables["batch_stats"]["offset"], 0)
+
+
+def test_a_number_without_a_shape_is_no_buffer():
+    class Number(Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return x + self.buffer("offset", 1.0).value
+
+    with pytest.raises(ValueError, match=r"buffer: expected an array, or a number and a shape, for 'offset', got 1\.0"):
+        Number().init(jax.random.key(0), X)
 
 
 def test_a_network_can_be_tabulated():

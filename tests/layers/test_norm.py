@@ -45,6 +45,37 @@ def test_batch_norm_without_running_statistics_uses_the_batch(train, affine):
     check_layer(layers.BatchNorm1d(5, **kwargs), torch.nn.BatchNorm1d(5, **kwargs), *batches((7, 5)), train=train)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_with_the_mean_over_all_batches(affine):
+    """The counter goes on from that of the state dict, and is in the variables under torch's name."""
+    layer, twin = layers.BatchNorm1d(5, momentum=None, affine=affine), torch.nn.BatchNorm1d(5, momentum=None)
+    twin = twin if affine else torch.nn.BatchNorm1d(5, momentum=None, affine=False)
+    twin.num_batches_tracked += 3
+    variables = check_layer(layer, twin, *batches((7, 5)), train=True)
+    assert int(variables["batch_stats"]["num_batches_tracked"]) == int(twin.num_batches_tracked) == 5
+    check_layer(layer, twin, *batches((7, 5)))
+
+
+def test_a_fresh_batch_norm_with_the_mean_over_all_batches():
+    layer, (first, second) = layers.BatchNorm1d(2, momentum=None), (array(6, 2), array(6, 2, seed=1))
+    variables = layer.init(jax.random.key(0), first, train=True)
+    assert int(variables["batch_stats"]["num_batches_tracked"]) == 0
+    for x in (first, second):
+        _, changed = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+        variables = {**variables, **changed}
+    np.testing.assert_allclose(changed["batch_stats"]["mean"], (first.mean(0) + second.mean(0)) / 2, rtol=1e-6)
+    fixed = layers.BatchNorm1d(2, momentum=None, track_running_stats=False)
+    assert "batch_stats" not in fixed.init(jax.random.key(0), first)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("name", "shape"), [("1d", (3, 9, 5)), ("2d", (3, 5, 7, 5)), ("3d", (2, 3, 5, 4, 5))])
+def test_instance_norm_with_running_statistics(name, shape, train):
+    kwargs = dict(affine=name != "1d", track_running_stats=True, momentum=None if name == "3d" else 0.3)
+    layer, twin = getattr(layers, f"InstanceNorm{name}"), getattr(torch.nn, f"InstanceNorm{name}")
+    check_layer(layer(5, **kwargs), twin(5, **kwargs), *batches(shape), train=train)
+
+
 def test_batch_norm_in_float32_far_from_zero():
     x = normal(3, 5, 7, 5, dtype="float32") + np.float32(1000)
     layer, twin = layers.BatchNorm2d(5), torch.nn.BatchNorm2d(5)
@@ -141,11 +172,35 @@ def test_std_is_unbiased_with_gradient_zero_at_zero(axes):
 def test_statistics_are_kept_in_float32_under_bfloat16():
     x = jnp.asarray(normal(2, 16, 16, 4) + 8, jnp.bfloat16)
     wide = np.asarray(x, np.float64)
-    for layer, axes in ((layers.BatchNorm2d(4), (0, 1, 2)), (layers.GroupNorm(4, 4), (1, 2)), (layers.LayerNorm(4), 3)):
+    for layer, axes in (
+        (layers.BatchNorm2d(4), (0, 1, 2)),
+        (layers.GroupNorm(4, 4), (1, 2)),
+        (layers.InstanceNorm2d(4), (1, 2)),
+        (layers.LayerNorm(4), 3),
+    ):
         y, _ = layer.init_with_output(jax.random.key(0), x, train=True)
         centred = wide - wide.mean(axes, keepdims=True)
         expected = centred / np.sqrt(np.square(centred).mean(axes, keepdims=True) + 1e-5)
         assert_close(jnp.asarray(y, jnp.float32), expected, "bfloat16", type(layer).__name__)
+
+
+def test_root_of_the_mean_square_and_neighbours_are_kept_in_float32_under_bfloat16():
+    x = jnp.asarray(normal(2, 5, 6, 64) + 8, jnp.bfloat16)
+    t = torch.tensor(channels_first(np.asarray(x, np.float64)))
+    for layer, twin in (
+        (layers.LocalResponseNorm(5, 0.1), torch.nn.LocalResponseNorm(5, 0.1)),
+        (layers.RMSNorm((64, 5, 6), dtype=jnp.bfloat16), torch.nn.RMSNorm((64, 5, 6), eps=2**-23).double()),
+    ):
+        y, _ = layer.init_with_output(jax.random.key(0), x)
+        assert y.dtype == jnp.bfloat16
+        expected = np.moveaxis(twin(t).detach().numpy(), 1, -1)
+        np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rms_norm_near_zero_adds_torchs_eps(dtype):
+    x = (1e-4 * normal(3, 5)).astype(dtype) * (1e-4 if dtype == "float64" else 1)
+    check_layer(layers.RMSNorm(5), torch.nn.RMSNorm(5), x)
 
 
 def test_std_of_bfloat16_is_computed_in_float32():
@@ -169,6 +224,20 @@ def test_bad_arguments():
         ),
         (lambda: trace(layers.GroupNorm(2, 6), 6), "rank", lambda: torch.nn.GroupNorm(2, 6)(zeros(6))),
         (lambda: layers.BatchNorm2d(0), "num_features >= 1", None),
+        (lambda: layers.InstanceNorm2d(0), "InstanceNorm2d: expected num_features >= 1, got 0", None),
+        (
+            lambda: trace(layers.InstanceNorm2d(5), 2, 1, 1, 5),
+            "more than 1 value per channel of a sample",
+            lambda: torch.nn.InstanceNorm2d(5)(zeros(2, 5, 1, 1)),
+        ),
+        (lambda: trace(layers.InstanceNorm1d(5), 2, 5), "rank 3", lambda: torch.nn.InstanceNorm1d(5)(zeros(5))),
+        (lambda: layers.LocalResponseNorm(0), "LocalResponseNorm: expected size >= 1, got 0", None),
+        (
+            lambda: trace(layers.LocalResponseNorm(3), 2, 5),
+            "rank 3 or more",
+            lambda: torch.nn.LocalResponseNorm(3)(zeros(2, 5)),
+        ),
+        (lambda: trace(layers.RMSNorm(5), 2, 6), "RMSNorm: expected an input that ends in", None),
         (lambda: trace(layers.LayerNorm(5), 2, 6), "ends in", lambda: torch.nn.LayerNorm(5)(zeros(2, 6))),
         (
             lambda: trace(layers.LayerNorm((5, 3)), 2, 5, 3),

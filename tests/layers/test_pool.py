@@ -215,6 +215,7 @@ def test_bad_rank(name):
 
 def test_modules_refuse_at_construction():
     check_refusal(lambda: layers.MaxPool2d(2, return_indices=True), "MaxPool2d: expected return_indices=False")
+    check_refusal(lambda: layers.AdaptiveMaxPool1d(2, True), "AdaptiveMaxPool1d: expected return_indices=False")
     check_refusal(lambda: layers.MaxPool2d((2, 2, 2)), "MaxPool2d kernel_size: expected an int or 2 ints")
     check_refusal(lambda: layers.AvgPool1d(3, padding=2), "AvgPool1d: expected padding from 0 to half")
     check_refusal(lambda: layers.AdaptiveAvgPool2d((2, 2, 2)), "AdaptiveAvgPool2d: expected one output_size or 2")
