@@ -1,6 +1,5 @@
 """What the likely cause is when a state dict does not fit a module: one line below the list of differences."""
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -120,8 +119,3 @@ def _layout(key: str, expected: Shapes, found: Shapes, *, stored: Shapes) -> str
     if len(short) == 2 and long == (*short, *[1] * (len(long) - 2)) and long != short:
         return f"{key!r} differs by axes of length 1: one side has a Linear, the other a Conv with kernel size 1"
     return ""
-
-
-def takes_train(module: nn.Module) -> bool:
-    """Whether the call of ``module`` has an argument ``train``."""
-    return "train" in inspect.signature(type(module).__call__).parameters

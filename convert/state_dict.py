@@ -12,13 +12,13 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from convert.advice import advice, foreign_layers, takes_train
+from convert.advice import advice, foreign_layers
 from convert.dialects import AUTO, NATIVE, choose, find_dialect
 from convert.pickled import DTYPES
 from convert.renaming import Dialect, Read, Translation
 from convert.rules import Axes, dropped, leaf_rule
 from convert.tensors import Lazy, as_numpy
-from flax_attn.layers import frozen
+from flax_attn.layers.calls import frozen, takes_train
 
 Path = tuple[str, ...]
 Variables = dict[str, Any]
@@ -166,7 +166,7 @@ def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
 
 def trained_plan(module: nn.Module, example_inputs: tuple, kwargs: Mapping[str, Any]) -> Plan | None:
     """The plan of ``module`` as it is called with ``train=True``; None where it cannot be called so."""
-    if kwargs.get("train") or not takes_train(module):
+    if kwargs.get("train") or not takes_train(type(module)):
         return None
     with contextlib.suppress(Exception), frozen():
         return plan(module, *example_inputs, **{**kwargs, "train": True})

@@ -51,16 +51,22 @@ def frozen() -> Iterator[None]:
         CALLS.frozen -= 1
 
 
+def takes_train(cls: type) -> bool:
+    """Whether the call of a module of class ``cls`` has an argument ``train``."""
+    return "train" in inspect.signature(cls.__call__).parameters
+
+
 def watched(call: Callable[..., Any]) -> Callable[..., Any]:
     """``call``, the ``__call__`` of a module, noting whether its ``train`` reaches the layers inside."""
-    names = list(inspect.signature(call).parameters)
-    position = names.index("train") - 1 if "train" in names else None
+    parameters = inspect.signature(call).parameters
+    by_position = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+    default = parameters["train"].default if "train" in parameters else None
 
     @functools.wraps(call)
     def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.check_call()
-        given = False if position is None else args[position] if position < len(args) else kwargs.get("train", False)
-        train = given if position is not None and isinstance(given, bool) else None
+        given = {**dict(zip(by_position, args, strict=False)), **kwargs}.get("train", default)
+        train = given if isinstance(given, bool) else None
         frames = CALLS.frames
         frames.append(Frame(self, train if train is not None or not frames else frames[-1].train))
         try:

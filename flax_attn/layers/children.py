@@ -29,16 +29,17 @@ def _complaint(what: str, value: Any, name: str) -> str:
 def check_assignment(module: nn.Module, name: str, value: Any) -> None:
     """Refuse ``self.name = value`` in ``setup`` where linen would only say that attributes are frozen, or nothing."""
     who, modules = type(module).__name__, list(inside(value))
+    keep = f"self.{name}_ = Layer(..., name={name!r}) keeps the keys"
     field = {f.name: f for f in dataclasses.fields(module)}.get(name)
     if field and field.init:
         if modules:
-            remedy = "give the child another name, or the argument"
+            remedy = f"give the child another name, or the argument; {keep}"
             raise TypeError(f"{who}: {name!r} is both an argument and a child; {remedy}")
         raise TypeError(f"{who}: {name!r} is an argument, which setup cannot change; assign to another name")
     if not any(child.name is None for child in modules):
         return
     if name in LINEN or name in dir(_base(module)):
-        raise TypeError(f"{who}: {name!r} is an attribute of every Module; give the child another name")
+        raise TypeError(f"{who}: {name!r} is an attribute of every Module; give the child another name; {keep}")
     if any(True for _ in inside(vars(module).get(name))):
         raise TypeError(f"{who}: {name!r} is assigned twice in setup; give each child a name of its own")
     if not isinstance(value, nn.Module):
@@ -52,8 +53,9 @@ def _base(module: nn.Module) -> type:
 
 def check_adopted(module: nn.Module) -> None:
     """Refuse a call of a module that its parent holds in a list, a tuple or a dict that was given as an argument."""
-    parent, name = module.parent, module.name or ""
-    if not isinstance(parent, nn.Module) or getattr(parent, "preserve_adopted_names", False):
+    parent: Any = module.parent
+    name = module.name or ""
+    if not hasattr(parent, "check_call") or getattr(parent, "preserve_adopted_names", False):
         return
     for field in dataclasses.fields(parent):
         if field.name in ("parent", "name") or not name.startswith(f"{field.name}_"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import flax.linen as nn
 from jaxtyping import Array
 
+from flax_attn.layers.calls import takes_train
 from flax_attn.layers.module import Module
 
 Layer = Callable[..., Any]
@@ -91,7 +92,7 @@ class Part(tuple):
 
     def __call__(self, x: Array, train: bool = False) -> Array:
         for layer in self:
-            x = layer(x, train=train) if isinstance(layer, nn.Module) else layer(x)
+            x = layer(x, train=train) if isinstance(layer, nn.Module) and takes_train(type(layer)) else layer(x)
         return x
 
 
@@ -109,7 +110,7 @@ class ModuleList(_Container):
 
 
 class Sequential(ModuleList):
-    """Apply layers one after another; modules are given ``train``, plain functions only ``x``.
+    """Apply layers one after another; modules are given ``train`` where they take it, functions only ``x``.
 
     ``Sequential(a, relu, b)`` and ``Sequential([a, relu, b])`` are the same. ``Sequential({"conv": a, "norm": b})``
     names its children; they are read as attributes, too.

@@ -20,8 +20,8 @@ from flax_attn.layers.norm import LayerNorm
 from flax_attn.layers.sequential import ModuleList
 from flax_attn.layers.shape import check_padding
 
-Tokens = Float[Array, "a b c"]
-Memory = Float[Array, "d e c"]
+AnyTokens = Float[Array, "a b c"]
+AnyMemory = Float[Array, "d e c"]
 Activation = Callable[[Array], Array]
 
 ACTIVATIONS = {"relu": relu, "gelu": gelu}
@@ -64,23 +64,23 @@ class _Layer(Module):
     def attend(
         self,
         attention: MultiheadAttention,
-        x: Tokens,
-        memory: Memory,
+        x: AnyTokens,
+        memory: AnyMemory,
         mask: Array | None,
         padding: Array | None,
         *,
         is_causal: bool,
         train: bool,
-    ) -> Tokens:
+    ) -> AnyTokens:
         """What ``attention`` reads from ``memory`` for each token of x."""
         call: dict[str, Any] = dict(need_weights=False, attn_mask=mask, is_causal=is_causal, train=train)
         return attention(x, memory, memory, padding, **call)[0]
 
-    def feedforward(self, x: Tokens, train: bool) -> Tokens:
+    def feedforward(self, x: AnyTokens, train: bool) -> AnyTokens:
         activate = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         return self.linear2(self.dropout0(activate(self.linear1(x)), train))
 
-    def branch(self, x: Tokens, norm: LayerNorm, residual: Callable[[Tokens], Tokens]) -> Tokens:
+    def branch(self, x: AnyTokens, norm: LayerNorm, residual: Callable[[AnyTokens], AnyTokens]) -> AnyTokens:
         """Add ``residual`` of x to x, with ``norm`` in front of it or behind the sum."""
         return x + residual(norm(x)) if self.norm_first else norm(x + residual(x))
 
@@ -113,19 +113,19 @@ class TransformerEncoderLayer(_Layer):
 
     def __call__(
         self,
-        src: Tokens,
+        src: AnyTokens,
         src_mask: Array | None = None,
         src_key_padding_mask: Array | None = None,
         is_causal: bool = False,
         train: bool = False,
-    ) -> Tokens:
+    ) -> AnyTokens:
         self.check("src", src, "src_key_padding_mask", src_key_padding_mask)
 
-        def attend(x: Tokens) -> Tokens:
+        def attend(x: AnyTokens) -> AnyTokens:
             masks = (src_mask, src_key_padding_mask)
             return self.dropout1(self.attend(self.self_attn, x, x, *masks, is_causal=is_causal, train=train), train)
 
-        def feed(x: Tokens) -> Tokens:
+        def feed(x: AnyTokens) -> AnyTokens:
             return self.dropout2(self.feedforward(x, train), train)
 
         x = self.branch(self.cast(src), self.norm1, attend)
@@ -149,8 +149,8 @@ class TransformerDecoderLayer(_Layer):
 
     def __call__(
         self,
-        tgt: Tokens,
-        memory: Memory,
+        tgt: AnyTokens,
+        memory: AnyMemory,
         tgt_mask: Array | None = None,
         memory_mask: Array | None = None,
         tgt_key_padding_mask: Array | None = None,
@@ -158,21 +158,21 @@ class TransformerDecoderLayer(_Layer):
         tgt_is_causal: bool = False,
         memory_is_causal: bool = False,
         train: bool = False,
-    ) -> Tokens:
+    ) -> AnyTokens:
         self.check("tgt", tgt, "tgt_key_padding_mask", tgt_key_padding_mask)
         self.check("memory", memory, "memory_key_padding_mask", memory_key_padding_mask)
 
-        def attend(x: Tokens) -> Tokens:
+        def attend(x: AnyTokens) -> AnyTokens:
             masks = (tgt_mask, tgt_key_padding_mask)
             y = self.attend(self.self_attn, x, x, *masks, is_causal=tgt_is_causal, train=train)
             return self.dropout1(y, train)
 
-        def look(x: Tokens) -> Tokens:
+        def look(x: AnyTokens) -> AnyTokens:
             masks, m = (memory_mask, memory_key_padding_mask), self.cast(memory)
             y = self.attend(self.multihead_attn, x, m, *masks, is_causal=memory_is_causal, train=train)
             return self.dropout2(y, train)
 
-        def feed(x: Tokens) -> Tokens:
+        def feed(x: AnyTokens) -> AnyTokens:
             return self.dropout3(self.feedforward(x, train), train)
 
         x = self.branch(self.cast(tgt), self.norm1, attend)
@@ -195,12 +195,12 @@ class TransformerEncoder(Module):
 
     def __call__(
         self,
-        src: Tokens,
+        src: AnyTokens,
         mask: Array | None = None,
         src_key_padding_mask: Array | None = None,
         is_causal: bool | None = None,
         train: bool = False,
-    ) -> Tokens:
+    ) -> AnyTokens:
         for layer in self.layers:
             src = layer(src, mask, src_key_padding_mask, bool(is_causal), train=train)
         return src if self.norm is None else self.norm(src)
@@ -221,8 +221,8 @@ class TransformerDecoder(Module):
 
     def __call__(
         self,
-        tgt: Tokens,
-        memory: Memory,
+        tgt: AnyTokens,
+        memory: AnyMemory,
         tgt_mask: Array | None = None,
         memory_mask: Array | None = None,
         tgt_key_padding_mask: Array | None = None,
@@ -230,7 +230,7 @@ class TransformerDecoder(Module):
         tgt_is_causal: bool | None = None,
         memory_is_causal: bool = False,
         train: bool = False,
-    ) -> Tokens:
+    ) -> AnyTokens:
         masks = (tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask)
         for layer in self.layers:
             tgt = layer(tgt, memory, *masks, bool(tgt_is_causal), memory_is_causal, train=train)

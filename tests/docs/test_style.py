@@ -218,9 +218,9 @@ def imports_of_tests(file: File) -> Complaints:
 
 
 def late_imports(file: File) -> Complaints:
-    early = set(run_at_import(file.tree))
-    for node in ast.walk(file.tree):
-        for _, full in imported(node) if node not in early else ():
+    functions = (node for node in ast.walk(file.tree) if isinstance(node, ast.FunctionDef))
+    for node in {inside: None for function in functions for inside in ast.walk(function)}:
+        for _, full in imported(node):
             if full.partition(".")[0] not in LAZY:
                 yield node.lineno, f"{full}: import it at the top of the file"
 
@@ -268,6 +268,7 @@ HEAD = '"""Title - Author 2020, https://arxiv.org/abs/1\n\nFollows: owner/repo.\
         (f'{HEAD}A = Float[Array, "n h w c"]', ["keep one"]),
         (f'{HEAD}def f(x: Float[Array, "n h w c"]): ...', ["write Image of flax_attn.shapes"]),
         (f"{HEAD}def f():\n    import json", ["at the top"]),
+        (f"{HEAD}if TYPE_CHECKING:\n    import json", []),
     ],
 )
 def test_rules_find_what_they_are_for(text, words, monkeypatch):

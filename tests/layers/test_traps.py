@@ -123,6 +123,34 @@ def test_lists_that_hold_no_child_of_their_own_are_allowed():
     assert {key.removesuffix(".weight") for key in keys if "weight" in key} == {"first", "rest.0", "downsample"}
 
 
+def test_a_child_keeps_a_key_that_is_taken():
+    class Named(Module):
+        norm: type
+
+        def setup(self):
+            self.norm1 = self.norm(4, name="norm")
+            self.context1 = Linear(4, 4, name="context")
+
+        def __call__(self, x, train=False):
+            return self.norm1(self.context1(x), train)
+
+    keys = {key.rpartition(".")[0] for key in plan(Named(BatchNorm1d), X).shapes}
+    assert keys == {"norm", "context"}
+
+
+def test_a_list_in_a_network_of_linen_is_allowed():
+    class Plain(nn.Module):
+        given: list
+
+        def setup(self):
+            self.own = [Linear(4, 4)]
+
+        def __call__(self, x):
+            return self.own[0](self.given[0](x))
+
+    assert set(Plain([Linear(4, 4)]).init(jax.random.key(0), X)["params"]) == {"given_0", "own_0"}
+
+
 def test_a_name_that_linen_does_not_reserve_is_free():
     class Named(Module):
         def setup(self):
@@ -209,6 +237,27 @@ def test_the_warning_comes_without_jit_and_inside_transforms():
     assert "Block at 'blocks.0.block'" in train(Net(cls=Deaf))[0]
 
 
+def test_train_is_found_where_it_is_given():
+    class Keyword(Module):
+        def setup(self):
+            self.block = Block()
+
+        def __call__(self, *xs, train=True):
+            return self.block(sum(xs), train=train)
+
+    class Calls(Module):
+        told: dict
+
+        def setup(self):
+            self.inner = Keyword()
+
+        def __call__(self, x, train=False):
+            return self.inner(x, x, **self.told)
+
+    assert train(Calls({})) == train(Calls({"train": True})) == []
+    assert "Keyword at 'inner'" in train(Calls({"train": False}))[0]
+
+
 def test_evaluation_and_a_network_of_linen_are_not_warned():
     class Plain(nn.Module):
         @nn.compact
@@ -275,6 +324,17 @@ def test_sequential_takes_layers_one_by_one_a_list_or_a_dict():
     assert (named.apply(variables, X) == numbered[0].apply(renamed, X)).all()
     with pytest.raises(AttributeError, match="nothing"):
         named.nothing  # noqa: B018
+
+
+def test_sequential_hands_train_to_layers_that_take_it():
+    net = Sequential(Deaf(), nn.Dense(4), Block())
+    assert "Block at '0.block'" in train(net)[0]
+    variables = net.init(jax.random.key(0), X)
+    rngs = {"dropout": jax.random.key(1)}
+    with pytest.warns(UserWarning, match="Sequential"):
+        _, changed = net.apply(variables, X, train=True, mutable=["batch_stats"], rngs=rngs)
+    assert (changed["batch_stats"]["2"]["bn"]["mean"] != 0).any()
+    assert (changed["batch_stats"]["0"]["block"]["bn"]["mean"] == 0).all()
 
 
 def test_a_slice_of_a_sequential_is_called():
