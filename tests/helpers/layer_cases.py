@@ -3,6 +3,10 @@
 An array of each shape goes through both sides in ``tests/layers/test_against_torch.py``.
 """
 
+import inspect
+
+from flax_attn import layers
+
 ACTIVATIONS = {
     "CELU": [{}, {"alpha": 0.5}],
     "ELU": [{}, {"alpha": 0.7}],
@@ -86,6 +90,12 @@ CASES = [
     ("ConstantPad2d", {"padding": (2, -1, 0, -2), "value": 0.0}, TWO),
     ("ReflectionPad2d", {"padding": (2, -1, -2, 1)}, TWO),
 ]
+
+
+def public(cls):
+    """The names in ``flax_attn.layers`` of the subclasses of ``cls``, those of transformers too."""
+    found = {name: getattr(layers, name) for name in [*vars(layers), *layers.TRANSFORMERS] if name[0] != "_"}
+    return sorted(name for name, value in found.items() if inspect.isclass(value) and issubclass(value, cls))
 
 
 FIRST = {"BatchNorm": "num_features", "InstanceNorm": "num_features", "Conv": "in_channels"}
