@@ -64,6 +64,9 @@ CASES = [
         ("Conv2d", {"out_channels": 6, "kernel_size": 3, "padding": (1, 2), "stride": 2, "padding_mode": mode}, TWO)
         for mode in ("reflect", "replicate", "circular")
     ),
+    ("Conv2d", {"out_channels": 6, "kernel_size": (3, 5), "padding": "same", "dilation": (2, 1)}, TWO),
+    ("Conv1d", {"out_channels": 6, "kernel_size": 4, "padding": "same", "padding_mode": "reflect"}, ONE),
+    ("Conv1d", {"out_channels": 6, "kernel_size": 4, "padding": "valid", "stride": 2}, ONE),
     ("Linear", {"in_features": 7, "out_features": 3}, (2, 7)),
     ("Flatten", {}, TWO),
     ("Flatten", {"start_dim": 2}, TWO),
