@@ -56,6 +56,27 @@ MUTATIONS = [
         "parts[0].shape[0] ** 0.5",
         "tests/convert/test_dialects.py -k non_local",
     ),
+    Mutation(
+        "gates of an LSTM in another order",
+        "flax_attn/layers/recurrent.py",
+        "i, f, g, o = jnp.split",
+        "f, i, g, o = jnp.split",
+        "tests/layers/test_recurrent.py",
+    ),
+    Mutation(
+        "reset gate before the weights",
+        "flax_attn/layers/recurrent.py",
+        "tanh(n_x + r * n_h)",
+        "tanh(r * n_x + n_h)",
+        "tests/layers/test_recurrent.py",
+    ),
+    Mutation(
+        "a mirrored image that repeats its edge",
+        "flax_attn/layers/padding.py",
+        "n - 1 - np.abs(n - 1 - np.abs(place))",
+        "np.where(place < 0, -place - 1, n - 1 - np.abs(n - 1 - place))",
+        "tests/layers/test_padding.py",
+    ),
     Mutation("flatten channels last", "flax_attn/layers/shape.py", "jnp.moveaxis(x, -1, 1).reshape", "x.reshape"),
     Mutation(
         "dropped key",

@@ -41,6 +41,8 @@ class _ConvNd(Module):
     def check_arguments(self, groups: int) -> None:
         who = type(self).__name__
         for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+            if isinstance(getattr(self, name), str):
+                continue
             (values,) = self.axes(name)
             require(min(values) >= least, f"{who}: expected {name} >= {least}, got {getattr(self, name)}")
         require(groups >= 1, f"{who}: expected groups >= 1, got {groups}")
@@ -70,6 +72,8 @@ class Conv(_ConvNd):
     """What ``Conv1d``, ``Conv2d`` and ``Conv3d`` share.
 
     Args:
+        padding: pixels added at both edges of each axis; or "valid" for none; or, with ``stride=1``, "same" for an
+            output of the size of the input. If "same" needs an odd number of pixels, the last edge has one more.
         padding_mode: what is added at the edges: "zeros", or pixels of the input as ``pad`` has them for "reflect",
             "replicate" and "circular".
 
@@ -78,7 +82,7 @@ class Conv(_ConvNd):
     """
 
     stride: Ints = 1
-    padding: Ints = 0
+    padding: Ints | str = 0
     dilation: Ints = 1
     groups: int = 1
     bias: bool = True
@@ -89,24 +93,36 @@ class Conv(_ConvNd):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_arguments(self.groups)
-        known, got = ", ".join(PADDING_MODES), self.padding_mode
-        require(got in PADDING_MODES, f"{type(self).__name__}: expected a padding_mode of {known}, got {got!r}")
+        who, known, got = type(self).__name__, ", ".join(PADDING_MODES), self.padding_mode
+        require(got in PADDING_MODES, f"{who}: expected a padding_mode of {known}, got {got!r}")
+        word = self.padding if isinstance(self.padding, str) else "valid"
+        require(word in ("same", "valid"), f"{who}: expected padding to be ints, 'same' or 'valid', got {word!r}")
+        (stride,) = self.axes("stride")
+        require(word == "valid" or max(stride) == 1, f"{who}: expected stride=1 with padding='same', got {self.stride}")
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         self.check_channels(x, self.in_channels, [self.spatial + 2])
-        size, stride, padding, dilation = self.axes("kernel_size", "stride", "padding", "dilation")
+        size, stride, dilation = self.axes("kernel_size", "stride", "dilation")
         shape = (*size, self.in_channels // self.groups, self.out_channels)
         default = fan_in_uniform(math.prod(shape[:-1]))
         kernel = self.parameter("kernel", self.kernel_init or default, shape)
         bias = self.parameter("bias", self.bias_init or default, shape[-1:]) if self.bias else None
         x, kernel, bias = self.promote(x, kernel, bias)
+        pads = self.edges()
         if self.padding_mode != "zeros":
-            x = pad(x, [p for p in reversed(padding) for _ in range(2)], PADDING_MODES[self.padding_mode])
-            padding = (0,) * self.spatial
-        pads = [(p, p) for p in padding]
+            x = pad(x, [n for pair in reversed(pads) for n in pair], PADDING_MODES[self.padding_mode])
+            pads = [(0, 0)] * self.spatial
         y = self.convolve(x, kernel, self.groups, pads, window_strides=stride, rhs_dilation=dilation)
         return y if bias is None else y + bias
+
+    def edges(self) -> list[tuple[int, int]]:
+        """How many pixels are added before and after, on each axis."""
+        if not isinstance(self.padding, str):
+            return [(p, p) for p in self.axes("padding")[0]]
+        same = self.padding == "same"
+        totals = [d * (k - 1) * same for k, d in zip(*self.axes("kernel_size", "dilation"), strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
 
 
 class ConvTranspose(_ConvNd):

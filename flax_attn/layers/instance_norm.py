@@ -55,6 +55,10 @@ class InstanceNorm(Module):
         y = (wide - mean) * lax.rsqrt(var + self.eps)
         return (y if scale is None else y * scale + bias).astype(out.dtype)
 
+    @property
+    def follows_train(self) -> bool:
+        return self.track_running_stats
+
     def instance_statistics(self, x: Array, running: list[nn.Variable]) -> tuple[Array, Array]:
         """Mean and biased variance (n, 1, ..., c) of each sample; moves the running statistics towards them."""
         n, axes = math.prod(x.shape[1:-1]), tuple(range(1, x.ndim - 1))

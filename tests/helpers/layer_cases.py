@@ -3,6 +3,10 @@
 An array of each shape goes through both sides in ``tests/layers/test_against_torch.py``.
 """
 
+import inspect
+
+from flax_attn import layers
+
 ACTIVATIONS = {
     "CELU": [{}, {"alpha": 0.5}],
     "ELU": [{}, {"alpha": 0.7}],
@@ -60,6 +64,9 @@ CASES = [
         ("Conv2d", {"out_channels": 6, "kernel_size": 3, "padding": (1, 2), "stride": 2, "padding_mode": mode}, TWO)
         for mode in ("reflect", "replicate", "circular")
     ),
+    ("Conv2d", {"out_channels": 6, "kernel_size": (3, 5), "padding": "same", "dilation": (2, 1)}, TWO),
+    ("Conv1d", {"out_channels": 6, "kernel_size": 4, "padding": "same", "padding_mode": "reflect"}, ONE),
+    ("Conv1d", {"out_channels": 6, "kernel_size": 4, "padding": "valid", "stride": 2}, ONE),
     ("Linear", {"in_features": 7, "out_features": 3}, (2, 7)),
     ("Flatten", {}, TWO),
     ("Flatten", {"start_dim": 2}, TWO),
@@ -86,6 +93,12 @@ CASES = [
     ("ConstantPad2d", {"padding": (2, -1, 0, -2), "value": 0.0}, TWO),
     ("ReflectionPad2d", {"padding": (2, -1, -2, 1)}, TWO),
 ]
+
+
+def public(cls):
+    """The names in ``flax_attn.layers`` of the subclasses of ``cls``, those of transformers too."""
+    found = {name: getattr(layers, name) for name in [*vars(layers), *layers.TRANSFORMERS] if name[0] != "_"}
+    return sorted(name for name, value in found.items() if inspect.isclass(value) and issubclass(value, cls))
 
 
 FIRST = {"BatchNorm": "num_features", "InstanceNorm": "num_features", "Conv": "in_channels"}

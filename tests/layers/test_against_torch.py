@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from flax_attn import layers
 from tests.helpers.layer import check_layer, normal
-from tests.helpers.layer_cases import ACTIVATIONS, CASES, arguments
+from tests.helpers.layer_cases import ACTIVATIONS, CASES, arguments, public
 
 ELSEWHERE = {
     "Embedding": "test_linear_dropout_containers.py",
@@ -21,15 +21,15 @@ ELSEWHERE = {
     "RNNCell": "test_recurrent.py",
     "Sequential": "test_linear_dropout_containers.py",
     "Softmax": "test_activation.py",
+    "TransformerDecoder": "test_transformer.py",
+    "TransformerDecoderLayer": "test_transformer.py",
+    "TransformerEncoder": "test_transformer.py",
+    "TransformerEncoderLayer": "test_transformer.py",
 }
 """Layers that need a test of their own, and the file that compares them with PyTorch."""
 
 CONTAINERS = ("ModuleDict", "ModuleList", "Sequential")
-COUNTERPARTS = [
-    name
-    for name, cls in sorted(vars(layers).items())
-    if inspect.isclass(cls) and issubclass(cls, layers.Module) and hasattr(torch.nn, name) and name != "Module"
-]
+COUNTERPARTS = [name for name in public(layers.Module) if hasattr(torch.nn, name) and name != "Module"]
 
 KINKS = [0.0, -0.0, 3.0, -3.0, 6.0, 1.0, -1.0, 0.5, 2.5, 10.0, 25.0, -25.0]
 
@@ -38,10 +38,12 @@ OTHER_ARGUMENTS = {
     "Embedding": ["padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse", "_weight", "_freeze"],
     "Hardtanh": ["min_value", "max_value"],
     "PReLU": ["init"],
+    "TransformerEncoder": ["enable_nested_tensor", "mask_check"],
 }
-"""Arguments that a layer does not have: PReLU calls ``init`` ``initial``; those of Hardtanh are deprecated."""
-OTHER_DEFAULTS = {"Softmax", "LogSoftmax"}
-"""PyTorch's default of ``dim`` is deprecated."""
+"""Arguments that a layer does not have. PReLU calls ``init`` ``initial``; those of Hardtanh are deprecated; those of
+TransformerEncoder choose a faster path, not another result."""
+OTHER_DEFAULTS = {"Softmax", "LogSoftmax", "TransformerDecoderLayer", "TransformerEncoderLayer"}
+"""PyTorch's default of ``dim`` is deprecated; that of ``activation`` is PyTorch's own function ``relu``."""
 
 
 DTYPES = {"Hardsigmoid": "float32"}

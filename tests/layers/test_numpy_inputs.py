@@ -9,7 +9,7 @@ import pytest
 
 from flax_attn import layers
 from tests.helpers.layer import normal
-from tests.helpers.layer_cases import CASES, arguments
+from tests.helpers.layer_cases import CASES, arguments, public
 from tests.helpers.tolerances import assert_close
 
 X = normal(2, 5, 6, 4)
@@ -22,6 +22,7 @@ FUNCTIONS = {
     "affine_grid": (THETA, (2, 5, 6, 4)),
     "avg_pool": (X, 2),
     "celu": (X,),
+    "contract": (jnp.matmul, X, normal(4, 3)),
     "einsum": ("nhwc,nhwc->nc", X, X),
     "elu": (X,),
     "flatten": (X,),
@@ -59,7 +60,7 @@ VARIANTS = [
     ("pad", (X, (1, 1, 2, 0), "reflect")),
 ]
 TRAINED = ("AlphaDropout", "BatchNorm", "Drop")
-NO_ARRAYS = {"accumulator", "antialias_weights", "require"}
+NO_ARRAYS = {"accumulator", "antialias_weights", "check_padding", "frozen", "require"}
 LAYERS = {
     **{
         name: (arguments(name, kwargs), normal(*shape)) for name, kwargs, shape in reversed(CASES) if name != "Identity"
@@ -74,6 +75,8 @@ LAYERS = {
     "LogSoftmax": ({}, X),
     "RNNCell": ({"input_size": 4, "hidden_size": 3}, X[0, 0]),
     "Softmax": ({}, X),
+    "TransformerDecoderLayer": ({"d_model": 4, "nhead": 2, "dim_feedforward": 3}, X[0], X[1]),
+    "TransformerEncoderLayer": ({"d_model": 4, "nhead": 2, "dim_feedforward": 3}, X[0]),
 }
 BASES = (
     "AdaptiveAvgPool",
@@ -85,7 +88,16 @@ BASES = (
     "InstanceNorm",
     "MaxPool",
 )
-NOT_LAYERS = {"Identity", "Module", "ModuleDict", "ModuleList", "Sequential", *BASES}
+NOT_LAYERS = {
+    "Identity",
+    "TransformerDecoder",
+    "TransformerEncoder",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "Sequential",
+    *BASES,
+}
 
 pytestmark = pytest.mark.usefixtures("no_annotation_checks")
 
@@ -108,20 +120,20 @@ def test_functions(name):
 
 @pytest.mark.parametrize("name", sorted(LAYERS))
 def test_layers(name):
-    kwargs, x = LAYERS[name]
+    kwargs, *inputs = LAYERS[name]
     layer = getattr(layers, name)(**kwargs)
     with jax.enable_x64(False):
-        shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)
         variables = jax.tree.map(lambda leaf: normal(*leaf.shape, dtype="float32") ** 2, shapes)
-        check_equal(layer.apply(variables, x), layer.apply(variables, jnp.asarray(x)))
+        arrays = [jnp.asarray(x) for x in inputs]
+        check_equal(layer.apply(variables, *inputs), layer.apply(variables, *arrays))
         if name.startswith(TRAINED):
             train = dict(train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)})
-            check_equal(layer.apply(variables, x, **train), layer.apply(variables, jnp.asarray(x), **train))
+            check_equal(layer.apply(variables, *inputs, **train), layer.apply(variables, *arrays, **train))
 
 
 def test_every_public_function_and_layer_is_here():
     names = {name: value for name, value in vars(layers).items() if not name.startswith("_")}
-    functions = {name for name, value in names.items() if inspect.isfunction(value)}
+    functions = {name for name, value in names.items() if inspect.isfunction(value) and "flax_attn" in value.__module__}
     assert functions - NO_ARRAYS == FUNCTIONS.keys()
-    modules = {name for name, value in names.items() if inspect.isclass(value) and issubclass(value, layers.Module)}
-    assert modules - NOT_LAYERS == LAYERS.keys()
+    assert set(public(layers.Module)) - NOT_LAYERS == LAYERS.keys()

@@ -87,6 +87,16 @@ def test_convolutions_refuse_another_padding_mode():
         lambda: torch.nn.Conv2d(3, 4, 3, padding_mode="mirror"),
     )
     check_refusal(
+        lambda: layers.Conv2d(3, 4, 3, padding="full"),
+        "Conv2d: expected padding to be ints, 'same' or 'valid', got 'full'",
+        lambda: torch.nn.Conv2d(3, 4, 3, padding="full"),
+    )
+    check_refusal(
+        lambda: layers.Conv2d(3, 4, 3, stride=(1, 2), padding="same"),
+        r"Conv2d: expected stride=1 with padding='same', got \(1, 2\)",
+        lambda: torch.nn.Conv2d(3, 4, 3, stride=(1, 2), padding="same"),
+    )
+    check_refusal(
         lambda: layers.ConvTranspose1d(3, 4, 3, padding_mode="reflect"),
         "ConvTranspose1d: expected padding_mode 'zeros', got 'reflect'",
         lambda: torch.nn.ConvTranspose1d(3, 4, 3, padding_mode="reflect"),
