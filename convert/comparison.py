@@ -3,6 +3,7 @@
 torch is imported by ``torch_ref`` only, when ``compare`` is called.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -20,6 +21,9 @@ from convert.tolerances import TOLERANCE, difference
 
 ROUNDINGS = 10
 """How many times PyTorch's own rounding error is allowed in float32."""
+
+NUDGE = 1e-9
+"""How far parameters move when it is asked whether gradients jump."""
 
 DTYPES = ("float64", "float32")
 
@@ -130,7 +134,9 @@ def report(pair: Pair, state: Mapping[str, np.ndarray], dtypes: Sequence[str]) -
         title=f"{pair.names[0]} (Flax) and {pair.names[1]} (torch)",
         rows=rows,
         problems=problems,
-        notes=without_gradient(exact, reference) + ambiguous(pair, exact, rows),
+        notes=without_gradient(exact, reference)
+        + ambiguous(pair, exact, rows)
+        + jumps(pair, exact, rows, reference[0]),
         moves_with_input=by_input,
         moves_with_parameters=by_parameters,
     )
@@ -251,6 +257,24 @@ def without_gradient(case: Case, theirs: Sequence[Step]) -> list[str]:
         return []
     shown = ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
     return [f"Nothing depends on these parameters at these numbers, so they were not compared: {shown}."]
+
+
+def jumps(pair: Pair, case: Case, rows: Sequence[Row], theirs: Step) -> list[str]:
+    """Whether PyTorch's own gradients jump when the parameters move by almost nothing, where gradients differ."""
+    wrong = {row.kind for row in rows if not row.ok and row.name.startswith("eval")}
+    if wrong != {"gradients"}:
+        return []
+    rng = np.random.default_rng(pair.seed)
+    moved = {k: v + NUDGE * rng.normal(size=v.shape) if is_float(v) else v for k, v in case.state.items()}
+    moved |= {key: moved[row.key] for key, row in case.plan.aliases.items()}
+    copy = import_module("torch_ref.foreign").copied(pair.torch_module)
+    (nearby,) = TorchSide(dataclasses.replace(case, state=moved), copy, "float64").steps(train=False)
+    largest = max(row.relative for row in compared(nearby, theirs, "float64", "") if row.kind == "gradients")
+    text = (
+        f"PyTorch's own gradients change by {largest:.0e} when the parameters move by {NUDGE:.0e}: the numbers lie on an "
+        "edge, such as a ReLU at 0 or grid_sample at the centre of a pixel. Take other numbers."
+    )
+    return [text] if largest > NUDGE * 1e4 else []
 
 
 def ambiguous(pair: Pair, case: Case, rows: Sequence[Row]) -> list[str]:

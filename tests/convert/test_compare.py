@@ -331,6 +331,26 @@ def test_outputs_without_numbers_are_not_ok():
     assert not report.ok
 
 
+class TorchEdge(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Edge(layers.Linear):
+    @linen.compact
+    def __call__(self, x, train=False):
+        return jnp.maximum(super().__call__(x), 0)
+
+
+def test_gradients_on_an_edge_are_named():
+    numbers = {"weight": np.array([[1.0, -1.0]]), "bias": np.zeros(1)}
+    x = np.array([[2.0, 2.0], [3.0, 1.0]])
+    report = compare(Edge(2, 1), TorchEdge(2, 1), x, state_dict=numbers, **EXACT)
+    assert {row.kind for row in report.wrong} == {"gradients"}
+    assert "the numbers lie on an edge, such as a ReLU at 0" in str(report)
+    assert compare(Edge(2, 1), TorchEdge(2, 1), x, **EXACT).ok
+
+
 def test_random_numbers_that_are_not_replaced_are_named():
     report = compare(layers.Linear(4, 3), TorchNoisy(4, 3), IMAGE[0, :, :, 0], **TRAINED)
     assert not report.ok
