@@ -8,6 +8,7 @@ import numpy as np
 
 from convert.case import Case, Step
 from convert.dropouts import factor
+from convert.layerwise import first_difference
 from convert.pairing import Pair, fits, is_float
 from convert.report import Row, compared
 from convert.sides import TorchSide
@@ -28,7 +29,9 @@ def findings(pair: Pair, case: Case, rows: Sequence[Row], theirs: Sequence[Step]
 
 def remarks(pair: Pair, case: Case, rows: Sequence[Row], theirs: Sequence[Step]) -> list[str]:
     """What is worth knowing beside the rows."""
-    return without_gradient(case, theirs) + ambiguous(pair, case, rows) + jumps(pair, case, rows, theirs[0])
+    wrong = any(row.name.startswith("eval: output") and not row.ok for row in rows)
+    first = first_difference(pair, case) if wrong else []
+    return [*first, *without_gradient(case, theirs), *ambiguous(pair, case, rows), *jumps(pair, case, rows, theirs[0])]
 
 
 def one_sided(pair: Pair, case: Case, theirs: Step) -> list[str]:
