@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from convert import ComparisonError, MismatchError, compare
 from convert.report import Report, Row, hints
-from flax_attn import SELayer, layers
+from flax_attn import MultiheadAttention, SELayer, layers
 from torch_ref.blocks.se import SELayer as TorchSELayer
 
 IMAGE = np.random.default_rng(0).normal(size=(3, 5, 4, 2))
@@ -397,3 +397,52 @@ def test_the_text_is_short_and_has_the_worst_rows_first():
 def test_rounding_in_float32_alone_has_a_hint_of_its_own():
     rows = [row("eval: output", 1.0, "float32"), row("eval: output", 0.0)]
     assert "float64 agrees, float32 does not" in hints(rows)[0]
+
+
+class DropPath(nn.Module):
+    """As in timm: whole samples, by numbers that are drawn in place."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x):
+        keep = x.new_empty(len(x), 1, 1).bernoulli_(1 - self.drop_prob)
+        return x * keep / (1 - self.drop_prob) if self.training else x
+
+
+class TorchDrops(nn.Module):
+    def __init__(self, p=0.3):
+        super().__init__()
+        self.attend, self.path, self.p = nn.MultiheadAttention(4, 2, dropout=0.4, batch_first=True), DropPath(0.1), p
+
+    def forward(self, x):
+        y, _ = self.attend(x, x, x, need_weights=False)
+        y = functional.dropout(self.path(y), self.p, self.training)
+        y = functional.dropout2d(y[..., None], 0.2, self.training)[..., 0]
+        q = y[:, None]
+        return functional.scaled_dot_product_attention(q, q, q, None, 0.5 * self.training)[:, 0]
+
+
+class Drops(layers.Module):
+    def setup(self):
+        self.attend = MultiheadAttention(4, 2, dropout=0.4, batch_first=True)
+        self.samples, self.elements = layers.DropPath(0.1), layers.Dropout(0.3)
+        self.rows, self.weights = layers.Dropout2d(0.2), linen.Dropout(0.5)
+
+    def __call__(self, x, train=False):
+        y, _ = self.attend(x, x, x, train=train)
+        y = self.rows(self.elements(self.samples(y, train), train), train=train)
+        weights = layers.softmax(layers.einsum("nqd,nkd->nqk", y, y) / 2)
+        return layers.einsum("nqk,nkd->nqd", self.weights(weights, deterministic=not train), y)
+
+
+def test_every_kind_of_dropout_is_replaced_and_comes_back():
+    original = functional.dropout, functional.scaled_dot_product_attention
+    tokens = IMAGE.reshape(3, 10, 4)
+    report = compare(Drops(), TorchDrops(), tokens, layouts="plain", train_steps=1, dtypes=["float64"])
+    assert report.ok, str(report)
+    wrong = compare(Drops(), TorchDrops(p=0.2), tokens, layouts="plain", train_steps=1, dtypes=["float64"])
+    assert names(wrong)[0].startswith("step 1")
+    assert "draws random numbers" not in str(wrong)
+    assert (functional.dropout, functional.scaled_dot_product_attention) == original
