@@ -223,3 +223,34 @@ def test_a_number_without_a_shape_is_no_buffer():
 
 def test_a_network_can_be_tabulated():
     assert "encoder2" in nn.tabulate(Network(), jax.random.key(0))(X)
+
+
+class Scaled(Module):
+    """Has helpers without ``train``, which linen does not wrap: one creates a parameter, one uses a child."""
+
+    def setup(self):
+        self.inner = Linear(4, 4)
+
+    def scale(self):
+        return self.parameter("scale", nn.initializers.ones, (4,))
+
+    def project(self, x):
+        return self.inner(x) * 2
+
+    def __call__(self, x, train=False):
+        return self.project(x)
+
+
+class CompactScaled(Scaled):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return self.project(x) * self.scale()
+
+
+@pytest.mark.parametrize("cls", [Scaled, CompactScaled])
+def test_a_helper_may_be_called_from_inside_and_as_a_method(cls):
+    module = cls()
+    y, variables = module.init_with_output(jax.random.key(0), X)
+    assert ("scale" in variables["params"]) == (cls is CompactScaled)
+    assert jnp.array_equal(module.apply(variables, X, method="project"), y)
+    assert "inner" in module.tabulate(jax.random.key(0), X)
