@@ -114,13 +114,13 @@ def convert(options: argparse.Namespace, terminal: Terminal) -> int:
         if options.model is None:
             checkpoint = read(options.file)
             candidate = recognised(options, checkpoint)
-            entry, module, mapping = candidate.entry, candidate.module, candidate.plan
+            module, mapping, assumed = candidate.module, candidate.plan, assumptions(candidate.entry)
             terminal.say(f"recognised {candidate}")
         else:
             entry, module, mapping = chosen_model(options)
-            checkpoint = read(options.file)
+            checkpoint, assumed = read(options.file), assumptions(entry)
         save(options.out, traverse_util.unflatten_dict(mapping.leaves(checkpoint.arrays, options.dialect)), module)
-    for line in assumptions(entry) + describe(options.file, checkpoint):
+    for line in assumed + describe(options.file, checkpoint):
         terminal.say(line)
     left = [key for key in checkpoint.arrays if dropped(key)]
     count = sum(row.transposed for row in mapping.rows)

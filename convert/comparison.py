@@ -11,12 +11,12 @@ import flax.linen as nn
 import numpy as np
 
 from convert.case import Case, Step, random_state
+from convert.diagnosis import findings, movements, remarks
 from convert.dropouts import factor, scale_dropout
-from convert.pairing import Layouts, Pair, fits, is_float, precision, shared_parameters
+from convert.pairing import Layouts, Pair, precision, shared_parameters
 from convert.report import Report, Row, compared, roundings
 from convert.sides import FlaxSide, TorchSide
 from convert.state_dict import plan
-from convert.tolerances import TOLERANCE, difference
 
 ROUNDINGS = 10
 """How many times PyTorch's own rounding error is allowed in float32."""
@@ -116,7 +116,7 @@ def report(pair: Pair, state: Mapping[str, np.ndarray], dtypes: Sequence[str]) -
     shared_parameters(pair.torch_module, state, pair.names[0])
     exact = pair.case("float64", state)
     reference = torch_steps(pair, exact, "float64")
-    rows, problems = [], one_sided(pair, exact, reference[0])
+    rows: list[Row] = []
     for dtype in dtypes:
         case = exact if dtype == "float64" else pair.case(dtype, state)
         theirs = reference if dtype == "float64" else torch_steps(pair, case, dtype)
@@ -124,15 +124,14 @@ def report(pair: Pair, state: Mapping[str, np.ndarray], dtypes: Sequence[str]) -
         phases = ["eval", *(f"step {i + 1}" for i in range(pair.steps))]
         for phase, ours, expected in zip(phases, flax_steps(pair, case, dtype), theirs, strict=True):
             rows += compared(ours, expected, dtype, phase, allowed)
-    by_input, by_parameters = movements(pair, exact)
-    problems += unmoved(by_input, by_parameters) + random_numbers(pair, exact, rows) + without_numbers(reference[0])
+    moved = movements(pair, exact)
     return Report(
         title=f"{pair.names[0]} (Flax) and {pair.names[1]} (torch)",
         rows=rows,
-        problems=problems,
-        notes=without_gradient(exact, reference) + ambiguous(pair, exact, rows),
-        moves_with_input=by_input,
-        moves_with_parameters=by_parameters,
+        problems=findings(pair, exact, rows, reference, moved),
+        notes=remarks(pair, exact, rows, reference),
+        moves_with_input=moved[0],
+        moves_with_parameters=moved[1],
     )
 
 
@@ -161,106 +160,3 @@ def torch_steps(pair: Pair, case: Case, dtype: str) -> list[Step]:
 def rounding_allowed(rough: Sequence[Step], exact: Sequence[Step]) -> dict[str, float]:
     """By kind of result, how far float32 may be off: ten times PyTorch's own rounding error."""
     return {kind: ROUNDINGS * off for kind, off in roundings(rough, exact).items()}
-
-
-def one_sided(pair: Pair, case: Case, theirs: Step) -> list[str]:
-    """What is a parameter on one side and a statistic, or nothing, on the other side."""
-    expected = {f"gradient of {key}" for key in case.parameters} | {*case.statistics}
-    found = {name for name in theirs if not name.startswith(("output", "gradient of input"))}
-    lost = sorted(name.removeprefix("gradient of ") for name in expected - found)
-    if not lost:
-        return []
-    who = f"{pair.names[0]} trains what {pair.names[1]} has as a buffer, or the other way round"
-    return [f"{who}: {', '.join(lost)}"]
-
-
-def movements(pair: Pair, case: Case) -> tuple[float, float | None]:
-    """How far the outputs of the torch module move with all inputs, and with all parameters, in eval mode."""
-    foreign, twins = import_module("torch_ref.foreign"), import_module("torch_ref.twins")
-    copy, rng = foreign.copied(pair.torch_module), np.random.default_rng(pair.seed + 1)
-
-    def run(state: Mapping[str, np.ndarray], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        twins.fill(copy, state, "float64")
-        return list(foreign.called(copy, case.arguments, case.to_torch(arrays)).values())
-
-    arrays, trained = case.batches[0], {*case.parameters}
-    before = run(case.state, arrays)
-    nearby = {
-        key: value * (1 + 0.1 * rng.normal(size=value.shape)) if key in trained else value
-        for key, value in case.state.items()
-    }
-    nearby |= {key: nearby[row.key] for key, row in case.plan.aliases.items()}
-    by_input = distance(run(case.state, [changed(x, rng) for x in arrays]), before)
-    return by_input, distance(run(nearby, arrays), before) if trained else None
-
-
-def changed(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another input of the same kind: the numbers of ``x`` in another order; floats that are all equal get noise."""
-    moved = rng.permutation(x.reshape(-1)).reshape(x.shape)
-    return x + rng.normal(size=x.shape) if is_float(x) and np.array_equal(moved, x) else moved
-
-
-def distance(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> float:
-    """The largest ``difference`` of two runs; infinite where a run has other shapes."""
-    if [x.shape for x in after] != [x.shape for x in before]:
-        return float("inf")
-    return max((difference(a, b) for a, b in zip(after, before, strict=True)), default=0.0)
-
-
-def unmoved(by_input: float, by_parameters: float | None) -> list[str]:
-    """What the output does not depend on: nothing can be said about it then."""
-    smallest, problems = TOLERANCE["float64"], []
-    if by_input <= smallest:
-        problems.append(
-            "The output does not depend on its input, so the comparison shows nothing. Give an input that matters, "
-            "and numbers that let it through."
-        )
-    if by_parameters is not None and by_parameters <= smallest:
-        problems.append(
-            "The output does not depend on the parameters at the numbers that were given, so the comparison shows "
-            "nothing. Leave out variables and state_dict: the numbers are random then."
-        )
-    return problems
-
-
-def random_numbers(pair: Pair, case: Case, rows: Sequence[Row]) -> list[str]:
-    """Whether the torch module draws random numbers in training mode, where results of training differ."""
-    if all(row.ok for row in rows if row.name.startswith("step")):
-        return []
-    foreign = import_module("torch_ref.foreign")
-    copy = foreign.copied(pair.torch_module).double()
-    with foreign.scaled_dropout(copy, factor):
-        drawn = foreign.draws_numbers(copy, case.arguments, case.to_torch(case.batches[0]))
-    text = (
-        f"{pair.names[1]} draws random numbers in training mode that are not replaced. Use the dropouts of torch.nn, "
-        "or train_steps=0."
-    )
-    return [text] if drawn else []
-
-
-def without_numbers(step: Step) -> list[str]:
-    """The results that are NaN or infinite everywhere."""
-    names = [name for name, x in step.items() if x.size and not np.isfinite(x).any()]
-    return [f"These results are NaN or infinite, so they were not compared: {', '.join(names[:5])}."] if names else []
-
-
-def without_gradient(case: Case, theirs: Sequence[Step]) -> list[str]:
-    """The parameters whose gradient is exactly zero in every step: their arithmetic was not compared."""
-    names = [key for key in case.parameters if not any(np.any(step.get(f"gradient of {key}", 1)) for step in theirs)]
-    if not names:
-        return []
-    shown = ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
-    return [f"Nothing depends on these parameters at these numbers, so they were not compared: {shown}."]
-
-
-def ambiguous(pair: Pair, case: Case, rows: Sequence[Row]) -> list[str]:
-    """The outputs that differ, and that both layouts fit."""
-    wrong = {row.name.partition(": ")[2] for row in rows if not row.ok}
-    if pair.output_layouts is not None:
-        return []
-    triples = zip(case.names, case.cotangents, case.outputs, strict=True)
-    return [
-        f"{name} {x.shape} was read as {layout}, though both layouts fit its shape: output_layouts says which it is."
-        for name, x, layout in triples
-        if name in wrong and len(fits(x.shape, x.shape)) > 1
-    ]

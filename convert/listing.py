@@ -11,7 +11,7 @@ from typing import Any
 from flax_attn.catalog import CATALOG, PUBLISHED, arguments, close_names, paper, second_names
 from flax_attn.layers import Module
 
-WIDTH = 100
+WIDTH, COLUMN = 100, 25
 FEW = 12
 """Up to so many models are listed with their arguments, their paper and their published files."""
 
@@ -71,11 +71,11 @@ def listing(word: str = "") -> list[str]:
     if not chosen:
         close = close_names(word, [item.name for item in items()])
         raise ValueError(f"no model matches {word!r}{close}; `flax-attn-convert models` lists them all")
-    width = max(len(item.name) for item in chosen)
+    width = min(COLUMN, max(len(item.name) for item in chosen))
     lines = []
     for item in chosen:
-        about = textwrap.shorten(item.about, WIDTH - width - 2, placeholder=" ...")
-        lines.append(f"{item.name:{width}}  {about}".rstrip())
+        name = f"{item.name:{width}}  "
+        lines.append(name + textwrap.shorten(item.about, WIDTH - len(name), placeholder=" ..."))
         lines += item.details() if len(chosen) <= FEW else []
     return lines
 

@@ -28,9 +28,9 @@ def attention_maps(module: nn.Module, variables: Any, *inputs: Any, **kwargs: An
 
     Returns:
         The output and a dict. Its keys are the paths of the blocks, such as "layer1.0.se". The path of ``module``
-        itself is "". The maps of a block are what it returns behind its output: one array, or a tuple of several. A
-        block that is called more than once has a list, with the maps of each call in turn. A block inside of a
-        block with maps is not listed: its maps are those of the outer one.
+        itself is "". The maps of a block are what it returns behind its output: one array or, where it returns several,
+        a tuple. A block that is called more than once has a list, with the maps of each call in turn. A block inside of
+        a block with maps is not listed: its maps are those of the outer one.
 
     Raises:
         TypeError: if ``kwargs`` has ``mutable`` or an argument that the network does not take.

@@ -100,9 +100,16 @@ MUTATIONS = [
     Mutation(
         "a gate applied twice",
         "flax_attn/blocks/se.py",
-        "return self.se(y, train)",
-        "return self.se(self.se(y, train), train)",
+        "return self.se(y, train=train)",
+        "return self.se(self.se(y, train=train), train=train)",
         "tests/catalog/test_parity.py -k InsightSEBasicBlock",
+    ),
+    Mutation(
+        "a map that is not the gate",
+        "flax_attn/blocks/sge.py",
+        "return (y, gate) if attention_weights else y",
+        "return (y, gate**2) if attention_weights else y",
+        "tests/catalog/test_attention_maps.py -k SpatialGroupEnhance",
     ),
     Mutation(
         "a stage with the wrong dilation",

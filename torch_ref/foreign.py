@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -71,6 +71,21 @@ def called(module: nn.Module, arguments: Arguments, inputs: Sequence[Any], train
     args, call = arguments([torch.tensor(x) for x in inputs])
     with torch.no_grad():
         return {name: leaf.numpy() for name, leaf in named_leaves(module.train(train)(*args, **call)).items()}
+
+
+def layer_outputs(module: nn.Module, arguments: Arguments, inputs: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    """(path, outputs) of every call of a layer in eval mode, in the order in which the calls end."""
+    found: list[tuple[str, list[Any]]] = []
+
+    def record(path: str, layer: nn.Module, args: Any, output: Any) -> None:
+        with suppress(TypeError):
+            found.append((path, [leaf.numpy().copy() for leaf in named_leaves(output).values()]))
+
+    hooks = [layer.register_forward_hook(partial(record, path)) for path, layer in module.named_modules()]
+    called(module, arguments, inputs)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def draws_numbers(module: nn.Module, arguments: Arguments, inputs: Sequence[Any]) -> bool:

@@ -88,7 +88,7 @@ class RecurrentAttention(Module):
 
     def classify(
         self, x: Image, start: Place, noise: Float[Array, "t n 2"], attention_weights: bool = False
-    ) -> Scores | tuple[Scores, Float[Array, "n t 2"], Int[Array, "n t k 4"]]:
+    ) -> Scores | tuple[Scores, Float[Array, "n t 2"], Int[Array, "n t b 4"]]:
         """Log-probabilities of the classes after t glimpses.
 
         The first glimpse is at ``start``. Each of the t draws of ``noise`` gives the place of the next glimpse, so that

@@ -33,6 +33,18 @@ CONSTRUCTION = [
 
 CALL = [
     (fa.SELayer(8), (2, 5, 7, 6), "SELayer: expected 8 channels on the last axis, got shape (2, 5, 7, 6)"),
+    (
+        fa.SELayer(8),
+        (2, 8, 5, 7),
+        "SELayer: expected 8 channels on the last axis, got shape (2, 8, 5, 7); the input looks channels-first; "
+        "move the channels to the last axis: x.transpose(0, 2, 3, 1)",
+    ),
+    (
+        fa.NONLocalBlock1D(8),
+        (2, 8, 5),
+        "NONLocalBlock1D: expected 8 channels on the last axis, got shape (2, 8, 5); the input looks channels-first; "
+        "move the channels to the last axis: x.transpose(0, 2, 1)",
+    ),
     (fa.SELayer(8), (2, 3, 5, 7, 8), "SELayer: expected a channels-last input of rank 4, got shape (2, 3, 5, 7, 8)"),
     (fa.CAM_Module(8), (2, 5, 8), "CAM_Module: expected a channels-last input of rank 4, got shape (2, 5, 8)"),
     (fa.SpatialGroupEnhance(4), (2, 5, 7, 6), "SpatialGroupEnhance: 4 groups do not divide 6 channels"),

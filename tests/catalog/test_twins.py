@@ -89,7 +89,7 @@ def test_the_flax_side_imports_no_torch(package, forbidden):
 
 
 def test_the_torch_side_imports_only_torch():
-    standard = {"collections", "copy", "functools", "importlib", "inspect", "itertools", "math", "typing"}
+    standard = {"collections", "contextlib", "copy", "functools", "importlib", "inspect", "itertools", "math", "typing"}
     extra = {"criterion.py": {"scipy"}}  # torch cannot solve an assignment: upstream's own import
     for path in (ROOT / "torch_ref").rglob("*.py"):
         assert set(imports(path)) <= {"torch", "torch_ref"} | standard | extra.get(path.name, set()), path

@@ -12,7 +12,8 @@ import pytest
 from convert import demo, from_torch, load, module_of, restore, save
 from convert.__main__ import main, parser
 from convert.chosen import chosen_model
-from flax_attn import CATALOG, Bottleneck, DigitsNet, ResNet, SELayer
+from flax_attn import CATALOG, PUBLISHED, Bottleneck, DigitsNet, ResNet, SELayer
+from flax_attn.catalog import second_names
 from flax_attn.layers import FrozenBatchNorm2d
 from tests.helpers.walk import entry_plan
 
@@ -58,8 +59,64 @@ def test_inspect_tells_wrapper_prefix_and_metadata(capsys, tmp_path):
 
 def test_models_lists_the_catalog_with_arguments(capsys):
     _, out, _ = run(capsys, "models")
-    assert {entry.cls.__name__ for entry in CATALOG} <= set(out.split())
-    assert "channel, reduction=16" in out
+    first = [line.split()[0] for line in out.splitlines()]
+    assert len(first) == len(set(first))
+    assert {entry.cls.__name__ for entry in CATALOG} - second_names().keys() <= set(first)
+    assert {entry.name for entry in PUBLISHED} <= set(first)
+    assert max(map(len, out.splitlines())) <= 100
+    assert len(first) <= 220
+
+
+def test_models_that_a_word_finds_are_told_with_their_arguments(capsys):
+    _, out, _ = run(capsys, "models", "SELayer")
+    assert out.splitlines()[0].startswith("SELayer  Scale each channel of x")
+    assert "    arguments: channel, reduction=16, bias=False\n" in out
+    _, out, _ = run(capsys, "models", "danet_resnet101")
+    assert "    arguments: num_classes=19, layers=(3, 4, 23, 3), deep_stem=False, multi_grid=(4, 8, 16)," in out
+    assert "    files: DANet101.pth.tar\n" in out
+    assert "    assumed: multi_grid=(4, 8, 16), as released; the scores are resized with align_corners=True" in out
+    _, out, _ = run(capsys, "models", "sge_resnet?8")
+    assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == ["sge_resnet18"]
+
+
+def test_one_thing_has_one_name(capsys):
+    _, out, _ = run(capsys, "models", "non*local*net")
+    assert [line for line in out.splitlines() if line[0] != " "] == [
+        "non_local_net  (class NonLocalNet) The network of upstream's weights/net.pth."
+    ]
+    _, out, _ = run(capsys, "models", "mlp")
+    sam, detr = (line for line in out.splitlines() if line[0] != " ")
+    assert sam.startswith("Mlp  SMT's ")
+    assert detr.startswith("MLP  DETR's ")
+    assert refusal(capsys, "convert", DIGITS, "--model", "mlp", "--out", "x").startswith(
+        "no model is called 'mlp'; did you mean Mlp or MLP?"
+    )
+    assert refusal(capsys, "models", "resnt18").startswith("no model matches 'resnt18'; did you mean resnet18")
+
+
+def test_what_no_file_tells_is_said(capsys, tmp_path):
+    from safetensors.numpy import save_file
+
+    entry = next(entry for entry in PUBLISHED if entry.name == "spatial_transformer_net")
+    shapes = entry_plan(entry).shapes
+    save_file({key: np.zeros(shape, np.float32) for key, shape in shapes.items()}, tmp_path / "stn")
+    line = f"assumed: {entry.assumed}"
+    assert "align_corners=False" in line
+    for options in (["inspect"], ["convert"], ["convert", "--model", entry.name]):
+        command, *more = options
+        more += ["--out", tmp_path / "out"] if command == "convert" else []
+        _, out, _ = run(capsys, command, tmp_path / "stn", *more)
+        assert line in out.splitlines()
+    _, out, _ = run(capsys, "inspect", DIGITS)
+    assert "assumed: " not in out
+
+
+def test_networks_say_what_is_assumed():
+    assumed = {entry.name: entry.assumed for entry in PUBLISHED}
+    for name in ("ccnet_resnet101", "danet_resnet50", "danet_resnet101", "spatial_transformer_net"):
+        assert "align_corners" in assumed[name]
+    assert "normalised as for ImageNet" in assumed["cifar_resnet20_option_a"]
+    assert assumed["resnet50"] == ""
 
 
 def test_convert_writes_what_from_torch_gives(capsys, tmp_path):

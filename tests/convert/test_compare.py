@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from convert import ComparisonError, MismatchError, compare
 from convert.report import Report, Row, hints
-from flax_attn import SELayer, layers
+from flax_attn import MultiheadAttention, SELayer, layers
 from torch_ref.blocks.se import SELayer as TorchSELayer
 
 IMAGE = np.random.default_rng(0).normal(size=(3, 5, 4, 2))
@@ -100,19 +100,19 @@ def test_a_right_pair_passes_and_the_torch_module_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("planted", "first", "hint"),
+    ("planted", "hint", "layer"),
     [
-        ("transposed", "eval: output", "a kernel that is not transposed"),
-        ("eps", "eval: output", "look at eps"),
-        ("residual", "eval: output", "a residual that is missing"),
-        ("gradient", "eval: gradient of", "stop_gradient or detach"),
+        ("transposed", "a kernel that is not transposed", "fc"),
+        ("eps", "look at eps", "bn"),
+        ("residual", "a residual that is missing", "fc"),
     ],
 )
-def test_an_error_in_eval_mode_is_found(planted, first, hint):
+def test_an_error_in_eval_mode_is_found(planted, hint, layer):
     report = compare(Own(planted), TorchOwn(), IMAGE, **EXACT)
     assert not report.ok
-    assert any(name.startswith(first) for name in names(report))
+    assert "eval: output" in names(report)
     assert hint in str(report)
+    assert f"the output of {layer} is the first that differs" in str(report)
     with pytest.raises(ComparisonError, match=re.escape(str(report))):
         report.check()
 
@@ -122,6 +122,7 @@ def test_a_gradient_error_leaves_the_outputs_alone():
     assert {row.kind for row in report.wrong} == {"gradients"}
     assert "eval: gradient of se.fc.0.weight" in names(report)
     assert "eval: gradient of fc.weight" not in names(report)
+    assert "stop_gradient or detach" in str(report)
 
 
 def test_an_error_in_the_statistics_is_found():
@@ -301,6 +302,22 @@ class TorchAttention(nn.Module):
         return x @ self.fc(x).mT
 
 
+class TorchLate(TorchAttention):
+    def forward(self, x):
+        return self.fc(x)
+
+
+class Late(Attention):
+    @linen.compact
+    def __call__(self, x):
+        return layers.Linear(2, 2, name="fc")(x) + 1e-3
+
+
+def test_an_error_after_the_last_layer_is_found():
+    report = compare(Late(), TorchLate(), IMAGE[:, 0], layouts="plain", **EXACT)
+    assert "All layers of the same path agree: look at what Late computes after fc." in str(report)
+
+
 def test_a_square_map_that_is_transposed_is_found():
     report = compare(Attention(), TorchAttention(), IMAGE[:, 0], layouts="plain", **EXACT)
     assert "eval: output" in names(report)
@@ -329,6 +346,26 @@ def test_outputs_without_numbers_are_not_ok():
     report = compare(Silent(4, 3), TorchSilent(4, 3), IMAGE[0, :, :, 0], **EXACT)
     assert "These results are NaN or infinite, so they were not compared: output." in str(report)
     assert not report.ok
+
+
+class TorchEdge(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Edge(layers.Linear):
+    @linen.compact
+    def __call__(self, x, train=False):
+        return jnp.maximum(super().__call__(x), 0)
+
+
+def test_gradients_on_an_edge_are_named():
+    numbers = {"weight": np.array([[1.0, -1.0]]), "bias": np.zeros(1)}
+    x = np.array([[2.0, 2.0], [3.0, 1.0]])
+    report = compare(Edge(2, 1), TorchEdge(2, 1), x, state_dict=numbers, **EXACT)
+    assert {row.kind for row in report.wrong} == {"gradients"}
+    assert "the numbers lie on an edge, such as a ReLU at 0" in str(report)
+    assert compare(Edge(2, 1), TorchEdge(2, 1), x, **EXACT).ok
 
 
 def test_random_numbers_that_are_not_replaced_are_named():
@@ -360,3 +397,52 @@ def test_the_text_is_short_and_has_the_worst_rows_first():
 def test_rounding_in_float32_alone_has_a_hint_of_its_own():
     rows = [row("eval: output", 1.0, "float32"), row("eval: output", 0.0)]
     assert "float64 agrees, float32 does not" in hints(rows)[0]
+
+
+class DropPath(nn.Module):
+    """As in timm: whole samples, by numbers that are drawn in place."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x):
+        keep = x.new_empty(len(x), 1, 1).bernoulli_(1 - self.drop_prob)
+        return x * keep / (1 - self.drop_prob) if self.training else x
+
+
+class TorchDrops(nn.Module):
+    def __init__(self, p=0.3):
+        super().__init__()
+        self.attend, self.path, self.p = nn.MultiheadAttention(4, 2, dropout=0.4, batch_first=True), DropPath(0.1), p
+
+    def forward(self, x):
+        y, _ = self.attend(x, x, x, need_weights=False)
+        y = functional.dropout(self.path(y), self.p, self.training)
+        y = functional.dropout2d(y[..., None], 0.2, self.training)[..., 0]
+        q = y[:, None]
+        return functional.scaled_dot_product_attention(q, q, q, None, 0.5 * self.training)[:, 0]
+
+
+class Drops(layers.Module):
+    def setup(self):
+        self.attend = MultiheadAttention(4, 2, dropout=0.4, batch_first=True)
+        self.samples, self.elements = layers.DropPath(0.1), layers.Dropout(0.3)
+        self.rows, self.weights = layers.Dropout2d(0.2), linen.Dropout(0.5)
+
+    def __call__(self, x, train=False):
+        y, _ = self.attend(x, x, x, train=train)
+        y = self.rows(self.elements(self.samples(y, train), train), train=train)
+        weights = layers.softmax(layers.einsum("nqd,nkd->nqk", y, y) / 2)
+        return layers.einsum("nqk,nkd->nqd", self.weights(weights, deterministic=not train), y)
+
+
+def test_every_kind_of_dropout_is_replaced_and_comes_back():
+    original = functional.dropout, functional.scaled_dot_product_attention
+    tokens = IMAGE.reshape(3, 10, 4)
+    report = compare(Drops(), TorchDrops(), tokens, layouts="plain", train_steps=1, dtypes=["float64"])
+    assert report.ok, str(report)
+    wrong = compare(Drops(), TorchDrops(p=0.2), tokens, layouts="plain", train_steps=1, dtypes=["float64"])
+    assert names(wrong)[0].startswith("step 1")
+    assert "draws random numbers" not in str(wrong)
+    assert (functional.dropout, functional.scaled_dot_product_attention) == original

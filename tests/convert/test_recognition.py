@@ -98,10 +98,12 @@ def twice(monkeypatch):
 def test_inspect_names_dialect_and_networks(capsys, tmp_path, monkeypatch):
     path = write(tmp_path / "a", state_of("cifar_resnet20", num_classes=100))
     _, out, _ = run(capsys, "inspect", path)
-    assert out.splitlines()[-2:] == ["dialect: native", "fits --model cifar_resnet20 --arg num_classes=100"]
+    *_, dialect, fits, assumed = out.splitlines()
+    assert (dialect, fits) == ("dialect: native", "fits --model cifar_resnet20 --arg num_classes=100")
+    assert assumed.startswith("assumed: images are normalised by the mean and the deviation of CIFAR-10")
     twice(monkeypatch)
     _, out, _ = run(capsys, "inspect", path)
-    assert out.splitlines()[-1] == "fits --model cifar_resnet20_dilated --arg num_classes=100"
+    assert out.splitlines()[-2:] == ["fits --model cifar_resnet20_dilated --arg num_classes=100", assumed]
     _, out, _ = run(capsys, "inspect", write(tmp_path / "b", {"w": np.zeros(3)}))
     assert out.splitlines()[-2:] == ["dialect: native", "fits no published network"]
     state = {key: np.zeros(s, np.float32) for key, s in golden("foreign/mmcv_NonLocal2d_dot_product_ss0").items()}

@@ -46,11 +46,13 @@ def test_links_lead_to_files(page):
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
-def test_python_in_the_readme_runs_and_its_network_learns(tmp_path, monkeypatch):
+def test_python_in_the_readme_runs_and_its_network_learns(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     names = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)), names)
-    assert names["boxes"].shape == (1, 100, 4)
+    assert "results agree" in capsys.readouterr().out
+    assert names["maps"]
     assert names["value"] < 1, "the loss of a guess among ten digits is 2.3"
 
 

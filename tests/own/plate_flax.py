@@ -63,11 +63,11 @@ class PlateReader(Module):
         width = self.width
         self.straighten = Straighten(4)
         self.stem = conv_block(3, width, 2)
-        self.body = Sequential([conv_block(width, width), conv_block(width, width)])
+        self.body = conv_block(width, width)
         self.gate = SELayer(width, 4)
         self.tail = conv_block(width, 2 * width)
         self.drop = Dropout2d(self.dropout)
-        self.lstm = LSTM(2 * width, 6, num_layers=2, batch_first=True, dropout=self.dropout, bidirectional=True)
+        self.lstm = LSTM(2 * width, 6, batch_first=True, bidirectional=True)
         self.head = Linear(12, self.classes)
 
     def __call__(self, x, train=False):

@@ -54,11 +54,11 @@ class PlateReader(nn.Module):
         self.positions = positions
         self.straighten = Straighten(4)
         self.stem = ConvBlock(3, width, 2)
-        self.body = nn.Sequential(ConvBlock(width, width), ConvBlock(width, width))
+        self.body = ConvBlock(width, width)
         self.gate = Gate(width, 4)
         self.tail = ConvBlock(width, 2 * width)
         self.drop = nn.Dropout2d(dropout)
-        self.lstm = nn.LSTM(2 * width, 6, num_layers=2, batch_first=True, dropout=dropout, bidirectional=True)
+        self.lstm = nn.LSTM(2 * width, 6, batch_first=True, bidirectional=True)
         self.head = nn.Linear(12, classes)
 
     def forward(self, x):
