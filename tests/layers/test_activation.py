@@ -104,10 +104,9 @@ def test_gelu_by_tanh():
 
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "PReLU"])
 def test_layers_compute_in_their_dtype(name):
-    layer, x = getattr(layers, name)(dtype=jnp.bfloat16), jnp.asarray(normal(*TWO, dtype="float32"))
-    y = layer.apply({}, x)
+    layer = getattr(layers, name)(dtype=jnp.bfloat16)
+    y = jax.eval_shape(lambda x: layer.apply({}, x), jax.ShapeDtypeStruct(TWO, jnp.float32))
     assert y.dtype == jnp.bfloat16
-    assert_close(y.astype("float32"), getattr(layers, name)().apply({}, x), "bfloat16")
 
 
 def test_an_activation_inside_a_network():

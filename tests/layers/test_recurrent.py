@@ -108,7 +108,7 @@ def test_float32():
     check_recurrent(layer, twin, normal(LENGTH, N, INPUTS, dtype="float32"), dtype="float32")
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRUCell", "RNNCell"])
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
 def test_half_precision(name):
     cls = getattr(layers, name)
     x = jnp.asarray(normal(LENGTH, INPUTS, dtype="float32"))
@@ -131,10 +131,10 @@ def test_dropout_is_between_the_layers_only():
     np.testing.assert_allclose(states[0], h[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["LSTM", "LSTMCell", "GRUCell", "RNNCell"])
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
 def test_fresh_parameters_are_uniform_within_the_root_of_the_width(name):
     layer, bound = getattr(layers, name)(30, 25), 0.2
-    variables = layer.init(jax.random.key(0), jnp.ones((2, 30)))
+    variables = jax.jit(layer.init)(jax.random.key(0), jnp.ones((2, 30)))
     for leaf in jax.tree.leaves(variables):
         assert 0.85 * bound < np.abs(leaf).max() <= bound
         assert abs(np.std(leaf) - bound / np.sqrt(3)) < 5 * bound / np.sqrt(leaf.size)
