@@ -23,6 +23,11 @@ from flax_attn.catalog import Entry, channels_first, channels_last
 from flax_attn.layers import Module
 
 
+def to_nchw(entry: Entry, inputs: Sequence[Any]) -> list[np.ndarray]:
+    """The inputs of ``entry`` in PyTorch's layout."""
+    return [channels_first(x, i.layout) for x, i in zip(inputs, entry.inputs, strict=True)]
+
+
 def flax_outputs(entry: Entry, module: Module, variables: Variables, inputs: Sequence[Any]) -> list[np.ndarray]:
     """The outputs of ``module`` in eval mode."""
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
@@ -32,8 +37,7 @@ def flax_outputs(entry: Entry, module: Module, variables: Variables, inputs: Seq
 
 def torch_outputs(entry: Entry, twin: Any, inputs: Sequence[Any]) -> list[np.ndarray]:
     """The outputs of ``twin`` in eval mode."""
-    xs = [channels_first(x, i.layout) for x, i in zip(inputs, entry.inputs, strict=True)]
-    out = import_module("torch_ref.twins").outputs(twin, entry.arguments, xs)
+    out = import_module("torch_ref.twins").outputs(twin, entry.arguments, to_nchw(entry, inputs))
     return [channels_last(x, layout) for x, layout in zip(out, entry.outputs, strict=True)]
 
 
