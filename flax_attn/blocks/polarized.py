@@ -53,7 +53,7 @@ class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
 
     def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Gated:
         x = self.cast(x)
-        channel, spatial = self.channel_gate(x), self.spatial_gate(x)
+        spatial, channel = self.spatial_gate(x), self.channel_gate(x)
         y = spatial * x + channel * x
         return (y, channel, spatial) if attention_weights else y
 
@@ -127,7 +127,7 @@ class PSA_p(_PSA):
 
     def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Gated:
         x = self.cast(x)
-        channel, spatial = self.channel_gate(x), self.spatial_gate(x)
+        spatial, channel = self.spatial_gate(x), self.channel_gate(x)
         y = x * spatial + x * channel
         return (y, channel, spatial) if attention_weights else y
 

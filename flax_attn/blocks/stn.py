@@ -70,8 +70,10 @@ class STN(Module):
         image, axis = self.cast(image), 3 if self.layout == "BHWD" else 1
         fits = grid.ndim == 4 and grid.shape[axis] == 2
         require(fits, f"STN: expected a grid with 2 entries on axis {axis}, got shape {grid.shape}")
-        grid = jnp.moveaxis(grid, axis, -1)[..., ::-1]
-        y = grid_sample(jnp.moveaxis(image, axis, -1), grid, align_corners=True)
+        if axis == 1:
+            image, grid = jnp.moveaxis(image, 1, -1), jnp.moveaxis(grid, 1, -1)
+        grid = grid[..., ::-1]
+        y = grid_sample(image, grid, align_corners=True)
         y = jnp.moveaxis(y, -1, axis)
         return (y, grid) if attention_weights else y
 

@@ -35,7 +35,7 @@ class _PolarizedSelfAttention(Module):
 
 class ParallelPolarizedSelfAttention(_PolarizedSelfAttention):
     def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        channel, spatial = self.channel_gate(x), self.spatial_gate(x)
+        spatial, channel = self.spatial_gate(x), self.channel_gate(x)
         y = spatial * x + channel * x
         return (y, channel, spatial) if attention_weights else y
 
@@ -80,7 +80,7 @@ class PSA_p(_PSA):
         return sigmoid(context)[:, None]
 
     def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        channel, spatial = self.channel_gate(x), self.spatial_gate(x)
+        spatial, channel = self.spatial_gate(x), self.channel_gate(x)
         y = x * spatial + x * channel
         return (y, channel, spatial) if attention_weights else y
 

@@ -39,8 +39,9 @@ class STN(Module):
 
     def forward(self, image: Tensor, grid: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
         axis = 3 if self.layout == "BHWD" else 1
-        grid = grid.movedim(axis, -1).flip(-1)
-        y = grid_sample(image.movedim(axis, 1), grid, align_corners=True)
+        image, grid = (image, grid.movedim(1, -1)) if axis == 1 else (image.movedim(-1, 1), grid)
+        grid = grid.flip(-1)
+        y = grid_sample(image, grid, align_corners=True)
         y = y.movedim(1, axis)
         return (y, grid) if attention_weights else y
 
