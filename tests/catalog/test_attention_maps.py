@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import functools
 import inspect
 import sys
 import textwrap
@@ -53,7 +52,6 @@ ENTRIES = {entry.name: entry for entry in [*MAPPED, *map(one_head, LAYERS)]}
 REPRODUCED = {name: entry for name, entry in ENTRIES.items() if entry.kwargs.get("nhead", 1) == 1}
 
 
-@functools.lru_cache(maxsize=1)
 def run(name):
     """(output without the keyword, output with it, maps, output from the maps), and all that the twin needs."""
     entry = ENTRIES[name]
@@ -82,34 +80,24 @@ def assert_all_close(ours, theirs, name):
         assert_close(np.asarray(a), np.asarray(b), "float64", name)
 
 
-def same_output(name):
-    (plain, out, *_), *_ = run(name)
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(plain), jax.tree.leaves(out))
-
-
-def maps_give_output(name):
-    (plain, _, _, again), *_ = run(name)
-    if name in REPRODUCED:
-        assert_all_close(again, plain, name)
-
-
-def maps_of_the_twin(name):
-    pytest.importorskip("torch")
+def maps_of_the_twin(entry, state, inputs, ask, count):
+    """The twin's maps: what it returns behind its first ``count`` outputs."""
     twins = import_module("torch_ref.twins")
-    (plain, _, maps, _), state, inputs, ask = run(name)
-    entry = dataclasses.replace(ENTRIES[name], call={**ENTRIES[name].call, **ask})
+    entry = dataclasses.replace(entry, call={**entry.call, **ask})
     twin = twins.build_twin(entry.cls, entry.kwargs)
     twins.fill(twin, state, "float64")
-    theirs = twins.outputs(twin, entry.arguments, to_nchw(entry, inputs))[len(jax.tree.leaves(plain)) :]
-    layout = formula(entry.cls)[1]
-    assert maps
-    assert_all_close(maps, [channels_last(x, layout) for x in theirs], name)
+    maps = twins.outputs(twin, entry.arguments, to_nchw(entry, inputs))[count:]
+    return [channels_last(x, formula(entry.cls)[1]) for x in maps]
 
 
-@pytest.mark.parametrize("check", [same_output, maps_give_output, maps_of_the_twin], ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", ENTRIES)
-def test_maps(name, check):
-    check(name)
+def test_maps_leave_the_output_and_give_it_and_are_those_of_the_twin(name):
+    (plain, out, maps, again), state, inputs, ask = run(name)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(plain), jax.tree.leaves(out))
+    assert jax.tree.leaves(maps)
+    assert_all_close(again, plain, name)
+    pytest.importorskip("torch")
+    assert_all_close(maps, maps_of_the_twin(ENTRIES[name], state, inputs, ask, len(jax.tree.leaves(plain))), name)
 
 
 def names(thing):

@@ -8,7 +8,7 @@ import numpy as np
 
 from flax_attn import layers
 from tests.catalog.test_transforms import assert_trees_close, shapes
-from tests.helpers.walk import walk_but_slow
+from tests.helpers.walk import walk_first
 
 PRODUCT = re.compile(r"stablehlo\.(?:dot_general|convolution).* : \((.*)\) ->")
 
@@ -36,7 +36,7 @@ def products(entry, dtype):
     return PRODUCT.findall(jax.jit(gradient).lower(variables, inputs).as_text())
 
 
-@walk_but_slow
+@walk_first
 def test_no_product_of_the_gradient_has_a_float32_operand(entry):
     wide = [operands for operands in products(entry, jnp.bfloat16) if "f32" in operands or "f64" in operands]
     assert not wide

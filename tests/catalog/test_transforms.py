@@ -10,7 +10,7 @@ from flax import errors, traverse_util
 
 from flax_attn import layers
 from tests.helpers.tolerances import assert_close
-from tests.helpers.walk import walk_blocks, walk_but_slow
+from tests.helpers.walk import walk_blocks, walk_but_slow, walk_first
 
 
 def shapes(entry, module, arrays):
@@ -48,7 +48,7 @@ def test_jit_equals_eager(entry):
     assert_trees_close(jax.jit(apply)(variables, inputs), apply(variables, inputs))
 
 
-@walk_but_slow
+@walk_first
 def test_vmap_equals_a_loop(entry):
     apply, variables, inputs = setup(entry)
     apply = jax.jit(functools.partial(apply, variables))
@@ -58,7 +58,7 @@ def test_vmap_equals_a_loop(entry):
         assert_trees_close(jax.tree.map(lambda leaf, i=i: leaf[i], mapped), apply([x[i] for x in stacked]))
 
 
-@walk_but_slow
+@walk_first
 def test_bfloat16_is_close_to_float32(entry):
     apply, variables, inputs = setup(entry, jnp.float32)
     half = jax.jit(functools.partial(entry.apply, entry.module(dtype=jnp.bfloat16)))(variables, inputs)

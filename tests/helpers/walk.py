@@ -25,6 +25,11 @@ walk_networks_slowly = entries(CATALOG, lambda entry: entry in MODELS)
 walk_but_slow = entries([entry for entry in CATALOG if not entry.slow], lambda entry: entry in MODELS)
 """The same without the entries that are slow, for what a smaller entry shows as well."""
 
+FIRST = {entry.cls: entry.name for entry in reversed(BLOCKS)}
+
+walk_first = entries([entry for entry in CATALOG if not entry.slow], lambda entry: FIRST.get(entry.cls) != entry.name)
+"""The same, in the plain run only the first entry of each class of block."""
+
 walk_blocks = entries(BLOCKS)
 """What networks are made of."""
 
