@@ -1,6 +1,6 @@
 """The public names, and the file of each. `flax_attn/__init__.py` reads this list, and so do type checkers."""
 
-from . import blocks as blocks, catalog as catalog, layers as layers, models as models
+from . import blocks as blocks, catalog as catalog, layers as layers, models as models, plot as plot
 from .blocks.attention import (
     MultiheadAttention as MultiheadAttention,
     ScaledDotProductAttention as ScaledDotProductAttention,
