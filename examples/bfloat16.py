@@ -71,7 +71,7 @@ class PlainResNet(nn.Module):
 def conv(features: int, size: int, stride: int) -> nn.Module:
     """A convolution without a bias, padded as in PyTorch."""
     pad = ((size // 2, size // 2),) * 2
-    return nn.Conv(features, (size, size), (stride, stride), pad, use_bias=False, dtype=jnp.bfloat16)  # noqa: TID251
+    return nn.Conv(features, (size, size), (stride, stride), padding=pad, use_bias=False, dtype=jnp.bfloat16)  # noqa: TID251
 
 
 def norm() -> nn.Module:

@@ -8,6 +8,7 @@ August 2020 upstream's had none with ``return_intermediate=False``.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -121,11 +122,8 @@ class TransformerEncoderLayer(_Layer):
         def attend(x: Tokens) -> Attended:
             return self.self_attention(x, pos, src_mask, src_key_padding_mask, attention_weights, train)
 
-        def feed(x: Tokens) -> Attended:
-            return self.feedforward(x, train)
-
         x, weights = self.branch(self.cast(src), self.norm1, self.dropout1, attend, train)
-        x, _ = self.branch(x, self.norm2, self.dropout2, feed, train)
+        x, _ = self.branch(x, self.norm2, self.dropout2, partial(self.feedforward, train=train), train)
         return (x, weights) if attention_weights else x
 
 
@@ -168,12 +166,9 @@ class TransformerDecoderLayer(_Layer):
             padding, mask, need = memory_key_padding_mask, memory_mask, attention_weights
             return self.multihead_attn(q, k, v, padding, need_weights=need, attn_mask=mask, train=train)
 
-        def feed(x: Tokens) -> Attended:
-            return self.feedforward(x, train)
-
         x, own = self.branch(self.cast(tgt), self.norm1, self.dropout1, attend, train)
         x, other = self.branch(x, self.norm2, self.dropout2, look, train)
-        x, _ = self.branch(x, self.norm3, self.dropout3, feed, train)
+        x, _ = self.branch(x, self.norm3, self.dropout3, partial(self.feedforward, train=train), train)
         return (x, own, other) if attention_weights else x
 
 

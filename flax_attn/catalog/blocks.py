@@ -110,9 +110,10 @@ def _non_local(cls: type[Module], dimension: int, sub_sample: bool, bn_layer: bo
     return Entry(cls, (inputs,), kwargs, tag=tag, call=dict(return_nl_map=True), outputs=(IMAGE, PLAIN))
 
 
-def _stage(cls: type[Module], *sizes: tuple[int, int]) -> Entry:
+def _stage(cls: type[Module], *sizes: tuple[int, int], slow: bool = False) -> Entry:
     names = [field.name for field in dataclasses.fields(cls) if field.name.startswith("size")]
-    return Entry(cls, (sized(names[0]),), dict(in_channels=8, out_channels=8, **dict(zip(names, sizes, strict=True))))
+    kwargs = dict(in_channels=8, out_channels=8, **dict(zip(names, sizes, strict=True)))
+    return Entry(cls, (sized(names[0]),), kwargs, slow=slow)
 
 
 def _grid(cls: type[Module], *shapes: tuple[Dim, ...], aux_loss: bool = False) -> Entry:
@@ -272,8 +273,8 @@ BLOCKS = [
     Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=8, output_channels=8)),
     Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=6, output_channels=12), tag="wider"),
     Entry(ResidualBlock, (image("input_channels"),), dict(input_channels=8, output_channels=8, stride=2), tag="stride"),
-    _stage(AttentionModule_stage0, (13, 9), (7, 5), (4, 3), (2, 2)),
-    _stage(AttentionModule_stage1, (13, 9), (7, 5), (4, 3)),
+    _stage(AttentionModule_stage0, (13, 9), (7, 5), (4, 3), (2, 2), slow=True),
+    _stage(AttentionModule_stage1, (13, 9), (7, 5), (4, 3), slow=True),
     _stage(AttentionModule_stage2, (7, 5), (4, 3)),
     _stage(AttentionModule_stage3, (7, 5)),
     _stage(AttentionModule_stage1_cifar, (7, 5), (4, 3)),

@@ -30,7 +30,8 @@ def class_path(cls: type) -> str:
 @functools.cache
 def library() -> dict[str, type]:
     """The public classes of this package by their path. A file can name these without more."""
-    found = [*vars(layers).values(), *(entry.cls for entry in CATALOG)]
+    of_layers = [getattr(layers, name) for name in (*vars(layers), *layers.TRANSFORMERS)]
+    found = [*of_layers, *(entry.cls for entry in CATALOG)]
     return {class_path(cls): cls for cls in found if inspect.isclass(cls) and issubclass(cls, Module)}
 
 

@@ -249,7 +249,8 @@ def contract(product: Product, x: Array, y: Array) -> Array:
     dtype = jnp.result_type(x, y)
     if dtype == accumulator(dtype):
         return product(x, y)
-    return _half_product(product, x.astype(dtype), y.astype(dtype))
+    x, y = (a if a.dtype == dtype else a.astype(dtype) for a in (x, y))
+    return _half_product(product, x, y)
 
 
 def einsum(subscripts: str, x: Array, y: Array, wide: bool = False) -> Array:

@@ -12,7 +12,7 @@ import pytest
 import flax_attn
 from flax_attn import DETR, DETRsegm, detr_resnet50_panoptic, resnet50
 from flax_attn.blocks.resnet import BasicBlock
-from flax_attn.constructor import constructor
+from flax_attn.constructor import LINEN_ONLY, constructor
 from flax_attn.models.resnet import ResNet
 from tests.helpers.walk import walk_published
 
@@ -34,7 +34,7 @@ def holder(module):
 
 @walk_published
 def test_a_constructor_takes_every_argument_of_its_class_and_a_dtype(entry):
-    fields = {f.name for f in dataclasses.fields(made_of(entry)) if f.init} - {"parent", "name", "outer"}
+    fields = {f.name for f in dataclasses.fields(made_of(entry)) if f.init} - {*LINEN_ONLY}
     parameters = inspect.signature(entry.cls).parameters
     assert fields == parameters.keys() == get_type_hints(entry.cls).keys() - {"return"}
     assert {"dtype", "param_dtype"} <= fields

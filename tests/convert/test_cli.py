@@ -70,7 +70,7 @@ def test_models_lists_the_catalog_with_arguments(capsys):
 def test_models_that_a_word_finds_are_told_with_their_arguments(capsys):
     _, out, _ = run(capsys, "models", "SELayer")
     assert out.splitlines()[0].startswith("SELayer  Scale each channel of x")
-    assert "    arguments: channel, reduction=16, bias=False\n" in out
+    assert "    arguments: channel, reduction=16, bias=False, hidden=None," in out
     _, out, _ = run(capsys, "models", "danet_resnet101")
     assert "    arguments: num_classes=19, layers=(3, 4, 23, 3), deep_stem=False, multi_grid=(4, 8, 16)," in out
     assert "    files: DANet101.pth.tar\n" in out

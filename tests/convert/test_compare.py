@@ -131,6 +131,7 @@ def test_an_error_in_the_statistics_is_found():
     assert "look at momentum" in str(report)
 
 
+@pytest.mark.filterwarnings("ignore:Own. called with train=True, but train=False reached BatchNorm2d")
 @pytest.mark.parametrize("planted", ["dropout", "train"])
 def test_an_error_in_training_mode_is_found(planted):
     report = compare(Own(planted), TorchOwn(), IMAGE, **TRAINED)

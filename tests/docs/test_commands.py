@@ -14,7 +14,8 @@ PAGES = [
     *ROOT.glob("examples/**/*.py"),
     ROOT / "tests" / "mutate.py",
 ]
-NAMED = sorted({name for page in PAGES for name in re.findall(r"python -m ([a-z_]+(?:\.[a-z_]+)+)", page.read_text())})
+COMMAND = re.compile(r"python -m ([a-z_]+(?:\.[a-z_0-9]+)+)")
+NAMED = sorted({name for page in PAGES for name in COMMAND.findall(page.read_text())})
 WITHOUT_OPTIONS = {"docs.tables", "convert.recognition", "tests.catalog.golden.pin"}
 """These write files of the project, whatever their arguments are."""
 

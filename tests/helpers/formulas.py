@@ -205,6 +205,7 @@ def one_step(module, maps, x, place, state, noise, last):
 
 GATES = {
     se.SELayer: gated,
+    se.SqueezeExcitation: gated,
     cbam.ChannelGate: gated,
     cbam.SpatialGate: gated,
     cbam.CBAM: gated,

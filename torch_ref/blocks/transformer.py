@@ -68,11 +68,8 @@ class TransformerEncoderLayer(_Layer):
         def attend(x):
             return self.self_attention(x, pos, src_mask, src_key_padding_mask)
 
-        def feed(x):
-            return self.feedforward(x)
-
         x, weights = self.branch(src, self.norm1, self.dropout1, attend)
-        x, _ = self.branch(x, self.norm2, self.dropout2, feed)
+        x, _ = self.branch(x, self.norm2, self.dropout2, self.feedforward)
         return (x, weights) if attention_weights else x
 
 
@@ -104,12 +101,9 @@ class TransformerDecoderLayer(_Layer):
             padding, mask = memory_key_padding_mask, memory_mask
             return self.multihead_attn(q, k, v, padding, attn_mask=mask)
 
-        def feed(x):
-            return self.feedforward(x)
-
         x, own = self.branch(tgt, self.norm1, self.dropout1, attend)
         x, other = self.branch(x, self.norm2, self.dropout2, look)
-        x, _ = self.branch(x, self.norm3, self.dropout3, feed)
+        x, _ = self.branch(x, self.norm3, self.dropout3, self.feedforward)
         return (x, own, other) if attention_weights else x
 
 
