@@ -10,13 +10,14 @@ from scipy import stats
 
 torch = pytest.importorskip("torch")
 
-from tests.helpers.walk import entry_plan, walk_networks_slowly
+from flax_attn.catalog import CATALOG
+from tests.helpers.walk import FIRST, entries, entry_plan
 from torch_ref.twins import build_twin
 
 ENOUGH, FEW, P = 20_000, 10, 1e-5
 
 
-@walk_networks_slowly
+@entries(CATALOG, slow=lambda entry: entry.slow or FIRST.get(entry.cls) != entry.name)
 def test_fresh_parameters_are_distributed_as_pytorchs(entry):
     module = entry.module()
     mapping = entry_plan(entry)

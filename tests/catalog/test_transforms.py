@@ -10,7 +10,7 @@ from flax import errors, traverse_util
 
 from flax_attn import layers
 from tests.helpers.tolerances import assert_close
-from tests.helpers.walk import walk_blocks, walk_but_slow, walk_first
+from tests.helpers.walk import walk_blocks, walk_first
 
 
 def shapes(entry, module, arrays):
@@ -66,14 +66,14 @@ def test_bfloat16_is_close_to_float32(entry):
     assert_trees_close(half, jax.jit(apply)(variables, inputs), "bfloat16")
 
 
-@walk_but_slow
+@walk_first
 def test_every_parameter_is_created_in_param_dtype(entry):
     module = entry.module(param_dtype=jnp.bfloat16, dtype=jnp.float32)
     inputs = [jnp.zeros(s.shape, s.dtype) for s in entry.structs(module)]
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes(entry, module, inputs))} <= {jnp.dtype(jnp.bfloat16)}
 
 
-@walk_but_slow
+@walk_first
 def test_training_without_mutable_statistics_raises(entry):
     apply, variables, inputs = setup(entry)
     statistics = traverse_util.flatten_dict(variables.get("batch_stats", {}))

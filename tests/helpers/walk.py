@@ -19,13 +19,11 @@ def entries(chosen, slow=lambda entry: entry.slow):
 walk = entries(CATALOG)
 """Every entry, in the plain run but where it says that it is slow."""
 
-walk_networks_slowly = entries(CATALOG, lambda entry: entry in MODELS)
-"""Every entry, the networks in the slow run: their blocks have been through it."""
-
 walk_but_slow = entries([entry for entry in CATALOG if not entry.slow], lambda entry: entry in MODELS)
 """The same without the entries that are slow, for what a smaller entry shows as well."""
 
 FIRST = {entry.cls: entry.name for entry in reversed(BLOCKS)}
+"""The name of the first entry of each class of block."""
 
 walk_first = entries([entry for entry in CATALOG if not entry.slow], lambda entry: FIRST.get(entry.cls) != entry.name)
 """The same, in the plain run only the first entry of each class of block."""
