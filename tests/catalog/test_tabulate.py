@@ -3,10 +3,9 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import pytest
 
 from flax_attn import layers
-from tests.helpers.walk import entry_plan, walk_classes, walk_published
+from tests.helpers.walk import entry_plan, walk_classes
 
 
 def table_of(entry):
@@ -24,12 +23,6 @@ def check_table(entry):
 
 @walk_classes
 def test_every_module_can_be_tabulated(entry):
-    check_table(entry)
-
-
-@pytest.mark.slow
-@walk_published
-def test_every_published_network_can_be_tabulated(entry):
     check_table(entry)
 
 
