@@ -19,6 +19,7 @@ from flax_attn import DETR, Bottleneck, DETRsegm, catalog
 torch = pytest.importorskip("torch")
 
 from tests.helpers.parity import randomise
+from torch_ref.blocks.position import PositionEmbeddingSine
 
 NORM_RELATIVE = 1e-9
 OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
@@ -125,6 +126,24 @@ def hugging_face(kind, backbone):
         return randomised(getattr(transformers, kind)(transformers.DetrConfig(**SMALL, **config)))
 
 
+def with_float32_positions(theirs):
+    """``theirs`` with the positions of DETR's own code, which are float32 in every precision.
+
+    Those of transformers have the precision of the image. The two agree to float32's precision.
+    """
+    (position,) = (m for m in theirs.modules() if type(m).__name__ == "DetrSinePositionEmbedding")
+    sine = PositionEmbeddingSine(position.num_position_features, position.temperature, position.normalize)
+    own = position.forward
+
+    def forward(shape, device, dtype, mask):
+        ours = sine(torch.zeros(0, dtype=dtype), mask == 0)
+        torch.testing.assert_close(own(shape, device, dtype, mask), ours, atol=1e-6, rtol=0)
+        return ours
+
+    position.forward = forward
+    return theirs
+
+
 def detr(kind):
     """The same network of ours."""
     sizes = dict(num_classes=5, num_queries=7, hidden_dim=128, enc_layers=2, dec_layers=2)
@@ -142,7 +161,7 @@ def hub_names(theirs, folder):
 @pytest.mark.parametrize("backbone", ["timm", "transformers"])
 @pytest.mark.parametrize("kind", ["DetrForObjectDetection", "DetrForSegmentation"])
 def test_hugging_faces_detr_gives_our_numbers(kind, backbone, tmp_path):
-    ours, theirs = detr(kind), hugging_face(kind, backbone)
+    ours, theirs = detr(kind), with_float32_positions(hugging_face(kind, backbone))
     x = np.random.default_rng(1).normal(size=(2, 3, 96, 128))
     pixel_mask = np.ones((2, 96, 128), int)
     pixel_mask[1, 70:], pixel_mask[1, :, 90:] = 0, 0
