@@ -105,6 +105,20 @@ MUTATIONS = [
         "tests/catalog/test_parity.py -k InsightSEBasicBlock",
     ),
     Mutation(
+        "a gradient with float32 operands",
+        "flax_attn/layers/module.py",
+        "return _half_product(product, x, y)",
+        "return product(x, y, preferred_element_type=jnp.float32)",
+        "tests/catalog/test_bfloat16.py -k SELayer",
+    ),
+    Mutation(
+        "sine positions that are not rounded",
+        "flax_attn/blocks/position.py",
+        "return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)",
+        "return x",
+        "tests/catalog/test_parity.py -k PositionEmbeddingSine",
+    ),
+    Mutation(
         "a map that is not the gate",
         "flax_attn/blocks/sge.py",
         "return (y, gate) if attention_weights else y",
