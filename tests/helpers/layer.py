@@ -8,12 +8,9 @@ import pytest
 import torch
 
 from convert import plan
+from tests.helpers.layer_cases import normal
 from tests.helpers.parity import randomise
 from tests.helpers.tolerances import assert_close
-
-
-def normal(*shape, dtype="float64", seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def array(*shape, **kwargs):

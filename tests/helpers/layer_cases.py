@@ -5,6 +5,8 @@ An array of each shape goes through both sides in ``tests/layers/test_against_to
 
 import inspect
 
+import numpy as np
+
 from flax_attn import layers
 
 ACTIVATIONS = {
@@ -108,3 +110,7 @@ FIRST = {"BatchNorm": "num_features", "InstanceNorm": "num_features", "Conv": "i
 def arguments(name, kwargs):
     """``kwargs`` with the number of channels, 4, where the layer needs it."""
     return {first: 4 for start, first in FIRST.items() if name.startswith(start)} | kwargs
+
+
+def normal(*shape, dtype="float64", seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from flax_attn import layers
-from tests.helpers.layer import normal
-from tests.helpers.layer_cases import CASES, arguments, public
+from tests.helpers.layer_cases import CASES, arguments, normal, public
 from tests.helpers.tolerances import assert_close
 
 X = normal(2, 5, 6, 4)
