@@ -29,7 +29,11 @@ class Dropout(Module):
         if self.p == 1:
             return jnp.zeros_like(x)
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.p, self.mask_shape(x.shape))
-        return jnp.where(keep, x / (1 - self.p), 0).astype(x.dtype)
+        return self.drop(x, keep).astype(x.dtype)
+
+    def drop(self, x: Array, keep: Array) -> Array:
+        """x with what becomes of the elements that are not kept."""
+        return jnp.where(keep, x / (1 - self.p), 0)
 
     @property
     def follows_train(self) -> bool:
@@ -64,16 +68,10 @@ class AlphaDropout(Dropout):
     zeros.
     """
 
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        x = jnp.asarray(x)
-        if not train or self.p == 0:
-            return x
-        if self.p == 1:
-            return jnp.zeros_like(x)
+    def drop(self, x: Array, keep: Array) -> Array:
         limit = -SELU_ALPHA * SELU_SCALE
         scale = ((limit**2 * self.p + 1) * (1 - self.p)) ** -0.5
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.p, self.mask_shape(x.shape))
-        return (jnp.where(keep, x, limit) * scale - limit * self.p * scale).astype(x.dtype)
+        return jnp.where(keep, x, limit) * scale - limit * self.p * scale
 
 
 class DropPath(Dropout):

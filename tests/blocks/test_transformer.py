@@ -100,9 +100,25 @@ def test_an_image_that_is_all_padding_is_nan_as_in_detr():
 def test_sine_embedding_counts_rows_first_and_ends_at_the_scale():
     mask = jnp.zeros((1, 4, 6), bool)
     embedding = fa.PositionEmbeddingSine(4, normalize=True).apply({}, jnp.zeros((1, 4, 6, 1)), mask)
-    row = 2 * np.pi * np.arange(1, 5) / (4 + 1e-6)
-    np.testing.assert_allclose(embedding[0, :, 0, 0], np.sin(row), atol=1e-6)
-    np.testing.assert_allclose(embedding[0, :, 3, 1], np.cos(row), atol=1e-6)
+    row = np.float32(2 * np.pi) * (np.arange(1, 5, dtype=np.float32) / np.float32(4 + 1e-6))
+    np.testing.assert_allclose(embedding[0, :, 0, 0], np.float32(np.sin(row.astype(float))), atol=1e-12)
+    np.testing.assert_allclose(embedding[0, :, 3, 1], np.float32(np.cos(row.astype(float))), atol=1e-12)
+
+
+def test_sine_embedding_is_upstreams_but_for_the_last_bit_of_a_few_sines():
+    mask = np.zeros((1, 23, 31), bool)
+    mask[:, 18:], mask[:, :, 25:] = True, True
+    ours = fa.PositionEmbeddingSine(128, normalize=True).apply({}, jnp.zeros((1, 23, 31, 3)), jnp.asarray(mask))
+    feature = torch.arange(128, dtype=torch.float32)
+    period = 10000 ** (2 * (feature // 2) / 128)
+    upstream = []
+    for axis in (1, 2):
+        count = torch.tensor(~mask).cumsum(axis, dtype=torch.float32)
+        angle = (count / (count.narrow(axis, -1, 1) + 1e-6) * 2 * np.pi)[..., None] / period
+        upstream += [torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2)]
+    off = np.abs(np.asarray(ours) - torch.cat(upstream, -1).double().numpy())
+    assert off.max() <= 2**-24
+    assert (off > 0).mean() < 0.05
 
 
 def refused(module, *shapes, **arrays):

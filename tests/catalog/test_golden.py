@@ -51,10 +51,12 @@ from flax_attn import (
     SequentialPolarizedSelfAttention,
     SKBottleneck,
     SpatialGroupEnhance,
+    SqueezeExcitation,
     Transformer,
 )
 from flax_attn.blocks.resnet import downsample
 from flax_attn.catalog import Entry, Make
+from flax_attn.layers import BatchNorm2d
 from tests.helpers.walk import entry_plan
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -156,6 +158,16 @@ CASES = {
     "ParallelPolarizedSelfAttention": (ParallelPolarizedSelfAttention, dict(channel=64), (1, 4, 4, 64)),
     "SequentialPolarizedSelfAttention": (SequentialPolarizedSelfAttention, dict(channel=64), (1, 4, 4, 64)),
     "SGE_ea": (SpatialGroupEnhance, dict(groups=8, init_bias=0.0), (1, 4, 4, 64)),
+    "torchvision_SqueezeExcitation": (
+        SqueezeExcitation,
+        dict(input_channels=16, squeeze_channels=4),
+        (1, 4, 4, 16),
+    ),
+    "timm_SEModule_bn": (
+        SqueezeExcitation,
+        dict(input_channels=16, squeeze_channels=4, norm_layer=BatchNorm2d),
+        (1, 4, 4, 16),
+    ),
 }
 RESIDUAL_ATTENTION = {
     "448input.attention_module0": (AttentionModule_stage0, 128, 112),
