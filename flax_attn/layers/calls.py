@@ -51,7 +51,6 @@ def frozen() -> Iterator[None]:
         CALLS.frozen -= 1
 
 
-@functools.cache
 def takes_train(cls: type) -> bool:
     """Whether the call of a module of class ``cls`` has an argument ``train``."""
     return "train" in inspect.signature(cls.__call__).parameters
