@@ -1,9 +1,9 @@
 """The public names, and the file of each. `convert/__init__.py` reads this list, and so do type checkers."""
 
 from .checkpoint import Checkpoint as Checkpoint, load as load, read as read
-from .comparison import compare as compare
+from .comparing.comparison import compare as compare
 from .errors import CheckpointError as CheckpointError
-from .report import ComparisonError as ComparisonError, Report as Report
+from .comparing.report import ComparisonError as ComparisonError, Report as Report
 from .state_dict import (
     MismatchError as MismatchError,
     Plan as Plan,

@@ -12,8 +12,8 @@ import numpy as np
 import safetensors
 
 from convert.errors import RefusedError, damage, name_file, shown
-from convert.pickled import DTYPES, Opaque, Tensor
-from convert.torch_file import MAGIC, TorchFile, map_file, read_legacy, read_zip
+from convert.files.pickled import DTYPES, Opaque, Tensor
+from convert.files.torch_file import MAGIC, TorchFile, map_file, read_legacy, read_zip
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network", "module"),

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from convert.advice import advice, foreign_layers
 from convert.dialects import AUTO, NATIVE, choose, find_dialect
-from convert.pickled import DTYPES
+from convert.files.pickled import DTYPES
 from convert.renaming import Dialect, Read, Translation
 from convert.rules import Axes, dropped, leaf_rule
 from convert.tensors import Lazy, as_numpy

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from convert.checkpoint import read
 from convert.chosen import chosen_model, input_shape, own_modules, random_inputs
-from convert.comparison import compare
+from convert.comparing.comparison import compare
+from convert.comparing.parity import in_eval_mode
+from convert.comparing.report import KINDS, Report, Row, compared
 from convert.dialects import choose
-from convert.parity import in_eval_mode
-from convert.report import KINDS, Report, Row, compared
 from convert.state_dict import Plan
 from flax_attn.catalog import Entry
 from flax_attn.layers import Module

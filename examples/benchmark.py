@@ -18,10 +18,10 @@ from rich.progress import track
 from rich.table import Table
 
 from convert import Plan
-from convert.case import gradients, largest_gradient, outputs
-from convert.parity import Parity
+from convert.comparing.case import gradients, largest_gradient, outputs
+from convert.comparing.parity import Parity
+from convert.comparing.tolerances import difference
 from convert.recognition import entry_plan
-from convert.tolerances import difference
 from flax_attn.catalog import CATALOG, Entry
 
 

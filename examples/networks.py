@@ -36,8 +36,8 @@ from rich.progress import track
 from rich.table import Table
 
 from convert import Plan, demo
-from convert.case import random_state
-from convert.parity import in_eval_mode
+from convert.comparing.case import random_state
+from convert.comparing.parity import in_eval_mode
 from convert.recognition import entry_plan
 from flax_attn.catalog import PUBLISHED, Published
 from torch_ref.twins import build_twin

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from convert.checkpoint import load
+from convert.comparing.tolerances import TOLERANCE, absolute_difference
 from convert.state_dict import from_torch
-from convert.tolerances import TOLERANCE, absolute_difference
 from flax_attn.models.digits_net import DigitsNet
 
 FOLDER = Path(__file__).parent

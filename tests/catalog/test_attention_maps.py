@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import flax_attn
-from convert.parity import random_state, to_nchw
+from convert.comparing.parity import random_state, to_nchw
 from flax_attn import blocks
 from flax_attn.blocks.attention import MultiheadAttention
 from flax_attn.catalog import CATALOG, channels_last

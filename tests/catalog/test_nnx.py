@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from convert.parity import share_dropout
+from convert.comparing.parity import share_dropout
 from flax_attn import NONLocalBlock2D, SELayer, from_nnx, to_nnx
 from flax_attn.catalog import CATALOG
 from flax_attn.catalog.blocks import BLOCKS

@@ -6,9 +6,9 @@ Without torch, PyTorch's numbers are those of an earlier run; see ``tests.helper
 import numpy as np
 import pytest
 
-from convert.case import outputs
-from convert.parity import Parity
-from convert.report import compared
+from convert.comparing.case import outputs
+from convert.comparing.parity import Parity
+from convert.comparing.report import compared
 from tests.helpers.references import torch_steps
 from tests.helpers.walk import entry_plan, walk, walk_blocks, walk_but_slow
 

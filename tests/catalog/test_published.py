@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from convert import module_of, save
-from convert.case import random_state
-from convert.parity import in_eval_mode
+from convert.comparing.case import random_state
+from convert.comparing.parity import in_eval_mode
 from flax_attn.catalog import CATALOG, PUBLISHED, arguments
 from tests.helpers.walk import entry_plan, walk_published
 

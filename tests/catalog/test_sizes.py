@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from convert.case import random_state
-from convert.parity import flax_outputs, torch_outputs
+from convert.comparing.case import random_state
+from convert.comparing.parity import flax_outputs, torch_outputs
 from flax_attn.catalog import CATALOG, IMAGE
 from tests.helpers.tolerances import assert_close
 from tests.helpers.walk import entry_plan

@@ -27,8 +27,8 @@ from flax import traverse_util
 
 from convert import CheckpointError, load, read, restore, save
 from convert.checkpoint import SAFETENSORS, WRAPPERS
-from convert.pickled import DTYPES
-from convert.torch_file import MAGIC
+from convert.files.pickled import DTYPES
+from convert.files.torch_file import MAGIC
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 NUMBERS = np.arange(6, dtype=np.float32)

@@ -172,7 +172,7 @@ def test_verify_compares_with_the_twin(capsys, monkeypatch):
     status, out, _ = run(capsys, "verify", DIGITS, "--model", "DigitsNet")
     assert status == 0
     assert out.count("ok") == 2
-    monkeypatch.setitem(__import__("convert.tolerances").tolerances.TOLERANCE, "float64", 0.0)
+    monkeypatch.setitem(__import__("convert.comparing.tolerances").tolerances.TOLERANCE, "float64", 0.0)
     status, out, _ = run(capsys, "verify", DIGITS, "--model", "DigitsNet")
     assert status == 1
     assert "OUTSIDE" in out

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from convert import ComparisonError, MismatchError, compare
-from convert.report import Report, Row, hints
+from convert.comparing.report import Report, Row, hints
 from flax_attn import MultiheadAttention, SELayer, layers
 from torch_ref.blocks.se import SELayer as TorchSELayer
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from convert.case import random_array
+from convert.comparing.case import random_array
 
 
 def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.case import Step
-from convert.parity import Parity
+from convert.comparing.case import Step
+from convert.comparing.parity import Parity
 
 VARIABLE = "FLAX_ATTN_REFERENCES"
 TORCH = importlib.util.find_spec("torch") is not None

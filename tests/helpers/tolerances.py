@@ -1,6 +1,6 @@
-"""Asserts that two results are equal within ``convert.tolerances``, the one table."""
+"""Asserts that two results are equal within ``convert.comparing.tolerances``, the one table."""
 
-from convert.tolerances import TOLERANCE, difference
+from convert.comparing.tolerances import TOLERANCE, difference
 
 
 def assert_close(got, expected, dtype="float64", what="result", scale=0.0):

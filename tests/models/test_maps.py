@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from convert.parity import random_state
+from convert.comparing.parity import random_state
 from flax_attn import MultiheadAttention, NONLocalBlock2D, ScaledDotProductAttention, SELayer, attention_maps
 from flax_attn.catalog import CATALOG
 from flax_attn.layers import Conv2d

@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from convert.case import Case, Step, rate
+from convert.comparing.case import Case, Step, rate
 from convert.state_dict import Variables
 from flax_attn.catalog import channels_first, channels_last
 

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from convert.case import Case, Step, random_state
-from convert.dropouts import share_dropout, torch_mask
-from convert.sides import FlaxSide, TorchSide
+from convert.comparing.case import Case, Step, random_state
+from convert.comparing.dropouts import share_dropout, torch_mask
+from convert.comparing.sides import FlaxSide, TorchSide
 from convert.state_dict import Plan, Variables
 from flax_attn import layers
 from flax_attn.catalog import Entry, channels_first, channels_last

@@ -6,13 +6,13 @@ from importlib import import_module
 
 import numpy as np
 
-from convert.case import Case, Step
-from convert.dropouts import factor
-from convert.layerwise import first_difference
-from convert.pairing import Pair, fits, is_float
-from convert.report import Row, compared
-from convert.sides import TorchSide
-from convert.tolerances import TOLERANCE, difference
+from convert.comparing.case import Case, Step
+from convert.comparing.dropouts import factor
+from convert.comparing.layerwise import first_difference
+from convert.comparing.pairing import Pair, fits, is_float
+from convert.comparing.report import Row, compared
+from convert.comparing.sides import TorchSide
+from convert.comparing.tolerances import TOLERANCE, difference
 
 NUDGE = 1e-9
 """How far parameters move when it is asked whether gradients jump."""

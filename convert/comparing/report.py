@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.case import Step, gradients, largest_gradient, outputs
-from convert.tolerances import TOLERANCE, absolute_difference, difference
+from convert.comparing.case import Step, gradients, largest_gradient, outputs
+from convert.comparing.tolerances import TOLERANCE, absolute_difference, difference
 
 LINES = 12
 """How many rows ``str(report)`` shows at most."""
@@ -23,7 +23,7 @@ class Row:
         name: what is compared: "eval: output", "step 1: gradient of fc.weight", "step 2: bn.running_mean".
         kind: "outputs", "gradients" or "statistics".
         absolute: the largest difference of two numbers; infinite where the shapes differ.
-        relative: what ``allowed`` bounds; see ``convert.tolerances.difference``.
+        relative: what ``allowed`` bounds; see ``convert.comparing.tolerances.difference``.
     """
 
     dtype: str
@@ -119,7 +119,7 @@ def compared(
 
     Args:
         phase: what the names begin with.
-        rounding: by kind, the difference that is allowed where it is more than ``convert.tolerances`` allows.
+        rounding: by kind, the difference that is allowed where it is more than ``convert.comparing.tolerances`` allows.
     """
     scale = largest_gradient(theirs)
     rows = []

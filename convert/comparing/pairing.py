@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.case import Case
+from convert.comparing.case import Case
 from convert.state_dict import MismatchError, Plan
 from flax_attn.catalog import IMAGE, PLAIN
 

@@ -10,12 +10,12 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from convert.case import Case, Step, random_state
-from convert.diagnosis import findings, movements, remarks
-from convert.dropouts import factor, scale_dropout
-from convert.pairing import Layouts, Pair, precision, shared_parameters
-from convert.report import Report, Row, compared, roundings
-from convert.sides import FlaxSide, TorchSide
+from convert.comparing.case import Case, Step, random_state
+from convert.comparing.diagnosis import findings, movements, remarks
+from convert.comparing.dropouts import factor, scale_dropout
+from convert.comparing.pairing import Layouts, Pair, precision, shared_parameters
+from convert.comparing.report import Report, Row, compared, roundings
+from convert.comparing.sides import FlaxSide, TorchSide
 from convert.state_dict import plan
 
 ROUNDINGS = 10
@@ -42,7 +42,7 @@ def compare(
     Compared are, in float64 and in float32: all outputs, the gradients of every floating point input and of every
     parameter, and the running statistics; first in eval mode, then in ``train_steps`` steps of gradient descent in
     training mode. Outputs that are no floats must be equal. In float32, ten times PyTorch's own rounding error is
-    allowed where that is more than the table in ``convert.tolerances``.
+    allowed where that is more than the table in ``convert.comparing.tolerances``.
 
     All parameters and statistics are random unless ``variables`` or ``state_dict`` gives them: many blocks do nothing
     with their own initialization. In training mode, every dropout multiplies with a constant on both sides.

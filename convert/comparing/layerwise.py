@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from convert.case import Case
-from convert.pairing import Pair, fits, precision
+from convert.comparing.case import Case
+from convert.comparing.pairing import Pair, fits, precision
+from convert.comparing.tolerances import TOLERANCE, difference
 from convert.state_dict import Variables
-from convert.tolerances import TOLERANCE, difference
 from flax_attn.catalog import channels_last
 
 Calls = dict[str, list[list[Any]]]

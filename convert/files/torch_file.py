@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from convert.errors import DamagedError, RefusedError, damage, shown
-from convert.pickled import Storage, Tensor
-from convert.pickles import Machine
+from convert.files.pickled import Storage, Tensor
+from convert.files.pickles import Machine
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

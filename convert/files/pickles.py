@@ -1,7 +1,7 @@
 """Reads the pickles of ``torch.save`` as plain data: no class or function named in one is imported or called.
 
 ``pickletools`` splits a pickle into opcodes, and the stack machine below knows the few opcodes that a state dict needs.
-``convert/pickled.py`` says which classes and functions a pickle may mention, and what stands for each.
+``convert/files/pickled.py`` says which classes and functions a pickle may mention, and what stands for each.
 """
 
 import pickletools
@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from convert.errors import DamagedError, RefusedError, damage
-from convert.pickled import INT64, STORAGES, Name, Opaque, Storage, UnlistedError, call, checked_key, listed_name
+from convert.files.pickled import INT64, STORAGES, Name, Opaque, Storage, UnlistedError, call, checked_key, listed_name
 
 
 def _opcodes(stream: Any) -> Iterator[tuple[str, Any]]:
