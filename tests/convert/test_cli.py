@@ -11,7 +11,7 @@ import pytest
 
 from convert import demo, from_torch, load, module_of, restore, save
 from convert.__main__ import main, parser
-from convert.chosen import chosen_model
+from convert.commands.chosen import chosen_model
 from flax_attn import CATALOG, PUBLISHED, Bottleneck, DigitsNet, ResNet, SELayer
 from flax_attn.catalog import second_names
 from flax_attn.layers import FrozenBatchNorm2d

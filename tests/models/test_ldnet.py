@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from convert.__main__ import REFUSED, main
+from convert.__main__ import main
+from convert.commands.terminal import REFUSED
 from flax_attn.models import ldnet
 from tests.catalog.test_golden import GOLDEN
 from tests.helpers.layer import array, channels_first, channels_last, check_refusal, check_values, normal, trace

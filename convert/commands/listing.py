@@ -1,5 +1,6 @@
 """The list of the models and the published networks, as ``flax-attn-convert models [WORD]`` prints it."""
 
+import argparse
 import re
 import textwrap
 from collections.abc import Callable
@@ -8,12 +9,26 @@ from fnmatch import fnmatchcase
 from inspect import Parameter
 from typing import Any
 
+from convert.commands.terminal import Terminal
 from flax_attn.catalog import CATALOG, PUBLISHED, arguments, close_names, paper, second_names
 from flax_attn.layers import Module
 
 WIDTH, COLUMN = 100, 25
 FEW = 12
 """Up to so many models are listed with their arguments, their paper and their published files."""
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``models``."""
+    filtering = "list only models with WORD in their name, a file or the title of the paper; * is a wildcard"
+    command.add_argument("word", nargs="?", default="", metavar="WORD", help=filtering)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """List the models and the published networks that a checkpoint can be converted for."""
+    for line in listing(options.word):
+        terminal.out.print(line, markup=False, soft_wrap=True)
+    return 0
 
 
 @dataclass(frozen=True)

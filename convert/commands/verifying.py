@@ -9,7 +9,9 @@ import numpy as np
 from rich.table import Table
 
 from convert.checkpoint import read
-from convert.chosen import chosen_model, input_shape, own_modules, random_inputs
+from convert.commands.chosen import chosen_model, input_shape, own_modules, random_inputs
+from convert.commands.options import add_file, add_model
+from convert.commands.terminal import OUTSIDE, Terminal
 from convert.comparing.comparison import compare
 from convert.comparing.parity import in_eval_mode
 from convert.comparing.report import KINDS, Report, Row, compared
@@ -17,6 +19,44 @@ from convert.dialects import choose
 from convert.state_dict import Plan
 from flax_attn.catalog import Entry
 from flax_attn.layers import Module
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of ``verify``."""
+    add_file(command)
+    add_model(command, required=True)
+    command.add_argument("--seed", type=int, default=0, help="the seed of the random input (default: 0)")
+    command.add_argument(
+        "--torch",
+        metavar="CLASS",
+        help="your PyTorch class, as package.module:Class, importable from the current directory; --model is your Flax "
+        "class then, and --arg goes to both",
+    )
+    command.add_argument(
+        "--input",
+        type=input_shape,
+        action="append",
+        default=[],
+        metavar="SHAPE",
+        help="with --torch: the shape of an input, channels last, such as 2,33,29,3; 2,7:10 stands for integers below "
+        "10; may be given several times",
+    )
+    command.add_argument(
+        "--layouts",
+        type=lambda text: text.split(","),
+        metavar="NAMES",
+        help="with --torch: image or plain for each input, such as image,plain; see convert.compare",
+    )
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Run a checkpoint in Flax and in PyTorch on the same random input, and compare the results."""
+    with terminal.progress(f"running {options.file} on both sides"):
+        report = report_of(options)
+    terminal.out.print(table_of(report.rows))
+    if not report.ok:
+        terminal.say(str(report))
+    return 0 if report.ok else OUTSIDE
 
 
 def compare_with_twin(
@@ -94,29 +134,3 @@ def table_of(rows: Sequence[Row]) -> Table:
             numbers = (f"{absolute:.2e}", f"{worst.relative:.2e}", f"{worst.allowed:.0e}")
             table.add_row(dtype, *numbers, verdict, kind)
     return table
-
-
-def add_options(command: argparse.ArgumentParser) -> None:
-    """Add the options that only ``verify`` has."""
-    command.add_argument("--seed", type=int, default=0, help="the seed of the random input (default: 0)")
-    command.add_argument(
-        "--torch",
-        metavar="CLASS",
-        help="your PyTorch class, as package.module:Class, importable from the current directory; --model is your Flax "
-        "class then, and --arg goes to both",
-    )
-    command.add_argument(
-        "--input",
-        type=input_shape,
-        action="append",
-        default=[],
-        metavar="SHAPE",
-        help="with --torch: the shape of an input, channels last, such as 2,33,29,3; 2,7:10 stands for integers below "
-        "10; may be given several times",
-    )
-    command.add_argument(
-        "--layouts",
-        type=lambda text: text.split(","),
-        metavar="NAMES",
-        help="with --torch: image or plain for each input, such as image,plain; see convert.compare",
-    )

@@ -1,0 +1,50 @@
+"""The options that several commands have."""
+
+import argparse
+import ast
+from pathlib import Path
+from typing import Any
+
+from convert.dialects import AUTO, DIALECTS, NATIVE
+
+
+def add_file(command: argparse.ArgumentParser) -> None:
+    """Add the checkpoint file to a command, and the options that say where in it the state dict is."""
+    command.add_argument("file", type=Path, help="the checkpoint: a .pth, .pt, .pkl, .tar or .safetensors file")
+    command.add_argument("--wrapper", help="the key, or keys joined by dots, under which the file has the state dict")
+    command.add_argument("--prefix", help="read only the keys that begin with this text, and remove it from them")
+    strict = "refuse a file whose pickle names a class or function that no state dict needs"
+    command.add_argument("--strict-pickle", action="store_true", help=strict)
+
+
+def add_model(command: argparse.ArgumentParser, required: bool) -> None:
+    """Add the options that say which model the file is for."""
+    default = "" if required else " (default: the one published network that the file fits)"
+    command.add_argument("--model", required=required, help=f"the model, by its name in the list of `models`{default}")
+    command.add_argument(
+        "--dialect",
+        choices=[AUTO, NATIVE, *(dialect.name for dialect in DIALECTS)],
+        default=AUTO,
+        metavar="NAME",
+        help=f"the code whose names the keys are: {AUTO} (the default) finds it out from the keys, {NATIVE} stands for "
+        "the names that this package uses; one of %(choices)s",
+    )
+    command.add_argument(
+        "--arg",
+        type=key_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the model, as `models` lists it; may be given several times",
+    )
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """``planes=64`` -> ("planes", 64). A value that is no Python literal stays a string."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected name=value, got {text!r}")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value
