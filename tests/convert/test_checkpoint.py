@@ -105,7 +105,7 @@ def test_what_else_torch_writes_is_read_as_inert(tmp_path, protocol):
         with nothing_runs():
             got = read(path)
         assert (got.wrapper, got.beside) == ("state_dict", (*extras, "counts"))
-            assert got.extras["history"].tolist() == [1, 1, 1]
+        assert got.extras["history"].tolist() == [1, 1, 1]
         for key, x in net.state_dict().items():
             assert bits(got.arrays[key]) == bits(x.numpy())
 
