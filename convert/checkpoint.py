@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 
 from convert.errors import CheckpointError, RefusedError, name_file
 from convert.files import tree
@@ -15,7 +16,8 @@ from convert.files.arrays import lazy_array
 from convert.files.modules import is_module
 from convert.files.pickled import Tensor
 from convert.files.plain import plain
-from convert.files.safetensors_file import SafetensorsFile, read_safetensors
+from convert.files.safetensors_file import SAFETENSORS as SAFETENSORS
+from convert.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
 from convert.files.source import Source
 from convert.files.torch_file import MAGIC, TorchFile, read_legacy, read_pickle, read_zip
 from convert.prefixes import cleaned
@@ -131,7 +133,7 @@ def _opened(
     with name_file(path, "could not be read"):
         head = _head(path)
         source = Source(path)
-        if head[4:9] == b"\0\0\0\0{":
+        if is_safetensors(head):
             return _from_safetensors(read_safetensors(source), wrapper, prefix, lazy)
         if head.startswith(b"PK\3\4"):
             return _from_torch(read_zip(source, strict_pickle), wrapper, prefix, lazy)
@@ -208,3 +210,9 @@ def _from_safetensors(file: SafetensorsFile, wrapper: str | None, prefix: str | 
     arrays = {name: file.arrays[key] for key, name in names.items()}
     made = arrays if lazy else {key: array.make() for key, array in arrays.items()}
     return Checkpoint(made, "safetensors", prefix=removed, metadata=file.metadata)
+
+
+def check_safetensors(path: Path) -> None:
+    """Raise SafetensorError if the header of a safetensors file does not fit the file."""
+    with safetensors.safe_open(path, framework="numpy"):
+        pass

@@ -65,7 +65,8 @@ def _parts(state: dict, scripted: bool) -> tuple[Iterator[tuple[str, Any]], Iter
         return tensors, ((key, value) for key, value in named if is_module(value))
     hidden = state.get("_non_persistent_buffers_set")
     hidden = [name for name in hidden if type(name) is str] if type(hidden) is list else []
-    buffers = state.get("_buffers") if type(state.get("_buffers")) is dict else {}
+    buffers = state.get("_buffers")
+    buffers = buffers if type(buffers) is dict else {}
     own = {**state["_parameters"], **{key: value for key, value in buffers.items() if key not in hidden}}
     named_tensors = ((key, value) for key, value in own.items() if type(key) is str and value is not None)
     return named_tensors, ((key, child) for key, child in state["_modules"].items() if type(key) is str)

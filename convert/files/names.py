@@ -1,4 +1,4 @@
-"""What is known of the names of classes and functions in a pickle: which are usual, and which run code in pickle.load."""
+"""What is known of the names of classes and functions in a pickle: which are usual, and which run code."""
 
 from convert.errors import RefusedError, shown
 from convert.files.pickled import DTYPES, STORAGES

@@ -86,6 +86,9 @@ class Machine:
         del self.stack[start:]
         return items
 
+    def drop_mark(self) -> None:
+        self.pop_mark()
+
     def drop(self) -> None:
         if self.marks and self.marks[-1] == len(self.stack):
             self.marks.pop()
@@ -94,14 +97,15 @@ class Machine:
 
     def top(self) -> Any:
         """The last value, which stays on the stack."""
-        (last,) = self.pop(1)
+        last = self.pop(1)[0]
         self.stack.append(last)
         return last
 
     def extend(self, items: list) -> None:
         target = self.top()
         if type(target) is Inert:
-            target.items = target = [] if target.items is None else target.items
+            target.items = [] if target.items is None else target.items
+            target = target.items
         if type(target) is not list:
             raise RefusedError(f"refuses to change a value of class {type(target).__name__}")
         target.extend(items)
@@ -109,7 +113,8 @@ class Machine:
     def update(self, items: list) -> None:
         target = self.top()
         if type(target) is Inert:
-            target.entries = target = {} if target.entries is None else target.entries
+            target.entries = {} if target.entries is None else target.entries
+            target = target.entries
         if type(target) is not dict:
             raise RefusedError(f"refuses to change a value of class {type(target).__name__}")
         target.update(self.pairs(items))
@@ -153,7 +158,7 @@ class Machine:
     def instance(self, dotted: str) -> None:
         arguments = tuple(self.pop_mark())
         self.name(dotted)
-        self.call(*self.pop(1), arguments)
+        self.call(self.pop(1)[0], arguments)
 
     def marked_call(self) -> None:
         function, *arguments = self.pop_mark() or [None]
@@ -166,9 +171,13 @@ class Machine:
     def storage(self) -> None:
         """Read ("storage", class, key, location, count), in old files with None or (view key, start, count) behind.
 
-        A reference of another kind, or to a storage of unknown numbers, becomes an inert object.
+        Old files have ("module", class, file, source code) in place of a class. A reference of another kind, or to a
+        storage of unknown numbers, becomes an inert object.
         """
         (entry,) = self.pop(1)
+        if type(entry) is tuple and len(entry) == 4 and type(entry[1]) is Name:
+            self.push(entry[1])
+            return
         if type(entry) is not tuple or len(entry) not in (5, 6) or type(entry[1]) is not Name:
             self.push(Inert("persistent reference", entry))
             return
@@ -210,7 +219,7 @@ OPCODES: dict[str, Callable[[Machine, Any], None]] = {
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "POP": lambda machine, _: machine.drop(),
-    "POP_MARK": lambda machine, _: machine.pop_mark() and None,
+    "POP_MARK": lambda machine, _: machine.drop_mark(),
     "DUP": lambda machine, _: machine.push(machine.top()),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
     "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
@@ -234,5 +243,6 @@ OPCODES: dict[str, Callable[[Machine, Any], None]] = {
     "OBJ": lambda machine, _: machine.marked_call(),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda machine, code: machine.name(f"copyreg.extension_{code}")),
     "PERSID": lambda machine, text: machine.push(Inert("persistent reference", text)),
+    "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.storage(),
 }

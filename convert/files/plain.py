@@ -90,7 +90,8 @@ class _Plain:
         return self.later(Inert(value.name, reason=value.reason), value)
 
     def key(self, key: Any) -> Any:
-        """A key as plain data: a string, a number, or a tuple of these."""
+        """A key as a string, a number, a tuple of these, or an inert object."""
         if type(key) is tuple:
             return tuple(self.key(part) for part in key)
-        return key.dotted if type(key) is Name else repr(key) if type(key) is Inert else key
+        converted = self.one(key)
+        return converted if type(converted) not in (list, dict, np.ndarray) else Inert(key.name)

@@ -26,9 +26,10 @@ import safetensors.numpy
 from flax import traverse_util
 
 from convert import CheckpointError, load, read, restore, save
-from convert.checkpoint import SAFETENSORS, WRAPPERS
+from convert.checkpoint import SAFETENSORS
 from convert.files.pickled import DTYPES
 from convert.files.torch_file import MAGIC
+from convert.files.tree import WRAPPERS
 from tests.helpers.handmade import (
     NUMBERS,
     STATE,
@@ -375,7 +376,7 @@ def test_nothing_in_a_file_runs(tmp_path, monkeypatch, write, evil, word):
         sentences = [sentence for dotted, sentence in checkpoint.names.items() if word in dotted]
         assert sentences
         assert all(sentence.startswith("pickle.load would run code") for sentence in sentences)
-        with nothing_runs(), pytest.raises(CheckpointError, match="refuses .*, which is not on the list"):
+        with nothing_runs(), pytest.raises(CheckpointError, match=r"refuses .*, which is not on the list"):
             read(path, strict_pickle=True)
     refused(write(tmp_path / "x.pth", evil), "expected")
     refused(write(tmp_path / "x.pth", mapping(state_dict=evil)), "expected")
