@@ -1,6 +1,5 @@
 """Reads checkpoint files, of ``torch.save`` and safetensors, without PyTorch and without running anything in them."""
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,9 +10,12 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from convert.errors import RefusedError, damage, name_file, shown
-from convert.files.pickled import DTYPES, Opaque, Tensor
-from convert.files.torch_file import MAGIC, TorchFile, map_file, read_legacy, read_zip
+from convert.errors import RefusedError, name_file, shown
+from convert.files.pickled import Opaque, Tensor
+from convert.files.safetensors_file import SAFETENSORS as SAFETENSORS
+from convert.files.safetensors_file import is_safetensors, read_safetensors
+from convert.files.source import Source
+from convert.files.torch_file import MAGIC, TorchFile, read_legacy, read_zip
 
 WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network", "module"),
@@ -38,15 +40,6 @@ KINDS = {
     b"\x80": "a pickle that torch.save did not write",
 }
 """What files of other kinds begin with."""
-
-SAFETENSORS = (
-    dict(BOOL="bool", I8="int8", I16="int16", I32="int32", I64="int64")
-    | dict(U8="uint8", U16="uint16", U32="uint32", U64="uint64")
-    | dict(F16="float16", F32="float32", F64="float64", BF16="bfloat16", C64="complex64")
-    | dict(F8_E4M3="float8_e4m3fn", F8_E5M2="float8_e5m2", F8_E8M0="float8_e8m0fnu")
-    | dict(F8_E4M3FNUZ="float8_e4m3fnuz", F8_E5M2FNUZ="float8_e5m2fnuz")
-)
-"""The numpy names of the dtypes of safetensors."""
 
 FORMAT = "flax_attn"
 """The format that the metadata of our own files name."""
@@ -94,12 +87,12 @@ def read(path: str | os.PathLike, wrapper: str | None = None) -> Checkpoint:
     path = Path(path)
     with name_file(path, "could not be read"):
         head = _head(path)
-        if head[4:9] == b"\0\0\0\0{":
+        if is_safetensors(head):
             return _from_safetensors(path, wrapper)
         if head.startswith(b"PK\3\4"):
-            return _from_torch(read_zip(path), wrapper)
+            return _from_torch(read_zip(Source(path)), wrapper)
         if MAGIC.to_bytes(10, "little") in head[:32]:
-            return _from_torch(read_legacy(path), wrapper)
+            return _from_torch(read_legacy(Source(path)), wrapper)
         raise RefusedError(f"expected a file of torch.save or safetensors, got {_kind(head)}")
 
 
@@ -139,7 +132,7 @@ def _from_torch(file: TorchFile, wrapper: str | None) -> Checkpoint:
     tensors = _tensors(file.tree, trail)
     prefix = _common_prefix(tensors)
     return Checkpoint(
-        arrays={key.removeprefix(prefix): file.array(tensor) for key, tensor in tensors.items()},
+        arrays=file.arrays({key.removeprefix(prefix): tensor for key, tensor in tensors.items()}),
         format=file.format,
         wrapper=".".join(trail) or None,
         prefix=prefix,
@@ -198,6 +191,7 @@ def _entries(tree: dict) -> str:
 def _common_prefix(keys: Iterable[str]) -> str:
     """The longest chain of ``PREFIXES`` with which every key begins."""
     prefix = ""
+    keys = tuple(keys) or ("",)
     while longer := [prefix + more for more in PREFIXES if all(key.startswith(prefix + more) for key in keys)]:
         prefix = longer[0]
     return prefix
@@ -206,31 +200,13 @@ def _common_prefix(keys: Iterable[str]) -> str:
 def _from_safetensors(path: Path, wrapper: str | None = None) -> Checkpoint:
     if wrapper is not None:
         raise RefusedError("expected a file of torch.save, because a wrapper was chosen, got a safetensors file")
-    with damage(safetensors.SafetensorError):
-        check_safetensors(path)
-    raw = np.frombuffer(map_file(path), np.uint8)
-    end = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    with damage(ValueError, RecursionError):
-        header = json.loads(raw[8:end].tobytes())
-    metadata = header.pop("__metadata__", None) or {}
-    arrays = {key: _array(raw[end:], entry) for key, entry in header.items()}
-    prefix = "" if metadata.get("format") == FORMAT else _common_prefix(arrays)
-    arrays = {key.removeprefix(prefix): array for key, array in arrays.items()}
-    return Checkpoint(arrays, "safetensors", prefix=prefix, metadata=metadata)
+    file = read_safetensors(Source(path))
+    prefix = "" if file.metadata.get("format") == FORMAT else _common_prefix(file.arrays)
+    arrays = {key.removeprefix(prefix): lazy.make() for key, lazy in file.arrays.items()}
+    return Checkpoint(arrays, "safetensors", prefix=prefix, metadata=file.metadata)
 
 
 def check_safetensors(path: Path) -> None:
     """Raise SafetensorError if the header of a safetensors file does not fit the file."""
     with safetensors.safe_open(path, framework="numpy"):
         pass
-
-
-def _array(data: np.ndarray, entry: Any) -> np.ndarray:
-    """The array that ``entry`` of the header describes. Its values were checked when the file was opened."""
-    if type(entry) is not dict:
-        raise RefusedError("expected a header that describes each array by a dict, got another")
-    if entry["dtype"] not in SAFETENSORS:
-        raise RefusedError(f"expected dtypes that numpy or ml_dtypes has, got {shown(entry['dtype'])}")
-    start, stop = entry["data_offsets"]
-    with damage(ValueError, OverflowError):
-        return data[start:stop].view(DTYPES[f"torch.{SAFETENSORS[entry['dtype']]}"]).reshape(entry["shape"])

