@@ -1,8 +1,9 @@
 """Reads checkpoint files, of ``torch.save`` and safetensors, without PyTorch and without running anything in them."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ KINDS = {
     b"version https://git-lfs": "a Git LFS pointer to a file that was not fetched",
 }
 """What files of other kinds begin with."""
+
+CONSTANTS = "constants"
+"""The wrapper under which the tensors of a frozen TorchScript archive are found. They are called "0", "1" and so on."""
 
 FORMAT = "flax_attn"
 """The format that the metadata of our own files name."""
@@ -165,8 +169,10 @@ def _kind(head: bytes) -> str:
 
 
 def _from_torch(file: TorchFile, wrapper: str | None, prefix: str | None, lazy: bool) -> Checkpoint:
-    trail = tree.best_trail(file.tree) if wrapper is None else tree.trail_of(file.tree, wrapper)
-    found = tree.state_dicts(file.tree)
+    if wrapper == CONSTANTS and file.constants:
+        file, wrapper = replace(file.constants, tree={CONSTANTS: dict(enumerate(file.constants.tree))}), CONSTANTS
+    search = tree.Search(file.tree)
+    trail, found = search.best() if wrapper is None else tree.trail_of(file.tree, wrapper), search.all()
     if trail is None:
         several = ", ".join(tree.spelled(each) for each in [*found][:8])
         remedy = f"pass one of these as wrapper: {several}" if several else "it holds no dict of tensors"
@@ -184,8 +190,34 @@ def _from_torch(file: TorchFile, wrapper: str | None, prefix: str | None, lazy: 
         wrappers={tree.spelled(each): count for each, count in found.items()},
         whole=value.name if is_module(value) else "",
         names=file.names,
-        _extras=lambda: plain(rest, lambda tensor: file.lazy(tensor).make()),
+        _extras=lambda: _plain(file, rest),
     )
+
+
+def _plain(file: TorchFile, rest: dict[Any, Any]) -> dict[str, Any]:
+    """What lies beside the state dict, as plain values."""
+    budget = _Budget(file)
+
+    def array(weight: Any) -> np.ndarray:
+        made = _lazy(file, "", weight)
+        count = weight.reach if type(weight) is Tensor else math.prod(made.shape)
+        budget.take(count * made.dtype.itemsize)
+        return made.make()
+
+    with name_file(file.source.path, "could not be read"):
+        return plain(rest, array)
+
+
+class _Budget:
+    """How many bytes of arrays a file can have. A pickle can mention the same bytes in a thousand arrays."""
+
+    def __init__(self, file: TorchFile):
+        self.left = 4 * file.source.size + (64 << 20)
+
+    def take(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise RefusedError("expected arrays of about the size of the file, got far larger ones")
 
 
 def _arrays(file: TorchFile, weights: Mapping[str, Any], lazy: bool) -> dict[str, Any]:
@@ -193,7 +225,13 @@ def _arrays(file: TorchFile, weights: Mapping[str, Any], lazy: bool) -> dict[str
     if lazy:
         return {key: _lazy(file, key, weight) for key, weight in weights.items()}
     stored = file.arrays({key: weight for key, weight in weights.items() if type(weight) is Tensor})
-    return {key: stored[key] if key in stored else _lazy(file, key, weight).make() for key, weight in weights.items()}
+    budget, made = _Budget(file), dict[int, np.ndarray]()
+    for key, weight in weights.items():
+        if key not in stored and id(weight) not in made:
+            one = _lazy(file, key, weight)
+            budget.take(math.prod(one.shape) * one.dtype.itemsize)
+            made[id(weight)] = one.make()
+    return {key: stored[key] if key in stored else made[id(weight)] for key, weight in weights.items()}
 
 
 def _lazy(file: TorchFile, key: str, weight: Any) -> Lazy:

@@ -1,17 +1,28 @@
 """The state dict of a whole module: the pickle holds the parameters, buffers and children of each module as data."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from convert.errors import RefusedError
+from convert.errors import RefusedError, shown
 from convert.files.names import SCRIPT
 from convert.files.pickled import Inert, Tensor
 
-CHILDREN, DEEPEST = 100_000, 100
-"""How many modules a module may have inside, and how deep. A pickle can hold a module that contains itself."""
+CHILDREN, DEEPEST, LONGEST = 100_000, 100, 4096
+"""How many modules a module may have inside, how deep, and under how long a key.
+
+A pickle can hold a module that contains itself, or that contains another one many times over.
+"""
 
 PARTS = ("_parameters", "_modules")
 """What the state of every torch.nn.Module has."""
+
+
+@dataclass
+class Budget:
+    """How many modules may be looked into."""
+
+    left: int = CHILDREN
 
 
 def is_module(value: Any) -> bool:
@@ -19,7 +30,7 @@ def is_module(value: Any) -> bool:
     return _attributes(value) is not None
 
 
-def state_dict(module: Inert) -> dict[str, Any]:
+def state_dict(module: Inert, budget: Budget | None = None) -> dict[str, Any]:
     """What ``module.state_dict()`` would give, in the same order; without extra state and non-persistent buffers.
 
     A TorchScript archive does not tell which buffers are persistent: all tensors are in its state dict.
@@ -27,18 +38,20 @@ def state_dict(module: Inert) -> dict[str, Any]:
     Raises:
         RefusedError: if the modules are nested too deep, or are too many.
     """
+    budget = budget or Budget()
     found: dict[str, Any] = {}
     waiting = [("", module, 0)]
-    for _ in range(CHILDREN):
-        if not waiting:
-            return found
+    while waiting:
         prefix, value, depth = waiting.pop()
-        if depth > DEEPEST:
-            raise RefusedError(f"expected modules nested at most {DEEPEST} deep, got a deeper one at {prefix[:40]}")
+        budget.left -= 1
+        if depth > DEEPEST or len(prefix) > LONGEST:
+            raise RefusedError(f"expected modules nested at most {DEEPEST} deep, got deeper ones at {shown(prefix)}")
+        if budget.left < 0:
+            raise RefusedError(f"expected a module of at most {CHILDREN} modules, got more")
         tensors, children = _parts(_attributes(value) or {}, scripted=value.name.startswith(SCRIPT))
         found |= {prefix + key: entry for key, entry in tensors}
         waiting += reversed([(f"{prefix}{key}.", child, depth + 1) for key, child in children if is_module(child)])
-    raise RefusedError(f"expected a module of at most {CHILDREN} modules, got more")
+    return found
 
 
 def _attributes(value: Any) -> dict | None:

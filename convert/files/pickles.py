@@ -13,7 +13,7 @@ from convert.files.calls import Keys, call
 from convert.files.names import danger, require_usual, usual
 from convert.files.pickled import INT64, STORAGES, Inert, Name, Storage
 
-OPCODES_AT_MOST = 3_000_000
+OPCODES_AT_MOST = 1_500_000
 HUGE = 4096
 """How many bits an integer has at most. A larger one is kept as an inert object: Python is slow to print it."""
 

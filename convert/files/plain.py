@@ -6,17 +6,20 @@ from typing import Any
 import numpy as np
 
 from convert.errors import RefusedError
-from convert.files.arrays import as_bytes, is_array, is_scalar, lazy_array, scalar
+from convert.files.arrays import as_bytes, is_array, is_scalar, scalar
 from convert.files.pickled import Inert, Name, Tensor
 
 NAMESPACES = ("argparse.Namespace", "types.SimpleNamespace", "simplenamespace.SimpleNamespace")
 PATHS = ("PurePath", "PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath", "Path")
 
 
-def plain(tree: Any, array: Callable[[Tensor], np.ndarray]) -> Any:
-    """``tree`` of numbers, strings, dicts and lists; tensors become numpy arrays, and tuples and sets become lists.
+def plain(tree: Any, array: Callable[[Any], np.ndarray]) -> Any:
+    """``tree`` of numbers, strings, dicts and lists; tuples and sets become lists.
 
     An object of an unknown class stays an ``Inert`` object, whose arguments, state and contents are plain values.
+
+    Args:
+        array: the numpy array for a tensor or for a numpy array of the file.
     """
     return _Plain(array).convert(tree)
 
@@ -24,7 +27,7 @@ def plain(tree: Any, array: Callable[[Tensor], np.ndarray]) -> Any:
 class _Plain:
     """Converts each object once, and without recursion: a pickle can nest lists a million deep, and in themselves."""
 
-    def __init__(self, array: Callable[[Tensor], np.ndarray]):
+    def __init__(self, array: Callable[[Any], np.ndarray]):
         self.array = array
         self.done: dict[int, Any] = {}
         self.waiting: list[tuple[Any, Any]] = []
@@ -72,7 +75,7 @@ class _Plain:
         last = value.name.rpartition(".")[2]
         try:
             if is_array(value):
-                return scalar(value) if is_scalar(value) else lazy_array(value).make()
+                return scalar(value) if is_scalar(value) else self.array(value)
             if value.name == "_codecs.encode":
                 return as_bytes(value)
         except RefusedError:

@@ -8,6 +8,7 @@ from typing import Any
 from convert.errors import RefusedError, shown
 from convert.files import modules
 from convert.files.arrays import is_array, is_scalar
+from convert.files.names import SCRIPT
 from convert.files.pickled import Inert, Tensor
 
 WRAPPERS = (
@@ -43,50 +44,83 @@ def entries(value: Any) -> Mapping[Any, Any] | None:
     return value.entries if type(value) is Inert else value if type(value) is dict else None
 
 
-def holds_tensors(value: Any) -> bool:
-    """Whether ``value`` stands for a dict with tensors in it, or for a whole module."""
-    if modules.is_module(value):
-        return True
-    found = None if type(value) in (list, tuple) else entries(value)
-    return found is not None and any(map(is_tensor, found.values()))
+class Search:
+    """Looks for state dicts in ``tree``. Each container is looked into once: a pickle can hold one a thousand times."""
+
+    def __init__(self, tree: Any):
+        self.tree = tree
+        self.known: dict[int, bool] = {}
+        self.trails: dict[tuple[int, int], Trail | None] = {}
+
+    def holds_tensors(self, value: Any) -> bool:
+        """Whether ``value`` stands for a dict with tensors in it, or for a whole module."""
+        if id(value) not in self.known:
+            inside = None if type(value) in (list, tuple) else entries(value)
+            tensors = inside is not None and any(map(is_tensor, inside.values()))
+            self.known[id(value)] = tensors or modules.is_module(value)
+        return self.known[id(value)]
+
+    def all(self) -> dict[Trail, int]:
+        """The trail to every dict with tensors and every whole module, and how many tensors are in it.
+
+        Containers in lists, and those with keys that are no strings, as in the state of an optimizer, are left out.
+        """
+        found: dict[Trail, int] = {}
+        counts: dict[int, int] = {}
+        seen: set[int] = set()
+        budget = modules.Budget()
+        waiting: list[tuple[Trail, Any]] = [((), self.tree)] if type(self.tree) in (dict, Inert) else []
+        for trail, value in waiting:
+            if self.holds_tensors(value):
+                if id(value) not in counts:
+                    counts[id(value)] = _count(value, budget)
+                found[trail] = counts[id(value)]
+            deeper = entries(value) if len(trail) < DEEPEST and id(value) not in seen else None
+            seen.add(id(value))
+            left = MOST - len(waiting)
+            inner = ((key, value) for key, value in (deeper or {}).items() if type(value) in (dict, Inert))
+            waiting += islice((((*trail, key), value) for key, value in inner if type(key) is str), max(left, 0))
+        return {trail: count for trail, count in found.items() if count}
+
+    def best(self) -> Trail | None:
+        """The trail to the state dict; None if there is none, or if nothing tells which of several it is."""
+        return self._best(self.tree, 3)
+
+    def _best(self, value: Any, depth: int) -> Trail | None:
+        """``_found``, once for each container and depth."""
+        key = id(value), depth
+        if key not in self.trails:
+            self.trails[key] = self._found(value, depth)
+        return self.trails[key]
+
+    def _found(self, value: Any, depth: int) -> Trail | None:
+        """First come ``WRAPPERS``, then ``value`` itself, then its only entry with tensors.
+
+        ``depth`` limits the number of wrappers, because a pickle can contain itself.
+        """
+        if modules.is_module(value):
+            return ()
+        inside = None if type(value) in (list, tuple) else entries(value)
+        if inside is None:
+            return None
+        for name in WRAPPERS if depth else ():
+            below = self._best(inside.get(name), depth - 1)
+            if below is not None:
+                return (name, *below)
+        if self.holds_tensors(value):
+            return ()
+        only = list(islice((key for key, entry in inside.items() if self.holds_tensors(entry)), 2))
+        return (only[0],) if len(only) == 1 and type(only[0]) is str else None
 
 
-def state_dicts(tree: Any) -> dict[Trail, int]:
-    """The trail to every dict with tensors and every whole module, and how many tensors are in it.
-
-    Containers in lists, and those with keys that are no strings, as in the state of an optimizer, are left out.
-    """
-    found: dict[Trail, int] = {}
-    waiting: list[tuple[Trail, Any]] = [((), tree)]
-    for trail, value in waiting:
-        if holds_tensors(value):
-            inside = modules.state_dict(value) if modules.is_module(value) else entries(value) or {}
-            found[trail] = sum(map(is_tensor, inside.values()))
-        deeper = entries(value) if type(value) in (dict, Inert) and len(trail) < DEEPEST else None
-        for key, inner in (deeper or {}).items():
-            if type(key) is str and type(inner) in (dict, Inert) and len(waiting) < MOST:
-                waiting.append(((*trail, key), inner))
-    return found
-
-
-def best_trail(tree: Any, depth: int = 3) -> Trail | None:
-    """The trail to the state dict: the first of ``WRAPPERS`` that leads to one, the tree itself, its only such entry.
-
-    ``depth`` limits the number of wrappers, because a pickle can contain itself.
-    """
-    if modules.is_module(tree):
-        return ()
-    inside = None if type(tree) in (list, tuple) else entries(tree)
-    if inside is None:
-        return None
-    for name in WRAPPERS if depth else ():
-        below = best_trail(inside.get(name), depth - 1)
-        if below is not None:
-            return (name, *below)
-    if holds_tensors(tree):
-        return ()
-    only = [key for key, value in inside.items() if holds_tensors(value)]
-    return (only[0],) if len(only) == 1 and type(only[0]) is str else None
+def _count(value: Any, budget: modules.Budget) -> int:
+    """How many tensors are in a dict or a whole module; 0 if they are too many to be counted."""
+    if not modules.is_module(value):
+        return sum(map(is_tensor, (entries(value) or {}).values()))
+    try:
+        return sum(map(is_tensor, modules.state_dict(value, budget).values()))
+    except RefusedError:
+        return 0
 
 
 def trail_of(tree: Any, wrapper: str) -> Trail:
@@ -129,7 +163,9 @@ def split(value: Any, where: str) -> tuple[dict[str, Any], dict[Any, Any]]:
     inside = modules.state_dict(value) if modules.is_module(value) else None if is_tensor(value) else entries(value)
     if inside is None or not any(map(is_tensor, inside.values())):
         under = f" under {shown(where)}" if where else ""
-        raise RefusedError(f"expected a dict of tensors{under}, got {described(value)}")
+        frozen = getattr(value, "name", "").startswith(SCRIPT)
+        why = ", without parameters: torch.jit.freeze moves them into constants" if frozen else ""
+        raise RefusedError(f"expected a dict of tensors{under}, got {described(value)}{why}")
     found = {key: entry for key, entry in inside.items() if str(key).rpartition(".")[2] not in IGNORED}
     odd = {key: entry for key, entry in found.items() if type(key) is not str and is_tensor(entry)}
     if odd:

@@ -2,12 +2,15 @@
 
 import argparse
 import collections
+import contextlib
 import datetime
 import enum
 import functools
 import pathlib
 import pickle
 import sys
+import time
+import tracemalloc
 import types
 
 import numpy as np
@@ -15,6 +18,7 @@ import pytest
 
 from convert import CheckpointError, load, read
 from convert.files.pickled import Inert
+from convert.files.tree import WRAPPERS
 from tests.helpers.handmade import STATE, bits, call, mapping, name, nothing_runs, refused, tensor, value, write_zip
 
 torch = pytest.importorskip("torch")
@@ -390,3 +394,74 @@ def test_modules_nested_without_end_are_refused(tmp_path):
         twice = b"}(" + value("a") + b"h" + bytes([i]) + value("b") + b"h" + bytes([i]) + b"u"
         doubled += b"q" + bytes([i]) + b"0" + module(twice)
     refused(write_zip(tmp_path / "x.pth", doubled), "expected a module of at most")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_frozen_torchscript_has_lost_its_names(tmp_path):
+    module = net().eval()
+    torch.jit.freeze(torch.jit.script(module)).save(tmp_path / "x.pt")
+    refused(tmp_path / "x.pt", "torch.jit.freeze moves them into constants")
+    got = read(tmp_path / "x.pt", "constants")
+    assert [x.shape for x in got.arrays.values()] == [(4, 3, 1, 1), (4,)]
+    assert (got.wrapper, got.format) == ("constants", "TorchScript archive")
+
+
+BOMBS = {
+    "one array in many names": lambda: mapping(
+        **{f"k{i}": (value(np.ones(50_000)) + b"q\xff" if i == 0 else b"h\xff") for i in range(3000)}
+    ),
+    "the same bytes in many arrays": lambda: (
+        mapping(a=value(b"x" * 400_000) + b"q\xff0N")[:-1]
+        + b"".join(value(f"k{i}") + b"".join(BUFFER) for i in range(2000))
+        + b"u"
+    ),
+    "wrappers in wrappers": lambda: (
+        b"}q\xff("
+        + b"".join(value(key) + b"h\xff" for key in WRAPPERS)
+        + b"".join(value(i) + b"N" for i in range(100_000))
+        + b"u"
+    ),
+    "one dict in many names": lambda: (
+        b"}("
+        + b"".join(value(f"a{i}") + b"N" for i in range(20_000))
+        + b"uq\xff0}("
+        + b"".join(value(f"b{i}") + b"h\xff" for i in range(20_000))
+        + b"u"
+    ),
+    "keys of one hash": lambda: b"}(" + b"".join(value(i << 44) + b"N" for i in range(1, 20_000)) + b"u",
+    "floats as keys": lambda: b"}(" + b"".join(value(i + 0.5) + b"N" for i in range(30_000)) + b"u",
+    "a long name": lambda: mapping(**{"module." * 60_000: tensor(), "x": tensor()}),
+    "many opcodes": lambda: b"N0" * 2_000_000 + STATE,
+    "a long key in a deep module": lambda: long_keys(),
+}
+BUFFER = [
+    name("numpy.core.numeric._frombuffer"),
+    b"(h\xff",
+    call("numpy.dtype", value("f4")),
+    value((100_000,)) + value("C") + b"tR",
+]
+
+
+def long_keys():
+    key = value("x" * 100_000) + b"q\xfe0"
+    inside = b"}"
+    for _ in range(90):
+        inside = (
+            call("project.Net") + b"}(" + value("_parameters") + b"}" + value("_modules") + b"}h\xfe" + inside + b"sub"
+        )
+    return key + inside
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_bombs_cost_little_time_and_memory(tmp_path, kind):
+    path = write_zip(tmp_path / "x.pth", BOMBS[kind]())
+    tracemalloc.start()
+    started = time.perf_counter()
+    try:
+        with nothing_runs(), contextlib.suppress(CheckpointError):
+            assert read(path).extras is not None
+        taken = time.perf_counter() - started
+        assert tracemalloc.get_traced_memory()[1] < 20 * path.stat().st_size + 100_000_000
+    finally:
+        tracemalloc.stop()
+    assert taken < 20
