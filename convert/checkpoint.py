@@ -1,86 +1,23 @@
-"""Reads checkpoint files, of ``torch.save`` and safetensors, without PyTorch and without running anything in them."""
+"""Reads checkpoints, of ``torch.save`` and safetensors, without PyTorch and without running anything in them."""
 
-import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
 
 from convert.errors import CheckpointError, RefusedError, name_file, shown
-from convert.files import tree
-from convert.files.arrays import lazy_array
-from convert.files.modules import is_module
-from convert.files.pickled import Tensor
-from convert.files.plain import plain
+from convert.files.folders import checkpoint_in, is_index, require_whole, shards
+from convert.files.hub import is_remote, local_copy
+from convert.files.opening import Checkpoint as Checkpoint
+from convert.files.opening import Opened, open_file
 from convert.files.safetensors_file import SAFETENSORS as SAFETENSORS
-from convert.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
-from convert.files.source import Source
-from convert.files.torch_file import MAGIC, TorchFile, read_legacy, read_pickle, read_zip
 from convert.prefixes import cleaned
-from convert.tensors import Lazy
-
-KINDS = {
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89PNG": "a PNG image",
-    b"\x93NUMPY": "a NumPy array file",
-    b"\x89HDF": "an HDF5 file, as Keras writes",
-    b"\x1f\x8b": "a gzip file",
-    b"<": "a web page",
-    b"version https://git-lfs": "a Git LFS pointer to a file that was not fetched",
-}
-"""What files of other kinds begin with."""
-
-CONSTANTS = "constants"
-"""The wrapper under which the tensors of a frozen TorchScript archive are found. They are called "0", "1" and so on."""
 
 FORMAT = "flax_attn"
 """The format that the metadata of our own files name."""
-
-
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """What a checkpoint file holds.
-
-    Args:
-        arrays: the state dict. The arrays that ``read`` gives are the caller's own.
-        format: "zip pickle", "legacy pickle", "pickle", "TorchScript archive" or "safetensors".
-        wrapper: the key, or keys joined by dots, under which the state dict was found; None where it was not wrapped.
-        prefix: what every key began with ("module."). The keys of ``arrays`` are without it.
-        metadata: the text entries of a safetensors file.
-        beside: the keys of what else the file holds, such as "epoch".
-        wrappers: every state dict in the file, by the keys that lead to it, joined by dots: how many tensors it has.
-        whole: the class of the module, where the file holds a whole module in place of a state dict.
-        names: the classes and functions named in the pickle that no state dict needs. The text is a sentence if
-            ``pickle.load`` would run code with this name, else it is empty.
-    """
-
-    arrays: Mapping[str, Any]
-    format: str
-    wrapper: str | None = None
-    prefix: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    beside: tuple[str, ...] = ()
-    wrappers: Mapping[str, int] = field(default_factory=dict)
-    whole: str = ""
-    names: Mapping[str, str] = field(default_factory=dict)
-    _extras: Callable[[], dict[str, Any]] = field(default=dict, repr=False)
-
-    @cached_property
-    def extras(self) -> dict[str, Any]:
-        """What lies beside the state dict: numbers, strings, lists, dicts, and numpy arrays in place of tensors.
-
-        An object of a class that is not plain data is an inert object: its ``name``, ``arguments`` and ``state`` are
-        what the file says of it. The file is read when this is asked for.
-
-        Raises:
-            CheckpointError: if the file changed since it was opened.
-        """
-        return self._extras()
 
 
 def load(
@@ -98,6 +35,9 @@ def read(
 ) -> Checkpoint:
     """Read a state dict from a file of ``torch.save`` or safetensors. The content decides which it is, not the name.
 
+    Also read are checkpoints in several files, by their index or folder, as Hugging Face writes them, and those on
+    its Hub: "hf://owner/name" or "hf://owner/name/file" (needs ``huggingface_hub``).
+
     Whole modules and TorchScript archives are read too: their pickles hold the parameters as data. No class or
     function that a pickle names is imported, and nothing in a file is run.
 
@@ -113,7 +53,7 @@ def read(
             or has tensors without plain numbers, such as sparse and quantized ones; if the file changes while it is
             read.
     """
-    return _opened(path, wrapper, prefix, strict_pickle, lazy=False)
+    return _read(path, wrapper, prefix, strict_pickle, lazy=False)
 
 
 def scan(
@@ -123,133 +63,52 @@ def scan(
 
     ``make`` raises a CheckpointError if the file changed in the meantime.
     """
-    return _opened(path, wrapper, prefix, strict_pickle, lazy=True)
+    return _read(path, wrapper, prefix, strict_pickle, lazy=True)
 
 
-def _opened(
+def _read(
     path: str | os.PathLike, wrapper: str | None, prefix: str | None, strict_pickle: bool, lazy: bool
 ) -> Checkpoint:
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path):
+        raise CheckpointError(f"expected the path of a checkpoint file, got {path!r:.80}")
     for name, text in {"wrapper": wrapper, "prefix": prefix}.items():
         if text is not None and not isinstance(text, str):
             raise CheckpointError(f"{path}: expected {name} to be a string such as 'state_dict', got {text!r:.80}")
-    path = Path(path)
     with name_file(path, "could not be read"):
-        head = _head(path)
-        source = Source(path)
-        if is_safetensors(head):
-            return _from_safetensors(read_safetensors(source), wrapper, prefix, lazy)
-        if head.startswith(b"PK\3\4"):
-            return _from_torch(read_zip(source, strict_pickle), wrapper, prefix, lazy)
-        if MAGIC.to_bytes(10, "little") in head[:32]:
-            return _from_torch(read_legacy(source, strict_pickle), wrapper, prefix, lazy)
-        if head[:1] == b"\x80":
-            return _from_torch(read_pickle(source, strict_pickle), wrapper, prefix, lazy)
-        raise RefusedError(f"expected a file of torch.save or safetensors, got {_kind(head)}")
+        opened = _opened(path, wrapper, strict_pickle)
+        about = opened.about
+        own = about.metadata.get("format") == FORMAT and prefix is None
+        names, removed = ({key: key for key in about.arrays}, "") if own else cleaned(about.arrays, prefix)
+        lazies = {name: about.arrays[key] for key, name in names.items()}
+        return replace(about, arrays=lazies if lazy else opened.make(names), prefix=removed)
 
 
-def _head(path: Path) -> bytes:
-    if path.is_dir():
-        raise RefusedError("expected a file, got a folder")
-    if path.exists() and not path.is_file():
-        raise RefusedError("expected a file, got a device or pipe")
-    with open(path, "rb") as file:
-        return file.read(512)
+def _opened(path: str | os.PathLike, wrapper: str | None, strict: bool) -> Opened:
+    place = local_copy(path) if is_remote(path) else Path(path)
+    if place.is_dir():
+        place = checkpoint_in(place)
+    require_whole(place)
+    return _joined(place, wrapper, strict) if is_index(place) else open_file(place, wrapper, strict)
 
 
-def _kind(head: bytes) -> str:
-    """What kind of file begins with ``head``."""
-    if not head:
-        return "an empty file"
-    for start, kind in KINDS.items():
-        if head.lstrip().startswith(start):
-            return kind
-    if head[257:262] == b"ustar":
-        return "a tar archive, as the first releases of PyTorch wrote"
-    return "a text file" if head.isascii() and b"\0" not in head else "something unknown"
+def _joined(index: Path, wrapper: str | None, strict: bool) -> Opened:
+    """A checkpoint in several files, as one."""
+    parts = {keys: open_file(place, wrapper, strict) for place, keys in shards(index).items()}
+    lost = [key for keys, part in parts.items() for key in keys if key not in part.about.arrays]
+    if lost:
+        listed = ", ".join(map(shown, lost[:8])) + f" and {len(lost) - 8} more" * (len(lost) > 8)
+        raise RefusedError(f"expected every key of the index in the file that it names, did not find {listed}")
+    arrays = {key: part.about.arrays[key] for keys, part in parts.items() for key in keys}
+    names = {name: sentence for part in parts.values() for name, sentence in part.about.names.items()}
 
+    def make(wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
+        made: dict[str, np.ndarray] = {}
+        for keys, part in parts.items():
+            made |= part.make({key: wanted[key] for key in keys if key in wanted})
+        return {name: made[name] for name in wanted.values()}
 
-def _from_torch(file: TorchFile, wrapper: str | None, prefix: str | None, lazy: bool) -> Checkpoint:
-    if wrapper == CONSTANTS and file.constants:
-        file, wrapper = replace(file.constants, tree={CONSTANTS: dict(enumerate(file.constants.tree))}), CONSTANTS
-    search = tree.Search(file.tree)
-    trail, found = search.best() if wrapper is None else tree.trail_of(file.tree, wrapper), search.all()
-    if trail is None:
-        several = ", ".join(tree.spelled(each) for each in [*found][:8])
-        remedy = f"pass one of these as wrapper: {several}" if several else "it holds no dict of tensors"
-        raise RefusedError(f"expected a state dict, got {tree.described(file.tree)}; {remedy}")
-    value = tree.at(file.tree, trail)
-    weights, beside = tree.split(value, tree.spelled(trail))
-    names, removed = cleaned(weights, prefix)
-    rest = tree.without(file.tree, trail, beside) if trail or beside else {}
-    return Checkpoint(
-        arrays=_arrays(file, {name: weights[key] for key, name in names.items()}, lazy),
-        format=file.format,
-        wrapper=tree.spelled(trail) or None,
-        prefix=removed,
-        beside=tuple(map(str, rest)),
-        wrappers={tree.spelled(each): count for each, count in found.items()},
-        whole=value.name if is_module(value) else "",
-        names=file.names,
-        _extras=lambda: _plain(file, rest),
-    )
-
-
-def _plain(file: TorchFile, rest: dict[Any, Any]) -> dict[str, Any]:
-    """What lies beside the state dict, as plain values."""
-    budget = _Budget(file)
-
-    def array(weight: Any) -> np.ndarray:
-        made = _lazy(file, "", weight)
-        count = weight.reach if type(weight) is Tensor else math.prod(made.shape)
-        budget.take(count * made.dtype.itemsize)
-        return made.make()
-
-    with name_file(file.source.path, "could not be read"):
-        return plain(rest, array)
-
-
-class _Budget:
-    """How many bytes of arrays a file can have. A pickle can mention the same bytes in a thousand arrays."""
-
-    def __init__(self, file: TorchFile):
-        self.left = 4 * file.source.size + (64 << 20)
-
-    def take(self, count: int) -> None:
-        self.left -= count
-        if self.left < 0:
-            raise RefusedError("expected arrays of about the size of the file, got far larger ones")
-
-
-def _arrays(file: TorchFile, weights: Mapping[str, Any], lazy: bool) -> dict[str, Any]:
-    """The weights as ``Lazy`` arrays, or as arrays that are read now."""
-    if lazy:
-        return {key: _lazy(file, key, weight) for key, weight in weights.items()}
-    stored = file.arrays({key: weight for key, weight in weights.items() if type(weight) is Tensor})
-    budget, made = _Budget(file), dict[int, np.ndarray]()
-    for key, weight in weights.items():
-        if key not in stored and id(weight) not in made:
-            one = _lazy(file, key, weight)
-            budget.take(math.prod(one.shape) * one.dtype.itemsize)
-            made[id(weight)] = one.make()
-    return {key: stored[key] if key in stored else made[id(weight)] for key, weight in weights.items()}
-
-
-def _lazy(file: TorchFile, key: str, weight: Any) -> Lazy:
-    try:
-        return file.lazy(weight) if type(weight) is Tensor else lazy_array(weight)
-    except RefusedError as error:
-        raise RefusedError(f"{error}; that is at {shown(key)}") from error
-
-
-def _from_safetensors(file: SafetensorsFile, wrapper: str | None, prefix: str | None, lazy: bool) -> Checkpoint:
-    if wrapper is not None:
-        raise RefusedError("expected a file of torch.save, because a wrapper was chosen, got a safetensors file")
-    names, removed = cleaned(file.arrays, prefix)
-    if file.metadata.get("format") == FORMAT and prefix is None:
-        names, removed = {key: key for key in file.arrays}, ""
-    arrays = {name: file.arrays[key] for key, name in names.items()}
-    made = arrays if lazy else {key: array.make() for key, array in arrays.items()}
-    return Checkpoint(made, "safetensors", prefix=removed, metadata=file.metadata)
+    kind = next(iter(parts.values())).about.format
+    return Opened(Checkpoint(arrays, f"{len(parts)} files, {kind}", names=names), make)
 
 
 def check_safetensors(path: Path) -> None:
