@@ -52,13 +52,16 @@ def _instead(name: str, rank: int) -> str:
     return f"flax.linen.{name} does not have the keys of PyTorch's layers; {remedy}"
 
 
-def missing_collections(expected: Iterable[Path], found: Iterable[Path]) -> str:
-    """What to do where a whole collection of variables, such as the running statistics, is missing."""
+def variables_advice(expected: Mapping[Path, Shape], found: Mapping[Path, Shape]) -> str:
+    """The likely cause where the leaves ``found`` are not those that are ``expected``; empty where none is known."""
     lost = sorted({path[0] for path in expected} - {path[0] for path in found})
-    known = [path[0] for path in found]
-    if not lost or not known:
-        return ""
-    return f"the variables have no {' and no '.join(lost)}; pass all collections, as module.init returns them"
+    if found and lost:
+        return f"the variables have no {' and no '.join(lost)}; pass all collections, as module.init returns them"
+    if found and all(found.get(path, ())[1:] == shape for path, shape in expected.items() if shape or path in found):
+        first = {shape[:1] for shape in found.values()}
+        if len(first) == 1:
+            return "each leaf has one more axis in front, as on several devices; pass jax.tree.map(lambda x: x[0], ...)"
+    return ""
 
 
 def advice(
@@ -93,9 +96,8 @@ def advice(
     if not wrong:
         return ""
     turned = () if missing or surplus else moved()
-    return next((text for shapes, text in turned if shapes == found), "") or _layout(
-        wrong[0], expected, found, stored=stored
-    )
+    known = next((text for shapes, text in turned if shapes == found), "")
+    return known or _layout(wrong[0], expected, found, stored=stored)
 
 
 def _plain_list(missing: Sequence[str], surplus: Iterable[str]) -> str:

@@ -1,6 +1,9 @@
 """The error that lists every difference between a module and the numbers that it is given."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+Name = TypeVar("Name")
 
 
 class MismatchError(ValueError):
@@ -42,17 +45,13 @@ def refuse(problems: Sequence[str], summary: str, hint: str = "") -> None:
 
 
 def shape_differences(
-    expected: Mapping[str, tuple], found: Mapping[str, tuple], labels: Mapping[str, str] | None = None
+    expected: Mapping[Name, tuple], found: Mapping[Name, tuple], labels: Mapping[Name, str]
 ) -> list[str]:
-    """A line for each name that is missing (-), left over (+) or of another shape (~). ``labels`` replace the names."""
-
-    def label(name: str) -> str:
-        return labels[name] if labels else name
-
-    missing = [f"- {label(k)}: expected shape {expected[k]}, found nothing" for k in expected if k not in found]
-    surplus = [f"+ {label(k)}: found shape {found[k]}, expected nothing" for k in found if k not in expected]
+    """A line for each name that is missing (-), left over (+) or of another shape (~), with the labels of the names."""
+    missing = [f"- {labels[k]}: expected shape {expected[k]}, found nothing" for k in expected if k not in found]
+    surplus = [f"+ {labels[k]}: found shape {found[k]}, expected nothing" for k in found if k not in expected]
     wrong = [
-        f"~ {label(k)}: expected shape {shape}, found {found[k]}"
+        f"~ {labels[k]}: expected shape {shape}, found {found[k]}"
         for k, shape in expected.items()
         if k in found and found[k] != shape
     ]

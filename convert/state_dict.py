@@ -11,7 +11,7 @@ import flax.linen as nn
 import numpy as np
 from flax import traverse_util
 
-from convert.advice import Shapes, advice, missing_collections
+from convert.advice import Shapes, advice, variables_advice
 from convert.arguments import require_module, state_dict_of, variables_of
 from convert.checkpoint import Checkpoint
 from convert.dialects import NATIVE, find_dialect
@@ -23,7 +23,7 @@ from convert.planning import REFUSALS, Path, Row, channels_first, channels_moved
 from convert.precision import HalfPrecisionWarning, Precision, half_precision, is_floating
 from convert.quantized import quantized_hint
 from convert.tensors import Lazy, as_numpy, owned, same_bits
-from convert.values import dtype_of, trouble
+from convert.values import numpy_dtype, trouble
 from flax_attn.layers.calls import frozen, takes_train
 
 Variables = dict[str, Any]
@@ -118,22 +118,21 @@ class Plan:
         spoken = None if dialect in (None, NATIVE) else find_dialect(dialect)
         expected = {r.path: r.shape for r in self.rows}
         flat = traverse_util.flatten_dict(dict(variables_of(variables, list(expected))))
-        names = {path: "/".join(map(str, path)) for path in (*flat, *expected)}
         useless = {path: text for path, leaf in flat.items() if (text := trouble(leaf))}
-        shapes = {names[path]: tuple(np.shape(leaf)) for path, leaf in flat.items() if path not in useless}
-        problems = shape_differences({names[p]: s for p, s in expected.items() if p not in useless}, shapes)
+        shapes = {path: tuple(leaf.shape) for path, leaf in flat.items() if path not in useless}
+        wanted = {path: shape for path, shape in expected.items() if path not in useless}
+        names = {path: "/".join(map(str, path)) for path in (*flat, *expected)}
+        problems = shape_differences(wanted, shapes, names)
         problems += [f"! {names[path]}: expected an array of numbers, found {text}" for path, text in useless.items()]
-        refuse(problems, f"the variables do not fit {self.module}", missing_collections(expected, flat))
-        state = {r.key: in_torch_layout(flat[r.path], r) for r in self.rows}
-        state |= {key: in_torch_layout(flat[r.path], r) for key, r in self.aliases.items()}
+        refuse(problems, f"the variables do not fit {self.module}", variables_advice(expected, shapes))
+        pairs = [(r.key, r) for r in self.rows] + [*self.aliases.items()]
+        state = {key: in_torch_layout(flat[r.path], r) for key, r in pairs}
         return owned(spoken.write({k: as_numpy(v) for k, v in state.items()}) if spoken else state)
 
 
 def in_flax_layout(value: Any, row: Row, precision: Precision) -> Lazy:
     """``value`` with its axes in Flax's order and its dtype as ``precision`` asks, where possible without a copy."""
-    found = dtype_of(value)
-    native = np.dtype("O") if found is None else found.newbyteorder("=")
-    dtype = precision.stored(native, row.statistic)
+    dtype = precision.stored(numpy_dtype(value).newbyteorder("="), row.statistic)
 
     def make() -> np.ndarray:
         array = as_numpy(value).transpose(row.axes)

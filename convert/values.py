@@ -15,12 +15,16 @@ KINDS = {"O": "Python objects", "U": "strings", "S": "bytes", "T": "strings", "M
 """What numpy's arrays hold that are no numbers, by the kind of their dtype."""
 
 
+def numpy_dtype(value: Any) -> np.dtype:
+    """The numpy dtype of an array of any library. TypeError if numpy has no such dtype."""
+    return np.dtype(DTYPES.get(str(value.dtype), value.dtype))
+
+
 def dtype_of(value: Any) -> np.dtype | None:
     """The numpy dtype of an array of any library; None if numpy has no such dtype, or ``value`` is no array."""
-    dtype = getattr(value, "dtype", None)
     try:
-        return None if dtype is None else np.dtype(DTYPES.get(str(dtype), dtype))
-    except TypeError:
+        return numpy_dtype(value)
+    except (AttributeError, TypeError):
         return None
 
 
