@@ -57,10 +57,9 @@ def variables_advice(expected: Mapping[Path, Shape], found: Mapping[Path, Shape]
     lost = sorted({path[0] for path in expected} - {path[0] for path in found})
     if found and lost:
         return f"the variables have no {' and no '.join(lost)}; pass all collections, as module.init returns them"
-    if found and all(found.get(path, ())[1:] == shape for path, shape in expected.items() if shape or path in found):
-        first = {shape[:1] for shape in found.values()}
-        if len(first) == 1:
-            return "each leaf has one more axis in front, as on several devices; pass jax.tree.map(lambda x: x[0], ...)"
+    copies = {shape[0] for shape in found.values() if shape}
+    if len(copies) == 1 and found == {path: (*copies, *shape) for path, shape in expected.items()}:
+        return "each leaf has one more axis, as on several devices; pass jax.tree.map(lambda x: x[0], variables)"
     return ""
 
 

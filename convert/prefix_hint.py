@@ -47,6 +47,7 @@ def _exchanged(expected: Shapes, found: Shapes, direct: int) -> str:
     ours, theirs = (_common(keys) if keys else "" for keys in (expected, found))
     if not (ours and theirs):
         return ""
+    ours, theirs = _without_common_end(ours, theirs)
     count = sum(ours + key.removeprefix(theirs) in expected for key in found)
     if count <= direct or 2 * count <= len(expected):
         return ""
@@ -85,6 +86,13 @@ def _cuts(keys: Iterable[str], longest: int) -> Iterator[tuple[str, str, str]]:
             if len(key) - end <= longest:
                 yield key, key[:end], key[end:]
             end = key.find(".", end) + 1
+
+
+def _without_common_end(a: str, b: str) -> tuple[str, str]:
+    """Two prefixes without the last parts that they have in common; the first part of each stays."""
+    while a.count(".") > 1 < b.count(".") and a.split(".")[-2] == b.split(".")[-2]:
+        a, b = (prefix[: prefix.rfind(".", 0, -1) + 1] for prefix in (a, b))
+    return a, b
 
 
 def _common(keys: Iterable[str]) -> str:

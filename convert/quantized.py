@@ -12,7 +12,6 @@ LIBRARIES = {
     "SCB": "bitsandbytes",
     "absmax": "bitsandbytes",
     "quant_map": "bitsandbytes",
-    "_packed_params": "torch.ao.quantization",
 }
 """Who writes state dicts with such keys, by the last part of the key."""
 
@@ -32,12 +31,18 @@ def quantized_hint(given: Mapping[str, Any], expected: Iterable[str]) -> str:
         only = " if not key.endswith(('scale', 'zero_point'))" if left else ""
         call = f"value.dequantize() if value.is_quantized else value for key, value in state_dict.items(){only}"
         return f"the tensors are quantized; pass {{key: {call}}}"
+    packed = next((key for key in given if key.endswith("._packed_params")), None)
+    if packed is not None:
+        return (
+            f"the weights are packed by torch.ao.quantization; unpack those of each layer with weight, bias = "
+            f"state_dict[{packed!r}] and weight.dequantize(), or pass the state_dict of the float model"
+        )
     libraries = {LIBRARIES[last] for key in given if (last := key.rpartition(".")[2]) in LIBRARIES and key not in known}
     if libraries:
         who = " or ".join(sorted(libraries))
         return f"the weights are quantized by {who}; dequantize the model there, and pass its state_dict()"
     integers = [key for key in known & given.keys() if _is_integer(given[key])]
-    return _by_hand(min(integers), list(given)) if integers else ""
+    return _by_hand(min(integers), [key for key in given if key not in known]) if integers else ""
 
 
 def _is_integer(value: Any) -> bool:
@@ -48,7 +53,7 @@ def _is_integer(value: Any) -> bool:
 def _by_hand(key: str, keys: Sequence[str]) -> str:
     """How to dequantize the integers under ``key``, with the names of the scale and the zero point beside it."""
     stem = key.rpartition(".")[0]
-    beside = [k for k in keys if k != key and k.startswith(stem) and k.endswith(BESIDE)][:2]
+    beside = [k for k in keys if k.startswith(stem) and k.endswith(BESIDE)][:2]
     scale, zero = ([f"state_dict[{k!r}]" for k in beside if word in k.rpartition(".")[2]] for word in ("scale", "zero"))
     call = f"(state_dict[{key!r}].float() - {[*zero, 'zero_point'][0]}) * {[*scale, 'scale'][0]}"
     return (

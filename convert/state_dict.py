@@ -132,7 +132,7 @@ class Plan:
 
 def in_flax_layout(value: Any, row: Row, precision: Precision) -> Lazy:
     """``value`` with its axes in Flax's order and its dtype as ``precision`` asks, where possible without a copy."""
-    dtype = precision.stored(numpy_dtype(value).newbyteorder("="), row.statistic)
+    dtype = precision.stored(numpy_dtype(value), row.statistic)
 
     def make() -> np.ndarray:
         array = as_numpy(value).transpose(row.axes)
@@ -143,7 +143,7 @@ def in_flax_layout(value: Any, row: Row, precision: Precision) -> Lazy:
 
 def in_torch_layout(value: Any, row: Row) -> Lazy:
     """``value`` with its axes in PyTorch's order, where possible without a copy."""
-    return Lazy(row.torch_shape, value.dtype, lambda: as_numpy(value).transpose(np.argsort(row.axes)))
+    return Lazy(row.torch_shape, numpy_dtype(value), lambda: as_numpy(value).transpose(np.argsort(row.axes)))
 
 
 def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:

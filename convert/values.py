@@ -16,8 +16,8 @@ KINDS = {"O": "Python objects", "U": "strings", "S": "bytes", "T": "strings", "M
 
 
 def numpy_dtype(value: Any) -> np.dtype:
-    """The numpy dtype of an array of any library. TypeError if numpy has no such dtype."""
-    return np.dtype(DTYPES.get(str(value.dtype), value.dtype))
+    """The numpy dtype of an array of any library, in native byte order. TypeError if numpy has no such dtype."""
+    return np.dtype(DTYPES.get(str(value.dtype), value.dtype)).newbyteorder("=")
 
 
 def dtype_of(value: Any) -> np.dtype | None:
