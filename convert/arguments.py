@@ -174,7 +174,8 @@ def variables_of(value: Any, paths: Sequence[tuple[str, ...]]) -> Mapping[str, A
         raise ValueError(expected + _no_variables(value))
     if value and not {path[0] for path in paths} & value.keys():
         if {path[1] for path in paths if len(path) > 2} & value.keys() or {p[-1] for p in paths} & value.keys():
-            raise ValueError(f'{expected}params alone; pass {{"params": params}}, and batch_stats if there are')
+            call = '{"params": params}, and with "batch_stats" where the module has statistics'
+            raise ValueError(f"{expected}the parameters alone; pass {call}")
         if any(isinstance(key, str) and "." in key and is_array(below) for key, below in value.items()):
             raise ValueError(f"{expected}a PyTorch state dict; from_torch makes variables of it")
     return value

@@ -149,12 +149,11 @@ def test_a_float16_checkpoint_trains_in_float32_as_in_torch():
     x, y = rng.random((6, 4), np.float32), rng.random((6, 1), np.float32)
     shapes = plan(module, x).shapes
     state = {k: torch.as_tensor(rng.normal(size=s), dtype=torch.float16) for k, s in shapes.items()}
-    state["2.bias"] += 1000.0
     expected = losses_of_torch(torch, state, torch.as_tensor(x), torch.as_tensor(y))
     cast = from_torch(module, state, x, dtype="float32")
     np.testing.assert_allclose(losses_of_flax(module, cast, x, y), expected, rtol=1e-5)
     kept = from_torch(module, state, x, dtype="keep")
-    assert not np.isfinite(losses_of_flax(module, kept, x.astype(np.float16), y.astype(np.float16))[-1])
+    assert np.isnan(losses_of_flax(module, kept, x.astype(np.float16), y.astype(np.float16))[-1])
 
 
 def problems(state, module=None, **kwargs):
