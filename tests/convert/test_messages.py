@@ -117,8 +117,8 @@ def test_a_torch_tensor_as_example_input():
     torch = pytest.importorskip("torch")
     image = message(lambda: from_torch(MODULE, arrays(), torch.zeros(2, 6, 7, 5)))
     assert image == (
-        "SELayer: expected arrays as example inputs, got a torch tensor of shape (2, 6, 7, 5); pass a NumPy or JAX array "
-        "with the channels last, such as jax.ShapeDtypeStruct((2, 7, 5, 6), 'float32')"
+        "SELayer: expected arrays as example inputs, got a torch tensor of shape (2, 6, 7, 5); pass a NumPy or JAX "
+        "array with the channels last, such as jax.ShapeDtypeStruct((2, 7, 5, 6), 'float32')"
     )
     from_torch(MODULE, arrays(), eval(image.partition("such as ")[2]))
     tokens = message(lambda: from_torch(MODULE, arrays(), x=torch.zeros(2, 4, dtype=torch.int64)))
@@ -312,8 +312,8 @@ def test_all_kinds_of_problems_are_listed_at_once():
         "- bn1.weight",
         "+ extra",
         "~ conv1.weight",
-        "! bn2.bias",
         "! bn1.bias",
+        "! bn2.bias",
     ]
 
 
