@@ -4,8 +4,9 @@ from .checkpoint import Checkpoint as Checkpoint, load as load, read as read
 from .comparing.comparison import compare as compare
 from .errors import CheckpointError as CheckpointError
 from .comparing.report import ComparisonError as ComparisonError, Report as Report
+from .mismatch import MismatchError as MismatchError
+from .precision import HalfPrecisionWarning as HalfPrecisionWarning
 from .state_dict import (
-    MismatchError as MismatchError,
     Plan as Plan,
     from_torch as from_torch,
     plan as plan,
