@@ -10,10 +10,11 @@ import numpy as np
 from convert.recognition import entry_plan
 from convert.renaming import Dialect
 from convert.rules import COUNTER, RUNNING
-from convert.state_dict import Plan, plan, refuse, shape_differences
+from convert.state_dict import Plan, Row, plan, refuse, shape_differences
 from convert.tensors import Lazy, as_numpy
 from flax_attn.catalog import find_entries
 from flax_attn.catalog.spelling import class_path
+from flax_attn.layers import Module
 
 
 def own_plan(module: nn.Module, arrays: Mapping[str, Any], inputs: Sequence[tuple[tuple[int, ...], int]] = ()) -> Plan:
@@ -26,7 +27,7 @@ def own_plan(module: nn.Module, arrays: Mapping[str, Any], inputs: Sequence[tupl
     if inputs:
         structs = [jax.ShapeDtypeStruct(shape, np.int32 if below else np.float32) for shape, below in inputs]
         return plan(module, *structs)
-    if not class_path(type(module)).startswith("flax_attn."):
+    if not isinstance(module, Module) or not class_path(type(module)).startswith("flax_attn."):
         raise ValueError(f"{name}: say what it is called with, such as --input 2,33,29,3")
     plans, refusals = [], []
     for entry in find_entries(name):
@@ -63,8 +64,7 @@ def torch_state(mapping: Plan, arrays: Mapping[str, Any], dialect: Dialect | Non
     refuse(variable_differences(mapping, arrays), f"the variables do not fit {mapping.module}")
     state: dict[str, Any] = {}
     for row in mapping.rows:
-        leaf, axes = arrays["/".join(row.path)], tuple(np.argsort(row.axes))
-        state[row.key] = Lazy(row.torch_shape, leaf.dtype, lambda leaf=leaf, axes=axes: as_numpy(leaf).transpose(axes))
+        state[row.key] = in_torch_layout(arrays["/".join(row.path)], row)
     state |= {key: state[row.key] for key, row in mapping.aliases.items()}
     counters = {key: np.zeros((), np.int64) for key in mapping.counters}
     if dialect is None:
@@ -74,3 +74,8 @@ def torch_state(mapping: Plan, arrays: Mapping[str, Any], dialect: Dialect | Non
     return dialect.write({key: as_numpy(leaf) for key, leaf in state.items()}) | {
         spoken[k]: counters[k] for k in spoken
     }
+
+
+def in_torch_layout(leaf: Any, row: Row) -> Lazy:
+    """``leaf`` with its axes in PyTorch's order."""
+    return Lazy(row.torch_shape, leaf.dtype, lambda: as_numpy(leaf).transpose(np.argsort(row.axes)))

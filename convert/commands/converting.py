@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ def foreign_checkpoint(options: argparse.Namespace) -> Checkpoint:
     checkpoint = scan(options.file, options.wrapper, options.prefix, options.strict_pickle)
     if checkpoint.metadata.get("format") == FORMAT:
         raise ValueError(
-            f"{options.file}: expected a PyTorch checkpoint, got Flax variables that convert or save wrote; the command "
-            "export makes a PyTorch state dict of them"
+            f"{options.file}: expected a PyTorch checkpoint, got Flax variables that convert or save wrote; the "
+            "command export makes a PyTorch state dict of them"
         )
     return checkpoint
 
@@ -112,7 +113,7 @@ def facts_of(options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Mod
         "wrapper": checkpoint.wrapper,
         "prefix": checkpoint.prefix,
         "model": type(module).__name__,
-        "arguments": module_to_json(module)["arguments"],
+        "arguments": arguments_of(module),
         "dialect": spoken(options.dialect, mapping, checkpoint.arrays),
         "dtype": options.dtype,
         "arrays": len(mapping.rows),
@@ -120,6 +121,13 @@ def facts_of(options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Mod
         "dropped": [key for key in checkpoint.arrays if dropped(key)],
         "out": str(options.out),
     }
+
+
+def arguments_of(module: nn.Module) -> dict[str, Any] | None:
+    """The arguments of a module as plain values; None if one of them cannot be spelled so."""
+    with suppress(ValueError):
+        return module_to_json(module)["arguments"]
+    return None
 
 
 def spoken(dialect: str, mapping: Plan, keys: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.chosen import find_class, input_shape
+from convert.commands.converting import arguments_of
 from convert.commands.options import key_value
 from convert.commands.terminal import Terminal
 from convert.dialects import DIALECTS, NATIVE, find_dialect
@@ -21,7 +22,7 @@ from convert.writing.formats import Format, find_format
 from convert.writing.leaves import check_leaves
 from convert.writing.safetensors_writer import DTYPES, write_safetensors
 from convert.writing.targets import check_target
-from flax_attn.catalog.spelling import build_module, build_own, module_to_json
+from flax_attn.catalog.spelling import build_module, build_own
 
 
 def write_state(path: Path, state_dict: Mapping[str, Any], module: nn.Module | None = None) -> None:
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         "file": str(options.file),
         "format": FORMAT,
         "model": type(module).__name__,
-        "arguments": module_to_json(module)["arguments"],
+        "arguments": arguments_of(module),
         "dialect": options.dialect,
         "arrays": len(state),
         "counters": len(mapping.counters),

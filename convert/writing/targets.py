@@ -1,8 +1,8 @@
 """Puts a new file or folder in the place of an old one as a whole: a reader finds the old one or the new one.
 
-It is first written beside its target under a name such as ``.net.pth.flax_attn-712-0f3a9c5e7b1d2846.tmp``, which has the
-process. The process holds a lock (flock) on it, which ends with the process. What killed processes left behind has no
-lock any more, so the next one that writes to the same target removes it.
+It is first written beside its target, under a name such as ``.net.pth.flax_attn-712-0f3a9c5e7b1d2846.tmp``. The process
+holds a lock (flock) on it, which ends with the process. What a killed process left behind has no lock any more, so the
+next process that writes to the same target removes it.
 """
 
 import hashlib
@@ -46,13 +46,10 @@ def check_target(path: str | os.PathLike, source: str | os.PathLike | None = Non
             no folder to write to; if the target is the source, by whatever path or link.
     """
     with name_file(path, "could not be written"):
-        old = _old_folder(path) if folder else _old_file(path)
-        for file in _files(source) if old else ():
-            with suppress(OSError):
-                if os.path.samestat(old, os.stat(file)):
-                    raise RefusedError(
-                        "could not be written: expected another file than those to read, got one of them"
-                    )
+        if folder:
+            _old_folder(path)
+        elif _old_file(path) and any(_same(path, file) for file in _files(source)):
+            raise RefusedError("could not be written: expected another file than those to read, got one of them")
 
 
 @contextmanager
@@ -134,6 +131,12 @@ def _files(source: str | os.PathLike | None) -> list[Path]:
     path = Path(source)
     folder = path if path.is_dir() else path.parent if path.name.endswith(".index.json") else None
     return list(folder.iterdir()) if folder and folder.is_dir() else [path]
+
+
+def _same(path: str | os.PathLike, file: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samefile(path, file)
+    return False
 
 
 def _set_mode(temporary: Path, old: os.stat_result | None) -> None:
