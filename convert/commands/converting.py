@@ -37,7 +37,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--format",
         choices=[form.name for form in FORMATS],
-        help="the format to write (default: by the suffix); orbax is a folder",
+        help="the format to write (default: by the suffix of --out; safetensors without one); orbax is a folder",
     )
     command.add_argument(
         "--dtype",
@@ -64,7 +64,7 @@ def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Convert a PyTorch checkpoint, and write the Flax variables to a file or an Orbax folder."""
     check_target(options.out, options.file, folder=options.format == "orbax")
-    form = find_format(options.out, options.format, FORMATS)
+    form = find_format(options.out, options.format or ("" if options.out.suffix else "safetensors"), FORMATS)
     entry: Entry
     said: list[str] = []
     with terminal.progress(f"reading {options.file}"):
@@ -156,7 +156,7 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{facts['model']}: mapped {facts['arrays']} arrays, {facts['transposed']} of them transposed",
         f"dropped {len(left)}: {', '.join(left) or 'nothing'}",
-        f"wrote {facts['out']}, {facts['bytes']:,} bytes",
+        f"wrote {facts['out']}, {facts['bytes']:,} bytes, {facts['out_format']}",
     ]
     if facts["half_precision"]:
         dtypes = " and ".join(facts["half_precision"])

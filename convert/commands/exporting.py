@@ -76,7 +76,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Write the PyTorch state dict of a file of Flax variables that ``convert`` wrote."""
     check_target(options.out, options.file)
-    form = find_format(options.out, options.format, FORMATS)
+    form = find_format(options.out, options.format or "", FORMATS)
     with terminal.progress(f"reading {options.file}"):
         checkpoint = own_checkpoint(options.file)
         module = module_for(options, checkpoint)

@@ -36,14 +36,14 @@ class Format:
     write: Callable[[Path, Mapping[str, Any], nn.Module | None], None]
 
 
-def find_format(path: Path, name: str | None, formats: Collection[Format]) -> Format:
+def find_format(path: Path, name: str, formats: Collection[Format]) -> Format:
     """The format that is called ``name``, or to which the suffix of ``path`` belongs.
 
     Raises:
-        ValueError: if no name is given and the suffix is that of none.
+        ValueError: if no name is given, and the suffix is that of none.
     """
     for form in formats:
-        if form.name == name or (name is None and form.suffix == path.suffix.lower() != ""):
+        if form.name == name or (not name and form.suffix == path.suffix.lower() != ""):
             return form
     suffixes = [form.suffix for form in formats if form.suffix]
     known = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
