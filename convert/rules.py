@@ -38,8 +38,8 @@ def channels_last(ndim: int) -> Axes:
     return (*range(1, ndim), 0)
 
 
-COUNTER, RUNNING = "num_batches_tracked", "running_mean"
-STATISTICS = {"mean": Leaf(RUNNING), "var": Leaf("running_var")}
+COUNTER = "num_batches_tracked"
+STATISTICS = {"mean": Leaf("running_mean"), "var": Leaf("running_var")}
 
 RULES: dict[type, dict[str, Leaf]] = {
     layers.Conv: {"kernel": Leaf("weight", conv_kernel), "bias": Leaf("bias")},
@@ -53,9 +53,6 @@ RULES: dict[type, dict[str, Leaf]] = {
     layers.RMSNorm: {"scale": Leaf("weight", channels_last)},
     layers.GroupNorm: {"scale": Leaf("weight"), "bias": Leaf("bias")},
 }
-
-COUNTED = (layers.BatchNorm, layers.InstanceNorm)
-"""Layers that have a batch counter in PyTorch if they have running statistics."""
 
 DROPPED = (COUNTER,)
 """The last part of torch keys without a Flax leaf: the batch counter of BatchNorm.

@@ -16,7 +16,7 @@ from convert.advice import advice, foreign_layers
 from convert.dialects import AUTO, NATIVE, choose, find_dialect
 from convert.files.pickled import DTYPES
 from convert.renaming import Dialect, Read, Translation
-from convert.rules import COUNTED, COUNTER, RUNNING, Axes, dropped, leaf_rule
+from convert.rules import Axes, dropped, leaf_rule
 from convert.tensors import Lazy, as_numpy
 from flax_attn.layers.calls import frozen, takes_train
 
@@ -55,14 +55,12 @@ class Plan:
     Args:
         aliases: {second key: row}, for leaves that PyTorch's state dict holds twice.
         training: makes the plan of the module as it is called with ``train=True``, for the advice in an error.
-        counters: the keys of PyTorch's batch counters that have no leaf here.
     """
 
     module: str
     rows: tuple[Row, ...]
     aliases: Mapping[str, Row] = field(default_factory=dict)
     training: Callable[[], "Plan | None"] = field(default=lambda: None, compare=False, repr=False)
-    counters: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -163,9 +161,7 @@ def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
     counts = Counter(r.key for r in rows)
     refuse([f"* {key}: {n} leaves have this key" for key, n in counts.items() if n > 1], f"{who} cannot be mapped")
     aliases = {key: r for path, cls in owners.items() for key, r in second_names(path, cls, rows)}
-    trained = functools.partial(trained_plan, module, example_inputs, kwargs)
-    counters = batch_counters({r.key: r for r in rows} | aliases, owners)
-    return Plan(who, rows, aliases, training=trained, counters=counters)
+    return Plan(who, rows, aliases, training=functools.partial(trained_plan, module, example_inputs, kwargs))
 
 
 def trained_plan(module: nn.Module, example_inputs: tuple, kwargs: Mapping[str, Any]) -> Plan | None:
@@ -182,16 +178,6 @@ def second_names(path: Path, cls: type, rows: Sequence[Row]) -> Iterator[tuple[s
     for second, first in getattr(cls, "aliases", ()):
         old, new = (".".join([*path, name]) for name in (first, second))
         yield from ((new + r.key.removeprefix(old), r) for r in rows if r.key.startswith(f"{old}."))
-
-
-def batch_counters(rows: Mapping[str, Row], owners: Mapping[Path, type]) -> tuple[str, ...]:
-    """The keys of the batch counters that PyTorch's normalizations have beside their running statistics."""
-    keys = {
-        key.removesuffix(RUNNING) + COUNTER
-        for key, r in rows.items()
-        if key.rpartition(".")[2] == RUNNING and issubclass(owners[r.path[1:-1]], COUNTED)
-    }
-    return tuple(sorted(keys - rows.keys()))
 
 
 def row(path: Path, shape: tuple[int, ...], owners: Mapping[Path, type]) -> Row:

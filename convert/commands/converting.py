@@ -42,8 +42,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", KEEP],
-        default=KEEP,
-        help="the dtype of floating-point parameters (default: keep that of the file)",
+        help=f"the dtype of floating-point numbers; {KEEP}: that of the file, in every array (default: that of the file, "
+        "but float32 for statistics in half precision)",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object in place of the summary")
 
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         else:
             entry, module, mapping = chosen_model(options)
             checkpoint = foreign_checkpoint(options)
-        dtype: dict[str, Any] = {} if options.dtype == KEEP else {"dtype": options.dtype}
+        dtype = {"dtype": options.dtype} if options.dtype else {}
         leaves = mapping.leaves(checkpoint.arrays, options.dialect, **dtype)
     with terminal.steps(f"writing {options.out}", leaves) as watched:
         form.write(options.out, traverse_util.unflatten_dict(watched), module)
@@ -113,7 +113,7 @@ def facts_of(options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Mod
         "wrapper": checkpoint.wrapper,
         "prefix": checkpoint.prefix,
         "model": type(module).__name__,
-        "arguments": arguments_of(module),
+        "arguments": spelled_arguments(module),
         "dialect": spoken(options.dialect, mapping, checkpoint.arrays),
         "dtype": options.dtype,
         "arrays": len(mapping.rows),
@@ -123,7 +123,7 @@ def facts_of(options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Mod
     }
 
 
-def arguments_of(module: nn.Module) -> dict[str, Any] | None:
+def spelled_arguments(module: nn.Module) -> dict[str, Any] | None:
     """The arguments of a module as plain values; None if one of them cannot be spelled so."""
     with suppress(ValueError):
         return module_to_json(module)["arguments"]

@@ -9,12 +9,12 @@ import flax.linen as nn
 
 from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.chosen import find_class, input_shape
-from convert.commands.converting import arguments_of
+from convert.commands.converting import spelled_arguments
 from convert.commands.options import key_value
 from convert.commands.terminal import Terminal
 from convert.dialects import DIALECTS, NATIVE, find_dialect
 from convert.errors import RefusedError, name_file
-from convert.exported import own_plan, torch_state
+from convert.exported import export_of
 from convert.files.torch_writer import save_torch
 from convert.rules import COUNTER
 from convert.variables_file import module_in
@@ -80,19 +80,19 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     with terminal.progress(f"reading {options.file}"):
         checkpoint = own_checkpoint(options.file)
         module = module_for(options, checkpoint)
-        mapping = own_plan(module, checkpoint.arrays, options.input)
+        export = export_of(module, checkpoint.arrays, options.input)
         dialect = None if options.dialect == NATIVE else find_dialect(options.dialect)
-        state = torch_state(mapping, checkpoint.arrays, dialect)
+        state = export.state_dict(checkpoint.arrays, dialect)
     with terminal.steps(f"writing {options.out}", state) as watched:
         form.write(options.out, watched, None)
     facts = {
         "file": str(options.file),
         "format": FORMAT,
         "model": type(module).__name__,
-        "arguments": arguments_of(module),
+        "arguments": spelled_arguments(module),
         "dialect": options.dialect,
         "arrays": len(state),
-        "counters": len(mapping.counters),
+        "counters": len(export.counters),
         "out": str(options.out),
         "out_format": form.name,
         "bytes": options.out.stat().st_size,
@@ -101,8 +101,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         terminal.json(facts)
         return 0
     terminal.say(f"{facts['model']}: {len(state)} arrays, names: {options.dialect}")
-    if mapping.counters:
-        terminal.say(f"added {len(mapping.counters)} {COUNTER}, each 0, which PyTorch's batch normalizations have")
+    if export.counters:
+        terminal.say(f"added {len(export.counters)} {COUNTER}, each 0, which PyTorch's batch normalizations have")
     terminal.say(f"wrote {options.out}, {facts['bytes']:,} bytes")
     return 0
 
