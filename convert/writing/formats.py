@@ -1,14 +1,14 @@
 """The file formats in which Flax variables can be written."""
 
+import struct
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import msgpack
 import numpy as np
 from flax import serialization, traverse_util
 
@@ -18,7 +18,7 @@ from convert.writing.leaves import flat, made
 from convert.writing.safetensors_writer import DTYPES
 from convert.writing.targets import new_folder, replaced
 
-NUMPY = {name for name in DTYPES if np.dtype(name).kind != "V"}
+NUMPY = {name for name in DTYPES if np.dtype(name).isbuiltin == 1}
 """The dtypes of ``DTYPES`` that numpy itself has; its files hold no other."""
 
 
@@ -58,21 +58,25 @@ def write_msgpack(path: Path, variables: Mapping[str, Any], module: nn.Module | 
     """
     with name_file(path, "could not be written"):
         leaves = flat(variables, DTYPES, "msgpack")
-    packer = msgpack.Packer()
-
-    def pieces(tree: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-        yield packer.pack_map_header(len(tree))
-        for key, value in tree.items():
-            if isinstance(value, Mapping):
-                yield packer.pack(key)
-                yield from pieces(value, (*keys, key))
-            else:
-                array = made("/".join([*keys, key]), value)
-                yield serialization.msgpack_serialize({key: array})[1:]
-
     with replaced(path) as file:
-        for piece in pieces(traverse_util.unflatten_dict(leaves, sep="/"), ()):
+        for piece in _msgpack(traverse_util.unflatten_dict(leaves, sep="/")):
             file.write(piece)
+
+
+def _msgpack(tree: Mapping[str, Any], above: str = "") -> Iterator[bytes]:
+    """The msgpack of nested dicts, in pieces: how many entries a dict has, and then each key and its value."""
+    count = len(tree)
+    yield (
+        bytes([0x80 | count])
+        if count < 16
+        else struct.pack(*((">BH", 0xDE) if count < 2**16 else (">BI", 0xDF)), count)
+    )
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield serialization.msgpack_serialize(key)
+            yield from _msgpack(value, f"{above}{key}/")
+        else:
+            yield serialization.msgpack_serialize({key: made(f"{above}{key}", value)})[1:]
 
 
 def write_npz(path: Path, variables: Mapping[str, Any], module: nn.Module | None = None) -> None:

@@ -116,6 +116,14 @@ def test_msgpack_is_what_flax_writes(tmp_path):
     )
 
 
+@pytest.mark.parametrize("count", [0, 15, 16, 65535, 65536])
+def test_msgpack_of_dicts_of_any_length(tmp_path, count):
+    value = np.zeros((), np.int8)
+    write_msgpack(tmp_path / "x", {"params": {str(i): value for i in range(count)}, "z": value})
+    expected = {"params": {str(i): value for i in range(count)}, "z": value} if count else {"z": value}
+    assert (tmp_path / "x").read_bytes() == flax.serialization.to_bytes(expected)
+
+
 def test_msgpack_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 64)
     variables = {"params": {"w": np.arange(100, dtype=np.float32).reshape(10, 10)}}

@@ -139,19 +139,6 @@ def test_large_entries_and_archives_use_zip64(tmp_path, monkeypatch):
     same_bits(state, tmp_path / "net.pth")
 
 
-@pytest.mark.slow
-def test_a_file_over_4_gib(tmp_path):
-    torch = pytest.importorskip("torch")
-    count = 2**32 + 7
-    last = Lazy((2,), np.dtype("float32"), lambda: np.array([1.5, -2.5], np.float32))
-    large = Lazy((count,), np.dtype("uint8"), lambda: np.zeros(count, np.uint8))
-    save_torch(tmp_path / "net.pth", {"large": large, "last": last})
-    read = torch.load(tmp_path / "net.pth", weights_only=True, mmap=True)
-    assert read["large"].shape == (count,)
-    assert read["last"].tolist() == [1.5, -2.5]
-    assert load(tmp_path / "net.pth")["last"].tolist() == [1.5, -2.5]
-
-
 def test_many_keys(tmp_path):
     state = {f"layers.{i}.weight": np.full(2, i, np.float32) for i in range(3000)}
     save_torch(tmp_path / "net.pth", state)
