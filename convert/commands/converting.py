@@ -18,7 +18,7 @@ from convert.dialects import AUTO, NATIVE, choose
 from convert.recognition import Candidate, recognise
 from convert.rules import dropped
 from convert.state_dict import Plan
-from convert.writing.formats import FORMATS, find_format
+from convert.writing.formats import FORMATS, Format, find_format
 from convert.writing.targets import check_target
 from flax_attn.catalog import Entry
 from flax_attn.catalog.spelling import module_to_json
@@ -64,9 +64,10 @@ def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Convert a PyTorch checkpoint, and write the Flax variables to a file or an Orbax folder."""
     check_target(options.out, options.file, folder=options.format == "orbax")
-    form = find_format(options.out, options.format or ("" if options.out.suffix else "safetensors"), FORMATS)
+    form = chosen_format(options)
     entry: Entry
     said: list[str] = []
+    entry: Entry
     with terminal.progress(f"reading {options.file}"):
         if options.model is None:
             checkpoint = foreign_checkpoint(options)
@@ -92,6 +93,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     for line in said + assumptions(entry) + describe(options.file, checkpoint) + summary(facts):
         terminal.say(line)
     return 0
+
+
+def chosen_format(options: argparse.Namespace) -> Format:
+    """The format of ``--format``, or of the suffix of ``--out``, or safetensors if it has none."""
+    return find_format(options.out, options.format or ("" if options.out.suffix else "safetensors"), FORMATS)
 
 
 def foreign_checkpoint(options: argparse.Namespace) -> Checkpoint:

@@ -14,7 +14,7 @@ from convert.commands.options import key_value
 from convert.commands.terminal import Terminal
 from convert.dialects import DIALECTS, NATIVE, find_dialect
 from convert.errors import RefusedError, name_file
-from convert.exported import export_of
+from convert.exported import Export, export_of
 from convert.files.torch_writer import save_torch
 from convert.rules import COUNTER
 from convert.variables_file import module_in
@@ -85,18 +85,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         state = export.state_dict(checkpoint.arrays, dialect)
     with terminal.steps(f"writing {options.out}", state) as watched:
         form.write(options.out, watched, None)
-    facts = {
-        "file": str(options.file),
-        "format": FORMAT,
-        "model": type(module).__name__,
-        "arguments": spelled_arguments(module),
-        "dialect": options.dialect,
-        "arrays": len(state),
-        "counters": len(export.counters),
-        "out": str(options.out),
-        "out_format": form.name,
-        "bytes": options.out.stat().st_size,
-    }
+    facts = facts_of(options, module, export, arrays=len(state)) | {"out_format": form.name}
     if options.json:
         terminal.json(facts)
         return 0
@@ -105,6 +94,21 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         terminal.say(f"added {len(export.counters)} {COUNTER}, each 0, which PyTorch's batch normalizations have")
     terminal.say(f"wrote {options.out}, {facts['bytes']:,} bytes")
     return 0
+
+
+def facts_of(options: argparse.Namespace, module: nn.Module, export: Export, arrays: int) -> dict[str, Any]:
+    """What was read and written: plain values for JSON."""
+    return {
+        "file": str(options.file),
+        "format": FORMAT,
+        "model": type(module).__name__,
+        "arguments": spelled_arguments(module),
+        "dialect": options.dialect,
+        "arrays": arrays,
+        "counters": len(export.counters),
+        "out": str(options.out),
+        "bytes": options.out.stat().st_size,
+    }
 
 
 def own_checkpoint(path: Path) -> Checkpoint:

@@ -65,18 +65,20 @@ def write_msgpack(path: Path, variables: Mapping[str, Any], module: nn.Module | 
 
 def _msgpack(tree: Mapping[str, Any], above: str = "") -> Iterator[bytes]:
     """The msgpack of nested dicts, in pieces: how many entries a dict has, and then each key and its value."""
-    count = len(tree)
-    yield (
-        bytes([0x80 | count])
-        if count < 16
-        else struct.pack(*((">BH", 0xDE) if count < 2**16 else (">BI", 0xDF)), count)
-    )
+    yield _map_header(len(tree))
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield serialization.msgpack_serialize(key)
             yield from _msgpack(value, f"{above}{key}/")
         else:
             yield serialization.msgpack_serialize({key: made(f"{above}{key}", value)})[1:]
+
+
+def _map_header(count: int) -> bytes:
+    """The bytes with which msgpack begins a dict of ``count`` entries."""
+    if count < 16:
+        return bytes([0x80 | count])
+    return struct.pack(">BH", 0xDE, count) if count < 2**16 else struct.pack(">BI", 0xDF, count)
 
 
 def write_npz(path: Path, variables: Mapping[str, Any], module: nn.Module | None = None) -> None:

@@ -1,5 +1,6 @@
 """The formats that convert writes, restored as their own libraries restore them."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from convert import CheckpointError, demo, from_torch, load, restore, save_torch
+from convert import CheckpointError, Plan, demo, from_torch, load, restore, save_torch
 from convert.__main__ import main
 from convert.commands import terminal
 from convert.tensors import Lazy
@@ -192,6 +193,21 @@ def test_parameters_in_half_precision_are_noted(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["half_precision"] == ["float16"]
     assert main(["convert", DIGITS, *arguments[2:]]) == 0
     assert "note: " not in capsys.readouterr().out
+
+
+@pytest.mark.skipif("dtype" not in inspect.signature(Plan.leaves).parameters, reason="Plan.leaves takes no dtype")
+@pytest.mark.parametrize(
+    ("option", "parameter", "statistic"),
+    [([], "float16", "float32"), (["float32"], "float32", "float32"), (["keep"], "float16", "float16")],
+)
+def test_dtypes(tmp_path, option, parameter, statistic):
+    state = {key: x.astype(np.float16) if x.dtype == np.float32 else x for key, x in load(DIGITS).items()}
+    save_torch(tmp_path / "half.pth", state)
+    arguments = ["convert", str(tmp_path / "half.pth"), "--model", "DigitsNet", "--out", str(tmp_path / "x.npz")]
+    assert main([*arguments, "--quiet", *[f"--dtype={name}" for name in option]]) == 0
+    found = from_npz(tmp_path / "x.npz")
+    assert {array.dtype.name for path, array in found.items() if path[0] == "params"} == {parameter}
+    assert {array.dtype.name for path, array in found.items() if path[0] == "batch_stats"} == {statistic}
 
 
 def test_progress_is_shown_for_large_files_on_terminals(monkeypatch, capsys):
