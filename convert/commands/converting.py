@@ -22,6 +22,7 @@ from convert.writing.formats import FORMATS, Format, find_format
 from convert.writing.targets import check_target
 from flax_attn.catalog import Entry
 from flax_attn.catalog.spelling import module_to_json
+from flax_attn.layers import Module
 
 KEEP = "keep"
 HALF = ("float16", "bfloat16")
@@ -65,18 +66,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Convert a PyTorch checkpoint, and write the Flax variables to a file or an Orbax folder."""
     check_target(options.out, options.file, folder=options.format == "orbax")
     form = chosen_format(options)
-    entry: Entry
-    said: list[str] = []
-    entry: Entry
     with terminal.progress(f"reading {options.file}"):
-        if options.model is None:
-            checkpoint = foreign_checkpoint(options)
-            candidate = recognised(options, checkpoint)
-            entry, module, mapping = candidate.entry, candidate.module, candidate.plan
-            said = [f"recognised {candidate}"]
-        else:
-            entry, module, mapping = chosen_model(options)
-            checkpoint = foreign_checkpoint(options)
+        said, entry, module, mapping, checkpoint = source(options)
         dtype = {"dtype": options.dtype} if options.dtype else {}
         leaves = mapping.leaves(checkpoint.arrays, options.dialect, **dtype)
     with terminal.steps(f"writing {options.out}", leaves) as watched:
@@ -93,6 +84,16 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     for line in said + assumptions(entry) + describe(options.file, checkpoint) + summary(facts):
         terminal.say(line)
     return 0
+
+
+def source(options: argparse.Namespace) -> tuple[list[str], Entry, Module, Plan, Checkpoint]:
+    """What to say first, the entry, module and plan of the model that was chosen or recognised, and the checkpoint."""
+    if options.model is not None:
+        entry, module, mapping = chosen_model(options)
+        return [], entry, module, mapping, foreign_checkpoint(options)
+    checkpoint = foreign_checkpoint(options)
+    candidate = recognised(options, checkpoint)
+    return [f"recognised {candidate}"], candidate.entry, candidate.module, candidate.plan, checkpoint
 
 
 def chosen_format(options: argparse.Namespace) -> Format:
