@@ -44,7 +44,7 @@ MUTATIONS = [
     ),
     Mutation(
         "projections in another order",
-        "convert/dialects.py",
+        "convert/dialects/hugging_face.py",
         'for which in "qkv")',
         'for which in "qvk")',
         "tests/convert/test_dialects.py -k transformer",

@@ -112,7 +112,7 @@ def test_dialects_are_found_by_name():
     assert choose(None, shapes("timm_seresnet50")) is None
     assert choose(NATIVE, shapes("timm_seresnet50")) is None
     assert choose(AUTO, shapes("timm_seresnet50")) is find_dialect("timm")
-    with pytest.raises(ValueError, match="no dialect is called 'tim'; there are hf, "):
+    with pytest.raises(ValueError, match=r"no dialect is called 'tim'; did you mean 'timm'\? There are hf, "):
         choose("tim", {})
     with pytest.raises(ValueError, match="may be those of mmcv_nonlocal or mmcv_nonlocal_scaled"):
         choose(AUTO, shapes("mmcv_NonLocal2d_embedded_gaussian_ss1"))
