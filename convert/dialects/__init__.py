@@ -27,8 +27,9 @@ def find_dialect(name: str) -> Dialect:
         return known[name]
     choices = [*known, NATIVE, AUTO]
     near = get_close_matches(str(name).lower(), choices, n=2)
-    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
-    raise ValueError(f"no dialect is called {name!r}{meant} There are {', '.join(choices[:-1])} and {AUTO}")
+    there_are = f"{'There' if near else 'there'} are {', '.join(choices[:-1])} and {AUTO}"
+    meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(f"no dialect is called {name!r}; {meant}{there_are}")
 
 
 def detect(keys: Iterable[str]) -> list[Dialect]:

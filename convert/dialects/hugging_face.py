@@ -9,7 +9,8 @@ Version 5 of transformers renamed its modules. It still writes files with the ol
 ``hf5_learned_no_timm`` are the names of such files.
 """
 
-from convert.renaming import ROWS, Dialect, Rule, Rules
+from convert.forms import ROWS
+from convert.renaming import Dialect, Rule, Rules
 
 
 def projections(template: str) -> tuple[str, ...]:

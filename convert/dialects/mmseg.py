@@ -7,7 +7,8 @@ Gaussian divides its products by the square root of their width; here ``theta`` 
 not show which of the two a file is.
 """
 
-from convert.renaming import SCALAR, SCALED, ZEROS, Dialect, Rule, Rules
+from convert.forms import SCALAR, SCALED, ZEROS
+from convert.renaming import Dialect, Rule, Rules
 
 DANET_HEAD = ("**pam.gamma.scale", "**sa.gamma")
 CCNET_HEAD = ("**cca.gamma.scale", "**cca.gamma")

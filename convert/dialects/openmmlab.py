@@ -13,7 +13,8 @@ to 90. mmdet's backbone has BatchNorm whose statistics do not change, here ``Fro
 scaled to 0 to 1 first, but normalised by 255 times the same mean and deviation.
 """
 
-from convert.renaming import POINTWISE, Dialect, Rule, Rules
+from convert.forms import POINTWISE
+from convert.renaming import Dialect, Rule, Rules
 
 SE_LAYER: Rules = tuple(
     rule
@@ -45,6 +46,7 @@ NETWORK: Rules = (
     Rule("decoder.**", "transformer.decoder.**"),
     Rule("backbone.**", "backbone.0.body.**"),
     Rule("neck.convs.0.conv.*", "input_proj.*"),
+    Rule("positional_encoding.*.weight", "backbone.1.*.weight"),
     Rule("query_embedding.weight", "query_embed.weight"),
     Rule("bbox_head.fc_cls.*", "class_embed.*"),
     Rule("bbox_head.reg_ffn.layers.0.0.*", "bbox_embed.layers.0.*"),
@@ -56,6 +58,7 @@ CODERS: Rules = (
     Rule("bbox_head.transformer.encoder.**", "encoder.**"),
     Rule("bbox_head.transformer.decoder.**", "decoder.**"),
     Rule("bbox_head.input_proj.*", "neck.convs.0.conv.*"),
+    Rule("bbox_head.positional_encoding.*.weight", "positional_encoding.*.weight"),
     Rule("bbox_head.query_embedding.weight", "query_embedding.weight"),
 )
 

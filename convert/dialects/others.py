@@ -6,7 +6,8 @@ keys are those here, so it is used only if it is named. It can be read, but not 
 ``smt_dense``: the copies of SMT for detection and segmentation. The arithmetic is the same.
 """
 
-from convert.renaming import POSITIVE, Dialect, Rule
+from convert.forms import POSITIVE
+from convert.renaming import Dialect, Rule
 
 DIALECTS = (
     Dialect(

@@ -2,9 +2,16 @@
 
 Their SE gates have 1x1 convolutions where ours have linear layers. In most of Cadene's networks the stem is in a
 ``layer0``. Where timm and torchvision have the names that are here, as in ResNet, no dialect is needed.
+
+``timm_cbam``: ``CbamModule``, which is ``CBAM(..., conv=True, bias=False, mean_first=True)`` here.
+``timm_nonlocal``, ``timm_nonlocal_scaled``: ``NonLocalAttn``, which is an ``EmbeddedGaussianNonLocalBlock`` with
+``dimension=2, sub_sample=False`` and an eighth of the channels inside. With ``use_scale``, its default, the products
+are divided by the square root of the number of channels; here ``theta`` is divided in its place. The keys do not show
+``use_scale``.
 """
 
-from convert.renaming import POINTWISE, Dialect, Rule, Rules
+from convert.forms import POINTWISE, SCALED_8
+from convert.renaming import Dialect, Rule, Rules
 
 TIMM: Rules = (
     Rule("**se.fc1.weight", "**se.fc.0.weight", POINTWISE),
@@ -28,6 +35,20 @@ CADENE: Rules = (
     Rule("last_linear.*", "fc.*"),
 )
 
+CBAM: Rules = (
+    Rule("**channel.fc1.*", "**ChannelGate.mlp.0.*"),
+    Rule("**channel.fc2.*", "**ChannelGate.mlp.2.*"),
+    Rule("**spatial.conv.conv.*", "**SpatialGate.spatial.conv.*"),
+    Rule("**spatial.conv.bn.*", "**SpatialGate.spatial.bn.*"),
+)
+
+NONLOCAL: Rules = (
+    Rule("**p.*", "**phi.*"),
+    Rule("**z.*", "**W.0.*"),
+    Rule("**norm.*", "**W.1.*"),
+)
+NONLOCAL_KEYS = ("**t.weight", "**p.weight", "**g.weight", "**z.weight", "**norm.weight")
+
 DIALECTS = (
     Dialect(
         "timm",
@@ -42,5 +63,23 @@ DIALECTS = (
         (CADENE, TIMM),
         signature=("layer0.conv1.weight", "**se_module.fc1.weight", "**se_module.fc2.weight"),
         networks=("legacy_*",),
+    ),
+    Dialect(
+        "timm_cbam",
+        "timm's CbamModule",
+        (CBAM,),
+        signature=("**channel.fc1.weight", "**spatial.conv.conv.weight"),
+    ),
+    Dialect(
+        "timm_nonlocal",
+        "timm's NonLocalAttn with use_scale=False",
+        ((*NONLOCAL, Rule("**t.*", "**theta.*")),),
+        signature=NONLOCAL_KEYS,
+    ),
+    Dialect(
+        "timm_nonlocal_scaled",
+        "timm's NonLocalAttn with use_scale=True, the default",
+        ((*NONLOCAL, Rule("**t.*", "**theta.*", SCALED_8)),),
+        signature=NONLOCAL_KEYS,
     ),
 )
