@@ -1,14 +1,38 @@
-"""mmseg and mmcv: the heads of DANet and CCNet, criss-cross attention, and non-local blocks.
+"""mmseg and mmcv: networks with the heads of DANet, CCNet and non-local networks, and mmcv's blocks.
 
-``mmseg``: ReLU follows the normalization of a CCHead: ``RCCAModule(..., inplace_abn=False, activation="relu")``, with
-``recurrence=2``.
+``mmseg``: a whole file, or a head. ``mmseg_nonlocal``: the same with an NLHead. A whole file has three parts here, too:
+``backbone``: a ResNetV1c is ``ResNet(Bottleneck, (3, 4, 6, 3), num_classes=0, stem_width=32,
+replace_stride_with_dilation=(False, True, True))``. This needs ``contract_dilation=True``, which mmseg's configurations
+have and the keys do not show.
+``decode_head``: a DAHead is ``DANetHead``. A CCHead has a ReLU behind each normalization, so it is
+``RCCAModule(..., inplace_abn=False, activation="relu")``, with ``recurrence=2``. An NLHead has no class here. Its
+``nl_block`` is ``EmbeddedGaussianNonLocalBlock(512, dimension=2, sub_sample=False)``, and each of its other layers is a
+``Sequential`` of a convolution, a normalization and a ReLU.
+``auxiliary_head``: an FCNHead with one convolution is a ``Sequential`` of a convolution without bias, an ``ABN`` with
+``activation="relu"``, a dropout and a convolution.
+``DANet`` and ``CCNet`` are other networks: their stems have twice as many channels, ``DANet`` has no auxiliary head,
+and that of ``CCNet`` is wider. mmseg resizes the scores with ``align_corners=False``.
+
 ``mmcv_nonlocal``, ``mmcv_nonlocal_scaled``: mmcv's ``NonLocal1d`` to ``NonLocal3d``. With ``use_scale`` an embedded
 Gaussian divides its products by the square root of their width; here ``theta`` is divided in its place. The keys do
-not show which of the two a file is.
+not show which of the two a file is. ``mmseg_nonlocal`` is for ``use_scale=True``, the default.
 """
 
 from convert.forms import SCALAR, SCALED, ZEROS
 from convert.renaming import Dialect, Rule, Rules
+
+V1C_STEM = ("**stem.0.weight", "**conv1.0.weight")
+
+BACKBONE: Rules = (
+    Rule("**stem.7.*", "**bn1.*", beside=V1C_STEM),
+    Rule("**stem.#.*", "**conv1.#.*", beside=V1C_STEM),
+)
+
+AUXILIARY: Rules = (
+    Rule("auxiliary_head.convs.0.conv.*", "auxiliary_head.0.*"),
+    Rule("auxiliary_head.convs.0.bn.*", "auxiliary_head.1.*"),
+    Rule("auxiliary_head.conv_seg.*", "auxiliary_head.3.*"),
+)
 
 DANET_HEAD = ("**pam.gamma.scale", "**sa.gamma")
 CCNET_HEAD = ("**cca.gamma.scale", "**cca.gamma")
@@ -49,24 +73,39 @@ NONLOCAL: Rules = (
     *[Rule(f"**{name}.conv.*", f"**{name}.*") for name in ("g", "phi")],
 )
 
+NL_HEAD: Rules = (
+    *[Rule(f"**convs.#.{layer}.*", f"**convs.#.{i}.*") for i, layer in enumerate(("conv", "bn"))],
+    *[Rule(f"**conv_cat.{layer}.*", f"**conv_cat.{i}.*") for i, layer in enumerate(("conv", "bn"))],
+)
+
+IN_HEAD = "**nl_block.conv_out.conv.weight"
+SCALED_NONLOCAL: Rules = (*NONLOCAL, Rule("**theta.conv.*", "**theta.*", SCALED))
+
 DIALECTS = (
     Dialect(
         "mmseg",
         "mmseg's DAHead and CCHead (with ReLU, so activation='relu' and inplace_abn=False), mmcv's CrissCrossAttention",
-        (MMSEG,),
+        ((*BACKBONE, *AUXILIARY, *MMSEG),),
         signature=("**gamma.scale",),
+    ),
+    Dialect(
+        "mmseg_nonlocal",
+        "mmseg's networks with an NLHead",
+        ((*BACKBONE, *AUXILIARY, *NL_HEAD), SCALED_NONLOCAL),
+        signature=(IN_HEAD,),
     ),
     Dialect(
         "mmcv_nonlocal",
         "mmcv's NonLocal1d to 3d; an embedded Gaussian with use_scale=False",
         ((*NONLOCAL, Rule("**theta.conv.*", "**theta.*")),),
         signature=("**conv_out.conv.weight",),
+        without=(IN_HEAD,),
     ),
     Dialect(
         "mmcv_nonlocal_scaled",
         "mmcv's NonLocal1d to 3d, an embedded Gaussian with use_scale=True, their default",
-        ((*NONLOCAL, Rule("**theta.conv.*", "**theta.*", SCALED)),),
+        (SCALED_NONLOCAL,),
         signature=("**conv_out.conv.weight", "**theta.conv.weight"),
-        without=("**concat_project.conv.weight",),
+        without=("**concat_project.conv.weight", IN_HEAD),
     ),
 )

@@ -25,9 +25,11 @@ SE_LAYER: Rules = tuple(
     )
 )
 
+WHOLE = ("backbone.layer1.0.conv1.weight", "layer1.0.conv1.weight")
+
 CLASSIFIER: Rules = (
-    Rule("backbone.conv1.*", "conv1.*"),
-    Rule("backbone.bn1.*", "bn1.*"),
+    Rule("backbone.conv1.*", "conv1.*", beside=WHOLE),
+    Rule("backbone.bn1.*", "bn1.*", beside=WHOLE),
     Rule("backbone.layer#.**", "layer#.**"),
     Rule("head.fc.*", "fc.*"),
 )
