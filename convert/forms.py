@@ -75,15 +75,17 @@ def _nothing(x: np.ndarray, n: int) -> Sequence[np.ndarray]:
     return []
 
 
-SAME = Form(_first, lambda parts: parts[0], _alike, lambda x, n: [x])
+SAME = Form(_first, lambda parts: parts[0], _alike, write=lambda x, n: [x])
 
-ROWS = Form(_rows, np.concatenate, _split_rows, lambda x, n: np.split(x, n))
+ROWS = Form(_rows, np.concatenate, _split_rows, write=lambda x, n: np.split(x, n))
 """Parts of one shape, concatenated along the first axis."""
 
-POINTWISE = Form(_pointwise, lambda parts: parts[0][:, :, 0, 0], _split_pointwise, lambda x, n: [x[:, :, None, None]])
+POINTWISE = Form(
+    _pointwise, lambda parts: parts[0][:, :, 0, 0], _split_pointwise, write=lambda x, n: [x[:, :, None, None]]
+)
 """The weight (o, i, 1, 1) of a 1x1 convolution, which is the weight (o, i) of a linear layer here."""
 
-SCALAR = Form(_scalar, lambda parts: parts[0][None], _split_scalar, lambda x, n: [x[0]])
+SCALAR = Form(_scalar, lambda parts: parts[0][None], _split_scalar, write=lambda x, n: [x[0]])
 """A scalar, which has shape (1,) here."""
 
 
@@ -104,7 +106,7 @@ def _scaled(times: int) -> Form:
     def write(x: np.ndarray, n: int) -> Sequence[np.ndarray]:
         return [(x * root(x.shape)).astype(x.dtype)]
 
-    return Form(shape, read, _alike, write, exact=lambda shape: bool(np.frexp(root(shape))[0] == 0.5))
+    return Form(shape, read, _alike, write=write, exact=lambda shape: bool(np.frexp(root(shape))[0] == 0.5))
 
 
 SCALED = _scaled(1)
@@ -117,7 +119,7 @@ POSITIVE = Form(
     _first,
     lambda parts: (np.abs(parts[0]) + 1e-5).astype(parts[0].dtype),
     _alike,
-    None,
+    write=None,
     exact=lambda shape: False,
 )
 """|weight| + eps. There is no inverse, because the sign is lost."""
@@ -126,7 +128,7 @@ ZEROS = Form(
     lambda shapes: shapes[0][:1],
     lambda parts: np.zeros(parts[0].shape[:1], parts[0].dtype),
     lambda shape, n: [],
-    _nothing,
+    write=_nothing,
 )
 """A bias of zeros that the foreign code does not have. Its length is the number of rows of the weight.
 
