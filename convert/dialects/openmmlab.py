@@ -84,7 +84,7 @@ DIALECTS = (
         "mmpretrain's and mmcls' ResNet and SEResNet, with style='pytorch'",
         (SE_LAYER, CLASSIFIER),
         signature=("backbone.conv1.weight", "backbone.layer1.#.conv1.weight", "head.fc.weight"),
-        networks=("resnet*", "insight_se_resnet*"),
+        networks=("resnet*", "insight_se_resnet50", "insight_se_resnet101"),
     ),
     Dialect(
         "mmdet",

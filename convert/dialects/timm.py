@@ -3,6 +3,9 @@
 Their SE gates have 1x1 convolutions where ours have linear layers. In most of Cadene's networks the stem is in a
 ``layer0``. Where timm and torchvision have the names that are here, as in ResNet, no dialect is needed.
 
+``timm``: ``seresnet50`` is ``timm_seresnet50`` here, and ``seresnet101``, which has the same blocks, is
+``insight_se_resnet101``. timm rounds the hidden width of a gate to a multiple of 8, so ``seresnet18`` and
+``seresnet34`` are no networks here.
 ``timm_cbam``: ``CbamModule``, which is ``CBAM(..., conv=True, bias=False, mean_first=True)`` here.
 ``timm_nonlocal``, ``timm_nonlocal_scaled``: ``NonLocalAttn``, which is an ``EmbeddedGaussianNonLocalBlock`` with
 ``dimension=2, sub_sample=False`` and an eighth of the channels inside. With ``use_scale``, its default, the products
@@ -55,7 +58,7 @@ DIALECTS = (
         "timm's SE networks",
         (TIMM,),
         signature=("**se.fc1.weight", "**se.fc2.weight"),
-        networks=("timm_*",),
+        networks=("timm_*", "insight_se_resnet101"),
     ),
     Dialect(
         "cadene",

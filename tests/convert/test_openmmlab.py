@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from convert import from_torch, plan, to_torch, translate
+from convert.dialects import find_dialect
 from convert.recognition import recognise
 from convert.rules import dropped
+from convert.tensors import Lazy
 from flax_attn import ABN, Bottleneck, DANetHead, EmbeddedGaussianNonLocalBlock, RCCAModule, ResNet, Transformer
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout2d, Module, ModuleList, Sequential, relu
+from tests.catalog.test_golden import golden
 from tests.convert.test_dialects import conv_module, random_state, run, same_bits, scale, shapes, torch_module
 
 CLASSES, WIDTH, INNER = 5, 512, 128
@@ -206,6 +209,14 @@ def test_a_transformer_of_mmdet_gives_our_numbers():
     ours = translate(theirs.state_dict(), source="mmdet")
     variables = from_torch(net, {key.removeprefix("transformer."): v for key, v in ours.items()}, x, **call)
     assert np.abs(net.apply(variables, x, **call)[0][-1] - expected).max() < 1e-10
+
+
+def test_a_detr_of_mmdet_is_recognised_before_anything_is_read():
+    ours = {key: shape for key, shape in golden("detr_r50").items() if not dropped(key)}
+    names = find_dialect("mmdet").write_names(ours)
+    theirs = {name: Lazy(ours[key], np.dtype("float32"), pytest.fail) for key, (name,) in names.items()}
+    (candidate,) = recognise(theirs)
+    assert candidate.options == "--model detr_resnet50 --dialect mmdet"
 
 
 # mmpretrain
