@@ -13,4 +13,5 @@ from .state_dict import (
     plan as plan,
     to_torch as to_torch,
 )
+from .translation import translate as translate
 from .variables_file import module_of as module_of, restore as restore, save as save

@@ -1,16 +1,15 @@
-"""The parts of a dialect: rules that rename keys by pattern, and change the form of arrays in a reversible way."""
+"""The parts of a dialect: rules that rename keys by pattern, and give arrays another form."""
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from convert.forms import SAME, ZEROS, Form, Shape
 from convert.rules import dropped
 from convert.tensors import Lazy, as_numpy
-
-Shape = tuple[int, ...]
 
 WILD = {"**": r"(.+)", "*": r"([^.]+)", "#": r"(\d+)"}
 PREFIX = r"(|.+\.)"
@@ -31,70 +30,6 @@ def fill(template: str, captures: Sequence[str]) -> str:
     """``template`` with its wildcards replaced, in order, by ``captures``: the matches of another template."""
     parts = iter(captures)
     return re.sub(r"\*\*|\*|#", lambda _: next(parts), template)
-
-
-class Form(NamedTuple):
-    """How one array here is computed from foreign arrays, its parts, and the parts from the array.
-
-    Args:
-        shape: the shape of the array, from the shapes of the parts. ValueError says which shapes were expected.
-        write: the parts, from the array and their number. None if the parts cannot be computed.
-    """
-
-    shape: Callable[[Sequence[Shape]], Shape]
-    read: Callable[[Sequence[np.ndarray]], np.ndarray]
-    write: Callable[[np.ndarray, int], Sequence[np.ndarray]] | None
-
-
-def _expect(fits: bool, expected: str, shapes: Sequence[Shape]) -> None:
-    if not fits:
-        raise ValueError(f"expected {expected}, found {', '.join(map(str, shapes))}")
-
-
-def _rows(shapes: Sequence[Shape]) -> Shape:
-    _expect(len(set(shapes)) == 1 and len(shapes[0]) > 0, "parts of one shape", shapes)
-    return (len(shapes) * shapes[0][0], *shapes[0][1:])
-
-
-def _pointwise(shapes: Sequence[Shape]) -> Shape:
-    _expect(len(shapes[0]) == 4 and shapes[0][2:] == (1, 1), "a 1x1 convolution's weight", shapes)
-    return shapes[0][:2]
-
-
-def _scalar(shapes: Sequence[Shape]) -> Shape:
-    _expect(shapes[0] == (), "a number without axes", shapes)
-    return (1,)
-
-
-def _nothing(x: np.ndarray, n: int) -> Sequence[np.ndarray]:
-    if np.any(x):
-        raise ValueError("expected zeros, because the dialect has no key for this array, found other numbers")
-    return []
-
-
-SAME = Form(lambda shapes: shapes[0], lambda parts: parts[0], lambda x, n: [x])
-
-ROWS = Form(_rows, np.concatenate, lambda x, n: np.split(x, n))
-"""Parts of one shape, concatenated along the first axis."""
-
-POINTWISE = Form(_pointwise, lambda parts: parts[0][:, :, 0, 0], lambda x, n: [x[:, :, None, None]])
-"""The weight (o, i, 1, 1) of a 1x1 convolution, which is the weight (o, i) of a linear layer here."""
-
-SCALAR = Form(_scalar, lambda parts: parts[0][None], lambda x, n: [x[0]])
-"""A scalar, which has shape (1,) here."""
-
-SCALED = Form(
-    lambda shapes: shapes[0],
-    lambda parts: (parts[0] * parts[0].shape[0] ** -0.5).astype(parts[0].dtype),
-    lambda x, n: [(x * x.shape[0] ** 0.5).astype(x.dtype)],
-)
-"""Divided by the square root of the number of rows. The inverse is exact if that root is a power of 2, else rounded."""
-
-POSITIVE = Form(lambda shapes: shapes[0], lambda parts: (np.abs(parts[0]) + 1e-5).astype(parts[0].dtype), None)
-"""|weight| + eps. There is no inverse, because the sign is lost."""
-
-ZEROS = Form(lambda shapes: shapes[0][:1], lambda parts: np.zeros(parts[0].shape[:1], parts[0].dtype), _nothing)
-"""A bias of zeros that the foreign code does not have. Its length is the number of rows of the weight."""
 
 
 class Rule(NamedTuple):
@@ -171,8 +106,11 @@ class Dialect(NamedTuple):
         return bool(self.signature) and all(map(there, self.signature)) and not any(map(there, self.without))
 
     def read(self, state_dict: Mapping[str, Any]) -> Translation:
-        """``state_dict`` under the names here. Arrays of several parts are joined when their ``make`` is called."""
-        entries = {key: Read(as_numpy(value), (key,)) for key, value in state_dict.items() if not dropped(key)}
+        """``state_dict`` under the names here. No ``Lazy`` value is made.
+
+        An array of another form, such as one that several parts are joined to, is a ``Lazy`` that makes its parts.
+        """
+        entries = {key: Read(_described(value), (key,)) for key, value in state_dict.items() if not dropped(key)}
         problems: list[str] = []
         for i, rules in enumerate(self.passes):
             entries = self._read(i, rules, entries, problems)
@@ -221,25 +159,56 @@ class Dialect(NamedTuple):
             names = {key: [part for name in group for part in parts[name]] for key, group in names.items()}
         return {key: tuple(group) for key, group in names.items()}
 
-    def write(self, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The inverse of ``read``.
+    def write(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of ``read``. The parts of an array are arrays, those of a ``Lazy`` are ``Lazy`` values.
 
         Raises:
             ValueError: if an array has no form in this dialect.
         """
         for rules in reversed(self.passes):
-            out = {}
+            out: dict[str, Any] = {}
             for key, value in state_dict.items():
                 form, names = _written(rules, key, state_dict)
                 if form.write is None:
                     raise ValueError(f"{self.name} can be read and not written: {key} does not tell what it was")
                 try:
-                    parts = form.write(value, len(names))
+                    out |= zip(names, _parts(form, value, len(names)), strict=True)
                 except ValueError as error:
                     raise ValueError(f"{self.name} cannot be written: {key}: {error}") from error
-                out.update({name: np.asarray(part, order="C") for name, part in zip(names, parts, strict=True)})
             state_dict = out
         return dict(state_dict)
+
+    def inexact(self, shapes: Mapping[str, Shape]) -> list[str]:
+        """The names here, of those in ``shapes``, whose arrays this dialect does not keep to the bit."""
+        lost: dict[str, None] = {}
+        names = {key: [key] for key in shapes}
+        for rules in reversed(self.passes):
+            known = {name for group in names.values() for name in group}
+            written = {name: _written(rules, name, known) for name in known}
+            for key, group in names.items():
+                if not all(written[name][0].exact(shapes[key]) for name in group):
+                    lost[key] = None
+            names = {key: [part for name in group for part in written[name][1]] for key, group in names.items()}
+        return list(lost)
+
+
+def _described(value: Any) -> Any:
+    return value if isinstance(value, Lazy) else as_numpy(value)
+
+
+def _parts(form: Form, value: Any, n: int) -> Sequence[Any]:
+    """The ``n`` parts of ``value``, one after the other; each part of a ``Lazy`` makes the whole of it."""
+    assert form.write
+    if form is SAME:
+        return [value if isinstance(value, Lazy) else np.asarray(as_numpy(value), order="C")]
+    shapes = form.split(tuple(value.shape), n)
+    if not isinstance(value, Lazy) or not shapes:
+        return [np.asarray(part, order="C") for part in form.write(as_numpy(value), n)]
+    write, whole = form.write, value
+    return [
+        Lazy(shape, value.dtype, functools.partial(lambda i: np.array(write(as_numpy(whole), n)[i], order="C"), i))
+        for i, shape in enumerate(shapes)
+    ]
 
 
 def _targets(rules: Rules, key: str, keys: Iterable[str]) -> list[tuple[tuple[str, ...], str, Form]]:

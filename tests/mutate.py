@@ -44,16 +44,16 @@ MUTATIONS = [
     ),
     Mutation(
         "projections in another order",
-        "convert/dialects.py",
+        "convert/dialects/hugging_face.py",
         'for which in "qkv")',
         'for which in "qvk")',
         "tests/convert/test_dialects.py -k transformer",
     ),
     Mutation(
         "the root of the width upside down",
-        "convert/renaming.py",
-        "parts[0].shape[0] ** -0.5",
-        "parts[0].shape[0] ** 0.5",
+        "convert/forms.py",
+        "root(parts[0].shape) ** -1",
+        "root(parts[0].shape)",
         "tests/convert/test_dialects.py -k non_local",
     ),
     Mutation(

@@ -131,6 +131,7 @@ PUBLISHED = [
         (image(3, 65, 97, n=1),),
         outputs=(PLAIN,),
         keys="res2net50_v1b_26w_4s",
+        files=("timm res2net50d",),
         lengths=CLASSES,
     ),
     # residual_attention
@@ -282,7 +283,7 @@ PUBLISHED = [
             (sge_resnet.sge_resnet101, "insight_sge_resnet101", ("sge_resnet101.pth.tar",)),
             (sge_resnet.insight_se_resnet18, "", ()),
             (sge_resnet.insight_se_resnet50, "insight_se_resnet50", ()),
-            (sge_resnet.insight_se_resnet101, "", ()),
+            (sge_resnet.insight_se_resnet101, "", ("timm seresnet101",)),
             (sge_resnet.sk_resnet50, "insight_sk_resnet50", ()),
             (sge_resnet.sk_resnet101, "", ()),
             (sge_resnet.cbam_resnet18, "", ()),

@@ -1,6 +1,8 @@
 """Foreign names: every pinned list is known for what it is, read without loss, written back to the bit, and refused as
 strictly as ours are, by the names that the file has."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from convert.dialects import AUTO, DIALECTS, NATIVE, choose, detect, find_dialec
 from convert.rules import dropped
 from convert.tensors import Lazy, as_numpy
 from flax_attn import (
+    DETR,
+    Bottleneck,
     CrissCrossAttention,
     DANetHead,
     DotProductNonLocalBlock,
@@ -31,7 +35,20 @@ FOREIGN = {
     "hf_no_timm_det": ["hf_no_timm"],
     "hf5_seg": ["hf5"],
     "hf5_no_timm_det": ["hf5_no_timm"],
+    "hf5_learned_det": ["hf5_learned"],
+    "hf5_learned_no_timm_det": ["hf5_learned_no_timm"],
+    "hf5_memory_learned_det": ["hf5"],
+    "hf5_memory_learned_no_timm_det": ["hf5_no_timm"],
+    "mmpretrain_seresnet50": ["mmpretrain"],
+    "mmdet_detr": ["mmdet"],
+    "mmdet2_detr": ["mmdet2"],
+    "mmdet2_early_detr": ["mmdet2_early"],
+    "mmseg_danet": ["mmseg"],
+    "mmseg_ccnet": ["mmseg"],
+    "mmseg_nonlocal": ["mmseg_nonlocal"],
     "mmcv_CrissCrossAttention": ["mmseg"],
+    "timm_CbamModule": ["timm_cbam"],
+    "timm_NonLocalAttn": ["timm_nonlocal", "timm_nonlocal_scaled"],
     "timm_seresnet50": ["timm"],
     **{f"timm_legacy_{name}": ["cadene"] for name in ("senet154", "seresnet18", "seresnet50", "seresnext50_32x4d")},
     **{f"mmcv_NonLocal2d_{form}_ss{i}": ["mmcv_nonlocal"] for form in ("gaussian", "concatenation") for i in (0, 1)},
@@ -43,6 +60,7 @@ FOREIGN = {
 }
 NETWORKS = {
     "timm_seresnet50": "timm_seresnet50",
+    "mmpretrain_seresnet50": "insight_se_resnet50",
     **{f"timm_legacy_{name}": f"legacy_{name}" for name in ("senet154", "seresnet18", "seresnet50")},
     "timm_legacy_seresnext50_32x4d": "legacy_seresnext50_32x4d",
 }
@@ -112,7 +130,7 @@ def test_dialects_are_found_by_name():
     assert choose(None, shapes("timm_seresnet50")) is None
     assert choose(NATIVE, shapes("timm_seresnet50")) is None
     assert choose(AUTO, shapes("timm_seresnet50")) is find_dialect("timm")
-    with pytest.raises(ValueError, match="no dialect is called 'tim'; there are hf, "):
+    with pytest.raises(ValueError, match=r"no dialect is called 'tim'; did you mean 'timm'\? There are hf, "):
         choose("tim", {})
     with pytest.raises(ValueError, match="may be those of mmcv_nonlocal or mmcv_nonlocal_scaled"):
         choose(AUTO, shapes("mmcv_NonLocal2d_embedded_gaussian_ss1"))
@@ -135,6 +153,21 @@ def test_a_foreign_list_is_read_and_written_back_to_the_bit(name):
 def test_a_foreign_list_fits_its_network(name):
     (entry,) = catalog.find_entries(NETWORKS[name])
     mapping = recognition.entry_plan(entry, entry.module(num_classes=10))
+    state = random_state(shapes(name))
+    same_bits(mapping.to_torch(mapping.from_torch(state, AUTO), FOREIGN[name][0]), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "positions"),
+    [
+        *[(name, (1, 1, 1, 1), "sine") for name in ("mmdet_detr", "mmdet2_detr", "mmdet2_early_detr")],
+        *[(name, (2, 2, 2, 2), "learned") for name in FOREIGN if "learned" in name],
+    ],
+)
+def test_a_foreign_list_fits_a_small_detr(name, layers, positions):
+    sizes = dict(num_classes=5, num_queries=7, hidden_dim=32, enc_layers=1, dec_layers=2, dim_feedforward=48)
+    net = DETR(Bottleneck, layers, position_embedding=positions, **sizes)
+    mapping = plan(net, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
     state = random_state(shapes(name))
     same_bits(mapping.to_torch(mapping.from_torch(state, AUTO), FOREIGN[name][0]), state)
 
@@ -476,3 +509,46 @@ def test_nothing_is_joined_before_it_is_asked_for():
     assert entry.value.shape == (768, 256)
     untouched = find_dialect("hf").read(state).entries["transformer.encoder.layers.0.linear1.weight"].value
     assert np.shares_memory(untouched, state["model.encoder.layers.0.fc1.weight"])
+
+
+def lazy(state, made):
+    """``state`` as ``Lazy`` values, each of which adds its key to ``made``."""
+
+    def make(key):
+        made.append(key)
+        return state[key]
+
+    return {key: Lazy(x.shape, x.dtype, functools.partial(make, key)) for key, x in state.items()}
+
+
+@foreign
+def test_no_lazy_value_is_made_before_it_is_asked_for(name):
+    state, made = random_state(shapes(name)), []
+    dialect = find_dialect(FOREIGN[name][0])
+    entries, problems = dialect.read(lazy(state, made))
+    assert (problems, made) == ([], [])
+    native = {}
+    for key, entry in entries.items():
+        native[key] = as_numpy(entry.value)
+        assert (native[key].shape, native[key].dtype) == (entry.value.shape, entry.value.dtype)
+        assert set(made) >= set(entry.origins)
+        assert len(made) <= 3
+        made.clear()
+    same_bits(native, numbers(dialect.read(state)))
+
+
+@foreign
+def test_lazy_values_are_written_one_at_a_time(name):
+    dialect, made = find_dialect(FOREIGN[name][0]), []
+    state = random_state(shapes(name))
+    native = numbers(dialect.read(state))
+    written = dialect.write(lazy(native, made))
+    assert all(not native[key].any() for key in made)
+    made.clear()
+    out = {}
+    for key, value in written.items():
+        out[key] = as_numpy(value)
+        assert (out[key].shape, out[key].dtype) == (value.shape, value.dtype)
+        assert len(made) == 1
+        made.clear()
+    same_bits(out, state)

@@ -10,6 +10,8 @@ from flax import traverse_util
 
 from convert import load, plan, restore, save
 from convert.__main__ import main
+from convert.dialects import find_dialect
+from convert.tensors import Lazy
 from flax_attn import layers
 from flax_attn.catalog.entry import Entry, plain
 
@@ -70,3 +72,24 @@ def test_so_does_the_command_line(file, tmp_path, monkeypatch):
     arguments = ["convert", str(path), "--model", "wide", "--out", str(tmp_path / "out"), "--quiet"]
     assert peak(lambda: main(arguments)) < 1.5 * LARGEST
     assert (tmp_path / "out").stat().st_size > LAYERS * LARGEST
+
+
+def test_reading_and_writing_a_dialect_hold_one_array_at_a_time():
+    def part(number):
+        return Lazy((WIDTH, WIDTH), np.dtype("float32"), lambda: np.full((WIDTH, WIDTH), number, np.float32))
+
+    names = [f"model.encoder.layers.{i}.self_attn.{which}_proj.weight" for i in range(4) for which in "qkv"]
+    dialect = find_dialect("hf")
+    found = []
+
+    def there_and_back():
+        entries, problems = dialect.read({name: part(i) for i, name in enumerate(names)})
+        assert (len(entries), problems) == (4, [])
+        for name, value in dialect.write({key: entry.value for key, entry in entries.items()}).items():
+            array = value.make()
+            found.append((name, array.shape, int(array[0, 0]), int(array[-1, -1])))
+            del array
+
+    joined = 3 * LARGEST
+    assert peak(there_and_back) < 2.4 * joined < len(names) * LARGEST
+    assert found == [(name, (WIDTH, WIDTH), i, i) for i, name in enumerate(names)]
