@@ -5,12 +5,11 @@ from pathlib import Path
 
 from flax import traverse_util
 
-from convert.checkpoint import Checkpoint, scan
-from convert.commands.chosen import chosen_model
+from convert.checkpoint import scan
+from convert.commands.chosen import chosen_model, recognised
 from convert.commands.inspecting import assumptions, describe
 from convert.commands.options import add_file, add_model
 from convert.commands.terminal import Terminal
-from convert.recognition import Candidate, recognise
 from convert.rules import dropped
 from convert.variables_file import save
 from flax_attn.catalog import Entry
@@ -21,19 +20,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add_file(command)
     add_model(command, required=False)
     command.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
-
-
-def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate:
-    """The one published network that the file fits. ValueError if the file fits none, or several."""
-    if options.arg:
-        raise ValueError("an argument needs a model: name the model with --model")
-    found = recognise(checkpoint.arrays, options.dialect)
-    if not found:
-        raise ValueError(f"{options.file}: fits no published network; say what it is with --model")
-    if len(found) > 1:
-        several = "\n".join(candidate.options for candidate in found)
-        raise ValueError(f"{options.file}: fits several networks; say which with\n{several}")
-    return found[0]
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
