@@ -76,11 +76,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     with terminal.progress(f"running {options.file} on both sides"):
         report = report_of(options)
     terminal.out.print(table_of(report))
-    for line in report.movement() if report.ok else str(report).splitlines():
+    for line in str(report).splitlines() if report.wrong else report.movement():
         terminal.say(line)
     if report.wrong:
         return OUTSIDE
-    for problem in report.problems if options.quiet else ():
+    for problem in report.problems:
         terminal.out.print(problem, soft_wrap=True)
     return REFUSED if report.problems else 0
 

@@ -19,11 +19,15 @@ SMALLEST = TOLERANCE["float64"]
 """An output that moves by no more does not move."""
 
 
-def movements(run: Run, plan: Plan, state: Mapping[str, np.ndarray], arrays: Arrays, seed: int) -> Moved:
+def movements(
+    run: Run, plan: Plan, state: Mapping[str, np.ndarray], arrays: Arrays, seed: int, every: bool = False
+) -> Moved:
     """How far the outputs of ``run`` move with all inputs, and with all parameters of ``plan``.
 
     Args:
         state: the numbers at which both are asked. Each parameter is multiplied by a number near 1.
+        every: whether every output must move with the inputs: the first number is then that of the floating point
+            output that moves least. By default it is that of the output that moves most.
     """
     rng = np.random.default_rng(seed)
     trained = {row.key for row in plan.rows if row.path[0] == "params"}
@@ -33,7 +37,7 @@ def movements(run: Run, plan: Plan, state: Mapping[str, np.ndarray], arrays: Arr
         for key, value in state.items()
     }
     nearby |= {key: nearby[row.key] for key, row in plan.aliases.items()}
-    by_input = distance(run(state, [changed(x, rng) for x in arrays]), before)
+    by_input = distance(run(state, [changed(x, rng) for x in arrays]), before, every)
     return by_input, distance(run(nearby, arrays), before) if trained else None
 
 
@@ -43,11 +47,15 @@ def changed(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return x + rng.normal(size=x.shape) if is_float(x) and np.array_equal(moved, x) else moved
 
 
-def distance(after: Arrays, before: Arrays) -> float:
-    """The largest ``difference`` of two runs; infinite where a run has other shapes."""
+def distance(after: Arrays, before: Arrays, every: bool = False) -> float:
+    """The largest ``difference`` of two runs, or with ``every`` the smallest one of an output of floats; infinite where
+    a run has other shapes.
+    """
     if [x.shape for x in after] != [x.shape for x in before]:
         return float("inf")
-    return max((difference(a, b) for a, b in zip(after, before, strict=True)), default=0.0)
+    pairs = list(zip(after, before, strict=True))
+    floats = [difference(a, b) for a, b in pairs if b.size and is_float(b)]
+    return min(floats) if every and floats else max((difference(a, b) for a, b in pairs), default=0.0)
 
 
 def unmoved(

@@ -79,7 +79,7 @@ def moved_in_eval_mode(
         return torch_outputs(entry, twin, arrays)
 
     inputs = entry.draw(module, np.random.default_rng(seed), "float64")
-    return movements(run, plan, state=in_precision(state_dict, "float64"), arrays=inputs, seed=seed + 1)
+    return movements(run, plan, state=in_precision(state_dict, "float64"), arrays=inputs, seed=seed + 1, every=True)
 
 
 class Parity:
