@@ -4,7 +4,6 @@ import collections.abc
 import dataclasses
 import functools
 import inspect
-import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -17,6 +16,7 @@ from flax_attn import layers
 from flax_attn.catalog import CATALOG, arguments, find_entries
 from flax_attn.constructor import LINEN_ONLY, PRECISION
 from flax_attn.layers import Module
+from flax_attn.layers.arguments import fits, is_checked, refusal
 
 MAIN = "__main__"
 """The module of a class in the script that was started; the same class has another path when it is imported."""
@@ -164,7 +164,7 @@ def _build(cls: Callable[..., Module], name: str, given: Mapping[str, Any]) -> M
     values = {key: _from_plain(value, hints[key]) for key, value in given.items()}
     for key, value in values.items():
         if not _fits(value, hints[key]):
-            raise ValueError(f"{name}: expected {_spelled(hints[key])} for {key}, got {value!r}")
+            raise ValueError(refusal(name, key, hints[key], value))
     return cls(**values)
 
 
@@ -216,13 +216,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return callable(value) and (inner[0] is ... or _takes(value, len(inner[0])))
     if kind is type:
         return isinstance(value, type) and issubclass(value, inner[0])
-    if kind is collections.abc.Sequence or (kind is tuple and inner[-1] is ...):
-        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
-    if kind is tuple:
-        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, int | float if hint is float else hint)
+    return fits(value, hint) if is_checked(hint) else isinstance(value, get_origin(hint) or hint)
 
 
 def _takes(function: Any, count: int) -> bool:
@@ -232,8 +226,3 @@ def _takes(function: Any, count: int) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _spelled(hint: Any) -> str:
-    """An annotation without the names of the files that its types are in."""
-    return hint.__name__ if isinstance(hint, type) else re.sub(r"\w+\.", "", str(hint))

@@ -13,6 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
+from flax_attn.layers.arguments import check_fields
 from flax_attn.layers.calls import watched
 from flax_attn.layers.children import check_adopted, check_assignment
 
@@ -142,6 +143,10 @@ class Module(_Dataclass):
         if "__call__" in vars(cls):
             cls.__call__ = watched(vars(cls)["__call__"])  # type: ignore[method-assign]
         super().__init_subclass__(**kwargs)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self)
 
     @nn.nowrap
     def __setattr__(self, name: str, value: Any) -> None:
