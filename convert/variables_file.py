@@ -22,6 +22,9 @@ from convert.errors import RefusedError, name_file, shown
 from convert.tensors import Lazy, as_numpy
 from flax_attn.catalog.spelling import module_from_json, module_to_json
 
+LONGEST = 1_000_000
+"""How many characters the arguments of a module in the metadata may have."""
+
 
 def save(path: str | os.PathLike, variables: Mapping[str, Any], module: nn.Module | None = None) -> None:
     """Write Flax variables as safetensors, bit for bit, under keys such as "params/fc/0/kernel".
@@ -55,7 +58,7 @@ def restore(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> dict[st
         if checkpoint.metadata.get("format") != FORMAT:
             raise RefusedError(f"expected a file that save wrote, got a {checkpoint.format} file that it did not write")
         if cls != ():
-            _module(checkpoint.metadata, cls)
+            module_from_metadata(checkpoint.metadata, cls)
         paths = {tuple(key.split("/")): array.copy() for key, array in checkpoint.arrays.items()}
         if any(path[:i] in paths for path in paths for i in range(1, len(path))):
             raise RefusedError("expected a tree of arrays, got an array where other keys have a folder")
@@ -78,18 +81,33 @@ def module_of(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> nn.Mo
     """
     metadata = read(path).metadata
     with name_file(path, "could not be read"):
-        return _module(metadata, cls)
+        return module_from_metadata(metadata, cls)
 
 
-def _module(metadata: Mapping[str, str], cls: type | Sequence[type]) -> nn.Module:
+def module_from_metadata(metadata: Mapping[str, str], cls: type | Sequence[type]) -> nn.Module:
+    """The module that the metadata of a file name. RefusedError in one sentence if they name none."""
     if not {"module", "arguments"} <= metadata.keys():
         raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
     own = [cls] if isinstance(cls, type) else list(cls)
     try:
-        spelled = {"module": metadata["module"], "arguments": json.loads(metadata["arguments"])}
-        return module_from_json(spelled, own)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(str(error)) from error
+        return module_from_json({"module": metadata["module"], "arguments": _arguments(metadata["arguments"])}, own)
+    except ValueError as error:
+        raise RefusedError("".join(c if c.isprintable() else "?" for c in str(error)[:500])) from error
+
+
+def _arguments(text: str) -> Any:
+    """The arguments in the metadata. ValueError for what is no JSON, too long or nested too deep."""
+    if len(text) > LONGEST:
+        raise ValueError(f"expected arguments of at most {LONGEST} characters in the metadata, got {len(text)}")
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("expected arguments in the metadata, got JSON that is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"expected arguments in JSON in the metadata: {str(error).partition(';')[0][:100]}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a dict of arguments in the metadata, got a {type(found).__name__}")
+    return found
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numbers
 import re
 import types
 from collections.abc import Sequence
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin
 
 import numpy as np
 
@@ -98,11 +98,11 @@ def check_fields(module: Any) -> None:
         ValueError: in one sentence.
     """
     cls, values = type(module), vars(module)
-    for name, hint in checked_fields(cls):
+    fields = module.__dataclass_fields__
+    for name, hint in checked_fields(cast(Any, cls)):
         value = values.get(name)
-        if type(value) is hint and hint is not int:
-            continue
-        if not fits(value, hint):
+        given = name in values and value is not fields[name].default
+        if given and not fits(value, hint):
             raise ValueError(refusal(cls.__name__, name, hint, value))
     made = vars(module.parent) if hasattr(module.parent, "parent_context") else {}
     made["_made"] = made.get("_made", 0) + 1
