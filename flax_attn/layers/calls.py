@@ -69,7 +69,7 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
     def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.check_call()
         given = {**dict(zip(by_position, args, strict=False)), **kwargs}.get("train", default)
-        train = checked_train(self, given) if takes else None
+        train = checked_train(self, given, default) if takes else None
         frames = CALLS.frames
         frames.append(Frame(self, train if train is not None or not frames else frames[-1].train))
         try:
@@ -86,7 +86,7 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
     return watching
 
 
-def checked_train(module: Any, given: Any) -> bool | None:
+def checked_train(module: Any, given: Any, default: Any) -> bool | None:
     """``train`` of a call, if it is a bool; None for the default of a user's module.
 
     Raises:
@@ -94,7 +94,7 @@ def checked_train(module: Any, given: Any) -> bool | None:
     """
     if isinstance(given, bool):
         return given
-    if given is None or given is inspect.Parameter.empty:
+    if given is default:
         return None
     if type(given).__name__ in ("bool", "bool_") and type(given).__module__ == "numpy":
         return bool(given)

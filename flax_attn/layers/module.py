@@ -86,6 +86,14 @@ def accumulator(dtype: DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def require_floats(who: str, *arrays: ArrayLike) -> None:
+    """Refuse integers and bools where floating point or complex numbers are needed, as PyTorch does."""
+    for x in arrays:
+        dtype = jnp.result_type(x)
+        fits = jnp.issubdtype(dtype, jnp.inexact)
+        require(fits, f"{who}: expected an array of floating point numbers, got {dtype}; write x.astype(jnp.float32)")
+
+
 def leave_helpers_plain(members: Mapping[str, Any]) -> None:
     """Mark the methods among ``members`` that linen is not to wrap: those without ``train`` that are not compact.
 
@@ -266,5 +274,6 @@ def einsum(subscripts: str, x: Array, y: Array, wide: bool = False) -> Array:
 
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """Softmax over ``axis``, in float32 at least; a slice that is all -inf gives NaN, as in PyTorch."""
+    require_floats("softmax", x)
     x = jnp.asarray(x)
     return jax.nn.softmax(x.astype(accumulator(x.dtype)), axis=axis).astype(x.dtype)
