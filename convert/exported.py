@@ -33,7 +33,8 @@ class Export:
     def differences(self, arrays: Mapping[str, Any]) -> list[str]:
         """A line for each difference between the plan and ``arrays``, which have keys such as "params/fc/0/kernel"."""
         expected = {"/".join(row.path): row.shape for row in self.plan.rows}
-        return shape_differences(expected, {key: tuple(array.shape) for key, array in arrays.items()})
+        found = {key: tuple(array.shape) for key, array in arrays.items()}
+        return shape_differences(expected, found, {key: key for key in expected | found})
 
     def state_dict(self, arrays: Mapping[str, Any], dialect: Dialect | None = None) -> dict[str, Any]:
         """The state dict of variables, and a batch counter of 0 for each normalization that has one in PyTorch.

@@ -16,6 +16,9 @@ from convert.writing.leaves import flat
 from convert.writing.safetensors_writer import DTYPES, write_safetensors
 from flax_attn.catalog.spelling import module_from_json, module_to_json
 
+LONGEST = 1_000_000
+"""How many characters the arguments of a module in the metadata may have."""
+
 
 def save(path: str | os.PathLike, variables: Mapping[str, Any], module: nn.Module | None = None) -> None:
     """Write Flax variables as safetensors, bit for bit, under keys such as "params/fc/0/kernel".
@@ -81,10 +84,24 @@ def module_in(metadata: Mapping[str, str], cls: type | Sequence[type] = ()) -> n
         raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
     own = [cls] if isinstance(cls, type) else list(cls)
     try:
-        spelled = {"module": metadata["module"], "arguments": json.loads(metadata["arguments"])}
-        return module_from_json(spelled, own)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(str(error)) from error
+        return module_from_json({"module": metadata["module"], "arguments": _arguments(metadata["arguments"])}, own)
+    except ValueError as error:
+        raise RefusedError("".join(c if c.isprintable() else "?" for c in str(error)[:500])) from error
+
+
+def _arguments(text: str) -> Any:
+    """The arguments in the metadata. ValueError for what is no JSON, too long or nested too deep."""
+    if len(text) > LONGEST:
+        raise ValueError(f"expected arguments of at most {LONGEST} characters in the metadata, got {len(text)}")
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("expected arguments in the metadata, got JSON that is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"expected arguments in JSON in the metadata: {str(error).partition(';')[0][:100]}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a dict of arguments in the metadata, got a {type(found).__name__}")
+    return found
 
 
 def _about(module: nn.Module | None) -> dict[str, str]:

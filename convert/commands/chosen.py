@@ -10,9 +10,10 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from convert.recognition import entry_plan
+from convert.checkpoint import Checkpoint
+from convert.recognition import Candidate, entry_plan, recognise
 from convert.state_dict import Plan
-from flax_attn.catalog import Entry, find_entries
+from flax_attn.catalog import CATALOG, PUBLISHED, Entry, Make, arguments, find_entries
 from flax_attn.catalog.spelling import build_module, build_own
 from flax_attn.layers import Module
 
@@ -27,6 +28,46 @@ def chosen_model(options: argparse.Namespace) -> tuple[Entry, Module, Plan]:
         except ValueError as refusal:
             refusals.append(refusal)
     raise ValueError(str(refusals[0]).partition("\n")[0])
+
+
+def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate:
+    """The one published network that the file fits. ValueError if the file fits none, or several."""
+    if options.arg:
+        raise ValueError("an argument needs a model: name the model with --model")
+    found = recognise(checkpoint.arrays, options.dialect)
+    if not found:
+        raise ValueError(f"{options.file}: fits no published network; say what it is with --model")
+    if len(found) > 1:
+        several = "\n".join(candidate.options for candidate in found)
+        raise ValueError(f"{options.file}: fits several networks; say which with\n{several}")
+    return found[0]
+
+
+def entry_of(module: Module) -> tuple[Entry, Plan]:
+    """An entry of the catalog whose example inputs fit ``module``, and the plan of ``module`` for these inputs."""
+    who = type(module).__name__
+    for entry in [entry for entry in CATALOG + PUBLISHED if made_by(entry) is type(module)]:
+        try:
+            return entry, entry_plan(entry, module)
+        except (ValueError, TypeError):
+            continue
+    raise ValueError(f"the catalog has no example inputs that fit this {who}; see verify --torch, or convert.compare")
+
+
+def made_by(entry: Entry) -> Any:
+    """The class of the modules that ``entry`` makes; a constructor names it in its annotations."""
+    return entry.cls if isinstance(entry.cls, type) else entry.cls.__annotations__["return"]
+
+
+def arguments_of(module: Module) -> dict[str, Any]:
+    """The arguments that ``module`` was built with, where they are not the default; a module in them as a ``Make``."""
+    known = arguments(type(module)).items()
+    given = {name: (getattr(module, name), p.default) for name, p in known}
+    different = {name: value for name, (value, default) in given.items() if value is not default}
+    return {
+        name: Make(type(value), **arguments_of(value)) if isinstance(value, Module) else value
+        for name, value in different.items()
+    }
 
 
 def find_class(spelled: str, option: str) -> Any:

@@ -10,12 +10,11 @@ import flax.linen as nn
 from flax import traverse_util
 
 from convert.checkpoint import FORMAT, Checkpoint, scan
-from convert.commands.chosen import chosen_model
+from convert.commands.chosen import chosen_model, recognised
 from convert.commands.inspecting import assumptions, describe
 from convert.commands.options import add_file, add_model
 from convert.commands.terminal import Terminal
 from convert.dialects import AUTO, NATIVE, choose
-from convert.recognition import Candidate, recognise
 from convert.rules import dropped
 from convert.state_dict import Plan
 from convert.writing.formats import FORMATS, Format, find_format
@@ -47,19 +46,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "file, but float32 for statistics in half precision)",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object in place of the summary")
-
-
-def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate:
-    """The one published network that the file fits. ValueError if the file fits none, or several."""
-    if options.arg:
-        raise ValueError("an argument needs a model: name the model with --model")
-    found = recognise(checkpoint.arrays, options.dialect)
-    if not found:
-        raise ValueError(f"{options.file}: fits no published network; say what it is with --model")
-    if len(found) > 1:
-        several = "\n".join(candidate.options for candidate in found)
-        raise ValueError(f"{options.file}: fits several networks; say which with\n{several}")
-    return found[0]
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

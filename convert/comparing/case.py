@@ -9,6 +9,7 @@ import flax.linen as nn
 import numpy as np
 from jax.typing import DTypeLike
 
+from convert.comparing.tolerances import largest
 from convert.precision import is_floating
 from convert.state_dict import Plan, Variables
 from flax_attn.catalog import channels_first, channels_last
@@ -110,8 +111,8 @@ def gradients(step: Step) -> Step:
 
 
 def largest_gradient(step: Step) -> float:
-    """The largest magnitude in the gradients of ``step``."""
-    return max((float(np.abs(g).max(initial=0)) for g in gradients(step).values()), default=0.0)
+    """The largest finite magnitude in the gradients of ``step``."""
+    return max((largest(g) for g in gradients(step).values()), default=0.0)
 
 
 def rate(step: Step) -> float:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import numpy as np
 
 from convert.comparing.case import Case, Step, random_state
-from convert.comparing.diagnosis import findings, movements, remarks
+from convert.comparing.diagnosis import findings, moved, remarks
 from convert.comparing.dropouts import factor, scale_dropout
 from convert.comparing.pairing import Layouts, Pair, precision, shared_parameters
 from convert.comparing.report import Report, Row, compared, roundings
@@ -125,14 +125,14 @@ def report(pair: Pair, state: Mapping[str, np.ndarray], dtypes: Sequence[str]) -
         phases = ["eval", *(f"step {i + 1}" for i in range(pair.steps))]
         for phase, ours, expected in zip(phases, flax_steps(pair, case, dtype), theirs, strict=True):
             rows += compared(ours, expected, dtype, phase, allowed)
-    moved = movements(pair, exact)
+    moves = moved(pair, exact)
     return Report(
         title=f"{pair.names[0]} (Flax) and {pair.names[1]} (torch)",
         rows=rows,
-        problems=findings(pair, exact, rows, reference, moved),
+        problems=findings(pair, exact, rows, reference, moves),
         notes=remarks(pair, exact, rows, reference),
-        moves_with_input=moved[0],
-        moves_with_parameters=moved[1],
+        moves_with_input=moves[0],
+        moves_with_parameters=moves[1],
     )
 
 

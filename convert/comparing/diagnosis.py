@@ -9,22 +9,19 @@ import numpy as np
 from convert.comparing.case import Case, Step
 from convert.comparing.dropouts import factor
 from convert.comparing.layerwise import first_difference
+from convert.comparing.movement import Moved, movements, unmoved
 from convert.comparing.pairing import Pair, fits, is_float
 from convert.comparing.report import Row, compared
 from convert.comparing.sides import TorchSide
-from convert.comparing.tolerances import TOLERANCE, difference
 
 NUDGE = 1e-9
 """How far parameters move when it is asked whether gradients jump."""
 
-Moved = tuple[float, float | None]
-"""How far the outputs move with all inputs and, where there are any, with all parameters."""
 
-
-def findings(pair: Pair, case: Case, rows: Sequence[Row], theirs: Sequence[Step], moved: Moved) -> list[str]:
+def findings(pair: Pair, case: Case, rows: Sequence[Row], theirs: Sequence[Step], moves: Moved) -> list[str]:
     """What makes a comparison fail beside its rows."""
     problems = one_sided(pair, case, theirs[0]) + without_numbers(theirs[0])
-    return problems + unmoved(*moved) + random_numbers(pair, case, rows)
+    return problems + unmoved(moves) + random_numbers(pair, case, rows)
 
 
 def remarks(pair: Pair, case: Case, rows: Sequence[Row], theirs: Sequence[Step]) -> list[str]:
@@ -45,53 +42,16 @@ def one_sided(pair: Pair, case: Case, theirs: Step) -> list[str]:
     return [f"{who}: {', '.join(lost)}"]
 
 
-def movements(pair: Pair, case: Case) -> Moved:
+def moved(pair: Pair, case: Case) -> Moved:
     """How far the outputs of the torch module move with all inputs, and with all parameters, in eval mode."""
     foreign, twins = import_module("torch_ref.foreign"), import_module("torch_ref.twins")
-    copy, rng = foreign.copied(pair.torch_module), np.random.default_rng(pair.seed + 1)
+    copy = foreign.copied(pair.torch_module)
 
     def run(state: Mapping[str, np.ndarray], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         twins.fill(copy, state, "float64")
         return list(foreign.called(copy, case.arguments, case.to_torch(arrays)).values())
 
-    arrays, trained = case.batches[0], {*case.parameters}
-    before = run(case.state, arrays)
-    nearby = {
-        key: value * (1 + 0.1 * rng.normal(size=value.shape)) if key in trained else value
-        for key, value in case.state.items()
-    }
-    nearby |= {key: nearby[row.key] for key, row in case.plan.aliases.items()}
-    by_input = distance(run(case.state, [changed(x, rng) for x in arrays]), before)
-    return by_input, distance(run(nearby, arrays), before) if trained else None
-
-
-def changed(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another input of the same kind: the numbers of ``x`` in another order; floats that are all equal get noise."""
-    moved = rng.permutation(x.reshape(-1)).reshape(x.shape)
-    return x + rng.normal(size=x.shape) if is_float(x) and np.array_equal(moved, x) else moved
-
-
-def distance(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> float:
-    """The largest ``difference`` of two runs; infinite where a run has other shapes."""
-    if [x.shape for x in after] != [x.shape for x in before]:
-        return float("inf")
-    return max((difference(a, b) for a, b in zip(after, before, strict=True)), default=0.0)
-
-
-def unmoved(by_input: float, by_parameters: float | None) -> list[str]:
-    """What the output does not depend on: nothing can be said about it then."""
-    smallest, problems = TOLERANCE["float64"], []
-    if by_input <= smallest:
-        problems.append(
-            "The output does not depend on its input, so the comparison shows nothing. Give an input that matters, "
-            "and numbers that let it through."
-        )
-    if by_parameters is not None and by_parameters <= smallest:
-        problems.append(
-            "The output does not depend on the parameters at the numbers that were given, so the comparison shows "
-            "nothing. Leave out variables and state_dict: the numbers are random then."
-        )
-    return problems
+    return movements(run, case.plan, state=case.state, arrays=case.batches[0], seed=pair.seed + 1)
 
 
 def random_numbers(pair: Pair, case: Case, rows: Sequence[Row]) -> list[str]:

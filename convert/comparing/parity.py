@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from convert.comparing.case import Case, Step, random_state
 from convert.comparing.dropouts import share_dropout, torch_mask
+from convert.comparing.movement import Moved, movements
 from convert.comparing.sides import FlaxSide, TorchSide
 from convert.precision import KEEP
 from convert.state_dict import Plan, Variables
@@ -57,11 +58,29 @@ def in_eval_mode(
         entry: says what the inputs and outputs look like.
         state_dict: the numbers for both sides, under PyTorch's names; the floating point ones are cast to ``dtype``.
     """
-    state_dict = {k: v if v.dtype.kind in "iub" else v.astype(dtype, copy=False) for k, v in state_dict.items()}
+    state_dict = in_precision(state_dict, dtype)
     import_module("torch_ref.twins").fill(twin, state_dict, dtype)
     inputs = entry.draw(module, rng, dtype)
     ours = flax_outputs(entry, module, plan.from_torch(state_dict, dtype=KEEP), inputs)
     return list(zip(ours, torch_outputs(entry, twin, inputs), strict=True))
+
+
+def in_precision(state_dict: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """The numbers of ``state_dict``, those that are no integers in ``dtype``."""
+    return {k: v if v.dtype.kind in "iub" else v.astype(dtype, copy=False) for k, v in state_dict.items()}
+
+
+def moved_in_eval_mode(
+    entry: Entry, module: Module, plan: Plan, twin: Any, state_dict: Mapping[str, np.ndarray], seed: int = 0
+) -> Moved:
+    """How far the outputs of ``twin`` move with its inputs and its parameters, at the numbers of ``state_dict``."""
+
+    def run(state: Mapping[str, np.ndarray], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        import_module("torch_ref.twins").fill(twin, state, "float64")
+        return torch_outputs(entry, twin, arrays)
+
+    inputs = entry.draw(module, np.random.default_rng(seed), "float64")
+    return movements(run, plan, state=in_precision(state_dict, "float64"), arrays=inputs, seed=seed + 1, every=True)
 
 
 class Parity:

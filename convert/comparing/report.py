@@ -125,7 +125,7 @@ def compared(
     rows = []
     for name in [name for name in theirs if name in ours]:
         kind, mine, expected = kind_of(name, theirs), ours[name], theirs[name]
-        allowed = max(TOLERANCE[dtype], (rounding or {}).get(kind, 0.0)) if expected.dtype.kind == "f" else 0.0
+        allowed = max(TOLERANCE[dtype], (rounding or {}).get(kind, 0.0)) if expected.dtype.kind in "fc" else 0.0
         absolute = relative = float("inf")
         if mine.shape == expected.shape:
             absolute = absolute_difference(mine, expected)

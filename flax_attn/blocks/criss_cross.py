@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from flax_attn.blocks.danet import PAM_Module
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
-from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, require, softmax
+from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, require, require_floats, softmax
 from flax_attn.shapes import Image, ScoreMap, Volume
 
 Row = Float[Array, "n h w w"]
@@ -46,6 +46,8 @@ def criss_cross_attention(
         mesh_axis: the mesh axis over which h is sharded. The column pass is then sharded over w, with an all-to-all
             before and after it. A mesh with explicit axes does not need it.
     """
+    require_floats("criss_cross_attention", query, key, value)
+    query, key, value = map(jnp.asarray, (query, key, value))
     turned = partial(turn, mesh_axis=mesh_axis)
     row = einsum("nhwd,nhvd->nhwv", query, key, wide=True)
     column = einsum("nwhd,nwgd->nwhg", turned(query), turned(key), wide=True)

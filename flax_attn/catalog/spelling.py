@@ -4,7 +4,7 @@ import collections.abc
 import dataclasses
 import functools
 import inspect
-import re
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -17,6 +17,17 @@ from flax_attn import layers
 from flax_attn.catalog import CATALOG, arguments, find_entries
 from flax_attn.constructor import LINEN_ONLY, PRECISION
 from flax_attn.layers import Module
+from flax_attn.layers.arguments import SHOWN, brief, fits, is_checked, refusal
+
+FLOATS = ("bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
+DTYPES = (*FLOATS, *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
+"""The dtypes that a file can name."""
+
+DEEPEST = 50
+"""How deep lists, dicts and modules in a file may be nested."""
+
+MOST = 2**24
+"""The largest integer that an argument of a file or a command line may be."""
 
 MAIN = "__main__"
 """The module of a class in the script that was started; the same class has another path when it is imported."""
@@ -86,12 +97,32 @@ def module_from_json(spelled: Any, own: Sequence[type] = ()) -> nn.Module:
     """
     if not _is_module(spelled):
         raise ValueError("expected the name of a module and its arguments, got something else")
+    check_plain(spelled)
     named: set[type] = set()
     module = _from_json(spelled, own, named)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"expected a class of module, got {spelled['module'][:SHOWN]}")
     if own and not named & {*own}:
         expected = " or ".join(class_path(cls) for cls in own)
         raise ValueError(f"expected a module of the class {expected}, got {spelled['module']}")
     return module
+
+
+def check_plain(spelled: Any, who: str = "a file") -> None:
+    """Refuse values that are nested too deep, or whose numbers are no size of anything: a check of bounded time."""
+    level = [spelled]
+    for _ in range(DEEPEST):
+        for value in level:
+            if isinstance(value, int) and abs(value) > MOST:
+                raise ValueError(f"expected integers of at most {MOST} in {who}, got {brief(value)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"expected finite numbers in {who}, got {value}")
+        dicts = [value.values() for value in level if isinstance(value, Mapping)]
+        level = [item for value in level if isinstance(value, list | tuple) for item in value]
+        level += [item for values in dicts for item in values]
+        if not level:
+            return
+    raise ValueError(f"expected values that are nested at most {DEEPEST} deep in {who}, got deeper ones")
 
 
 def _from_json(value: Any, own: Sequence[type], named: set[type]) -> Any:
@@ -107,8 +138,14 @@ def _from_json(value: Any, own: Sequence[type], named: set[type]) -> Any:
     cls = _find(value["module"], own, named)
     given = {key: _from_json(item, own, named) for key, item in value["arguments"].items()}
     precision = {key: _number_type(given.pop(key)) for key in PRECISION if key in given}
-    built = build_own(cls, given) if cls in own else _build(cls, cls.__name__, given)
-    return built.clone(**precision)
+    try:
+        built = build_own(cls, given) if cls in own else _build(cls, cls.__name__, given)
+        return built.clone(**precision)
+    except ValueError:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__} {error}".strip().partition("\n")[0][: 2 * SHOWN]
+        raise ValueError(f"{cls.__name__} cannot be built from the arguments in the file: {found}") from error
 
 
 def _find(spelled: str, own: Sequence[type], named: set[type]) -> type:
@@ -118,8 +155,8 @@ def _find(spelled: str, own: Sequence[type], named: set[type]) -> type:
     if found is None:
         name = spelled.rpartition(".")[2].rpartition(":")[2]
         raise ValueError(
-            f"the class {spelled[:80]} is none of the public classes of flax_attn: import it yourself, and give it as "
-            f"cls={name[:80]}"
+            f"the class {spelled[:SHOWN]} is none of the public classes of flax_attn: import it yourself, and give it "
+            f"as cls={name[:SHOWN]}"
         )
     named.add(found)
     return found
@@ -140,10 +177,9 @@ def _is_module(value: Any) -> bool:
 
 def _number_type(name: Any) -> Any:
     """``jnp.float32`` for "float32"."""
-    found = getattr(jnp, name, None) if isinstance(name, str) else None
-    if not isinstance(found, type(jnp.float32)):
-        raise ValueError(f"expected the name of a dtype, got {name!r}")
-    return found
+    if not isinstance(name, str) or name not in DTYPES:
+        raise ValueError(f"expected the name of a dtype, such as float32 or bfloat16, got {brief(name)}")
+    return getattr(jnp, name)
 
 
 def build_module(name: str, given: Mapping[str, Any]) -> Module:
@@ -154,6 +190,7 @@ def build_module(name: str, given: Mapping[str, Any]) -> Module:
     Raises:
         ValueError: if there is no such class; if it has no such argument, or needs one more, or takes no such value.
     """
+    check_plain(given, who="the arguments")
     return _build(find_entries(name)[0].cls, name, given)
 
 
@@ -164,7 +201,7 @@ def _build(cls: Callable[..., Module], name: str, given: Mapping[str, Any]) -> M
     values = {key: _from_plain(value, hints[key]) for key, value in given.items()}
     for key, value in values.items():
         if not _fits(value, hints[key]):
-            raise ValueError(f"{name}: expected {_spelled(hints[key])} for {key}, got {value!r}")
+            raise ValueError(refusal(name, key, hints[key], value))
     return cls(**values)
 
 
@@ -188,7 +225,7 @@ def require_arguments(name: str, known: Mapping[str, inspect.Parameter], given: 
     kinds = {p.kind for p in known.values()}
     for key in given if inspect.Parameter.VAR_KEYWORD not in kinds else ():
         if key not in known:
-            raise ValueError(f"{name} has no argument {key!r}; it takes {', '.join(known) or 'none'}")
+            raise ValueError(f"{name} has no argument {brief(key)}; it takes {', '.join(known) or 'none'}")
     starred = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     missing = [key for key, p in known.items() if p.default is p.empty and key not in given and p.kind not in starred]
     if missing:
@@ -220,9 +257,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
     if kind is tuple:
         return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, int | float if hint is float else hint)
+    return fits(value, hint) if is_checked(hint) else isinstance(value, get_origin(hint) or hint)
 
 
 def _takes(function: Any, count: int) -> bool:
@@ -232,8 +267,3 @@ def _takes(function: Any, count: int) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _spelled(hint: Any) -> str:
-    """An annotation without the names of the files that its types are in."""
-    return hint.__name__ if isinstance(hint, type) else re.sub(r"\w+\.", "", str(hint))

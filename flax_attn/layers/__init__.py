@@ -61,7 +61,17 @@ from flax_attn.layers.conv import (
 from flax_attn.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, DropPath
 from flax_attn.layers.instance_norm import InstanceNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from flax_attn.layers.linear import Embedding, Linear
-from flax_attn.layers.module import Initializer, InitRule, Module, accumulator, contract, einsum, require, softmax
+from flax_attn.layers.module import (
+    Initializer,
+    InitRule,
+    Module,
+    accumulator,
+    contract,
+    einsum,
+    require,
+    require_floats,
+    softmax,
+)
 from flax_attn.layers.norm import (
     BatchNorm,
     BatchNorm1d,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from flax_attn.layers.module import accumulator, require
+from flax_attn.layers.module import accumulator, require, require_floats
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
@@ -23,6 +23,7 @@ def in_float32(function: Callable[..., Array]) -> Callable[..., Array]:
 
     @functools.wraps(function)
     def wide(x: Array, *args: Any, **kwargs: Any) -> Array:
+        require_floats(function.__name__, x)
         x = jnp.asarray(x)
         return function(x.astype(accumulator(x.dtype)), *args, **kwargs).astype(x.dtype)
 
@@ -51,6 +52,7 @@ def prelu(x: Array, weight: Array) -> Array:
     Args:
         weight: the slope: (1,), or (c,) for one slope a channel of the last axis.
     """
+    require_floats("prelu", x, weight)
     x, weight = jnp.asarray(x), jnp.asarray(weight)
     sizes = (1, x.shape[-1] if x.ndim else 1)
     fits = weight.ndim <= 1 and weight.size in sizes

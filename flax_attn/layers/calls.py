@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from flax_attn.layers.arguments import brief
+
 SHOWN = 3
 """How many layers a warning names."""
 
@@ -60,13 +62,14 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
     """``call``, the ``__call__`` of a module, noting whether its ``train`` reaches the layers inside."""
     parameters = inspect.signature(call).parameters
     by_position = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-    default = parameters["train"].default if "train" in parameters else None
+    takes = "train" in parameters
+    default = parameters["train"].default if takes else None
 
     @functools.wraps(call)
     def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.check_call()
         given = {**dict(zip(by_position, args, strict=False)), **kwargs}.get("train", default)
-        train = given if isinstance(given, bool) else None
+        train = checked_train(self, given, default) if takes else None
         frames = CALLS.frames
         frames.append(Frame(self, train if train is not None or not frames else frames[-1].train))
         try:
@@ -81,6 +84,24 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
                 CALLS.forgotten = {}
 
     return watching
+
+
+def checked_train(module: Any, given: Any, default: Any) -> bool | None:
+    """``train`` of a call, if it is a bool; None for the default of a user's module.
+
+    Raises:
+        ValueError: for anything else. JAX's bools are not known while a function is traced.
+    """
+    if isinstance(given, bool):
+        return given
+    if given is default:
+        return None
+    if type(given).__name__ in ("bool", "bool_") and type(given).__module__ == "numpy":
+        return bool(given)
+    who = type(module).__name__
+    if hasattr(given, "aval"):
+        raise ValueError(f"{who}: expected train to be True or False, got an array of JAX; use static_argnames='train'")
+    raise ValueError(f"{who}: expected train to be True or False, got {brief(given)}")
 
 
 def _note(frames: list[Frame]) -> None:

@@ -13,6 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
+from flax_attn.layers.arguments import check_fields
 from flax_attn.layers.calls import watched
 from flax_attn.layers.children import check_adopted, check_assignment
 
@@ -85,6 +86,14 @@ def accumulator(dtype: DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def require_floats(who: str, *arrays: ArrayLike) -> None:
+    """Refuse integers and bools where floating point or complex numbers are needed, as PyTorch does."""
+    for x in arrays:
+        dtype = jnp.result_type(x)
+        fits = jnp.issubdtype(dtype, jnp.inexact)
+        require(fits, f"{who}: expected an array of floating point numbers, got {dtype}; write x.astype(jnp.float32)")
+
+
 def leave_helpers_plain(members: Mapping[str, Any]) -> None:
     """Mark the methods among ``members`` that linen is not to wrap: those without ``train`` that are not compact.
 
@@ -142,6 +151,10 @@ class Module(_Dataclass):
         if "__call__" in vars(cls):
             cls.__call__ = watched(vars(cls)["__call__"])  # type: ignore[method-assign]
         super().__init_subclass__(**kwargs)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self)
 
     @nn.nowrap
     def __setattr__(self, name: str, value: Any) -> None:
@@ -261,5 +274,6 @@ def einsum(subscripts: str, x: Array, y: Array, wide: bool = False) -> Array:
 
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """Softmax over ``axis``, in float32 at least; a slice that is all -inf gives NaN, as in PyTorch."""
+    require_floats("softmax", x)
     x = jnp.asarray(x)
     return jax.nn.softmax(x.astype(accumulator(x.dtype)), axis=axis).astype(x.dtype)

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array
 
 from flax_attn.layers import init
-from flax_attn.layers.module import Initializer, Module, accumulator, require
+from flax_attn.layers.module import Initializer, Module, accumulator, require, require_floats
 
 
 def standardize(x: Array, axes: Sequence[int], eps: float) -> Array:
@@ -27,6 +27,7 @@ def standardize(x: Array, axes: Sequence[int], eps: float) -> Array:
 
 def std(x: Array, axes: Sequence[int]) -> Array:
     """``Tensor.std``: the unbiased deviation over ``axes``, which are kept; NaN for one element, gradient 0 at 0."""
+    require_floats("std", x)
     x = jnp.asarray(x)
     n = math.prod(x.shape[axis] for axis in axes)
     wide = x.astype(accumulator(x.dtype))

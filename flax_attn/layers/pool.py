@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array
 
 from flax_attn.layers.conv import Ints, ntuple
-from flax_attn.layers.module import Module, accumulator, require
+from flax_attn.layers.module import Module, accumulator, require, require_floats
 
 Sizes = int | Sequence[int | None] | None
 
@@ -57,6 +57,7 @@ def avg_pool(
         divisor_override: divide by this instead.
     """
     require(divisor_override != 0, "avg_pool: expected divisor_override other than 0, got 0")
+    require_floats("avg_pool", x)
     x = jnp.asarray(x)
     dtype, divisor = x.dtype, np.ones(())
     x = x.astype(accumulator(dtype))
@@ -75,6 +76,7 @@ def adaptive_avg_pool(x: Array, output_size: Sizes) -> Array:
     Args:
         output_size: s for all axes or for each; None keeps an axis as it is; s may be larger than n.
     """
+    require_floats("adaptive_avg_pool", x)
     x = jnp.asarray(x)
     wide = x.astype(accumulator(x.dtype))
     return _adaptive("adaptive_avg_pool", wide, output_size, jnp.mean).astype(x.dtype)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from flax_attn.layers.conv import Ints
-from flax_attn.layers.module import Module, accumulator, require
+from flax_attn.layers.module import Module, accumulator, require, require_floats
 
 Floats = int | float | Sequence[int | float]
 Taps = tuple[np.ndarray, np.ndarray]
@@ -44,6 +44,8 @@ def interpolate(
     ranks = _MODES[mode].ranks
     expected = f"interpolate: expected a channels-last input of rank {' or '.join(map(str, ranks))} for mode {mode!r}"
     require(x.ndim in ranks, f"{expected}, got shape {x.shape}")
+    if not mode.startswith("nearest"):
+        require_floats(f"interpolate in mode {mode!r}", x)
     x = jnp.asarray(x)
     wide = x if mode.startswith("nearest") else x.astype(accumulator(x.dtype))
     for axis, out, ratio in _lengths(x, size, scale_factor):

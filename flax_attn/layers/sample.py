@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flax_attn.layers.module import accumulator, require
+from flax_attn.layers.module import accumulator, require, require_floats
 
 
 def affine_grid(theta: Array, size: Sequence[int], align_corners: bool = False) -> Float[Array, "n h w 2"]:
@@ -22,6 +22,7 @@ def affine_grid(theta: Array, size: Sequence[int], align_corners: bool = False) 
     shape = (size[0], 2, 3)
     require(theta.shape == shape, f"affine_grid: expected theta of shape {shape} for size {size}, got {theta.shape}")
     require(min(size) >= 1, f"affine_grid: expected a size of positive ints, got {tuple(size)}")
+    require_floats("affine_grid", theta)
     theta = jnp.asarray(theta)
     wide = theta.astype(accumulator(theta.dtype))[:, None, None]  # (n, 1, 1, 2, 3)
     y, x = (((2 * np.arange(n) + 1 - n) / max(1, n - align_corners)).astype(wide.dtype) for n in size[1:3])
@@ -39,6 +40,7 @@ def grid_sample(
         align_corners: whether -1 and 1 are the centres of the outermost pixels or (by default) their outer edges.
     """
     _check(x, grid, mode, padding_mode)
+    require_floats("grid_sample", x, grid)
     x, grid = jnp.asarray(x), jnp.asarray(grid)
     wide = grid.astype(accumulator(grid.dtype))
     sizes = (x.shape[2], x.shape[1])

@@ -12,6 +12,7 @@ import pytest
 from convert import demo, from_torch, load, module_of, restore, save
 from convert.__main__ import main, parser
 from convert.commands.chosen import chosen_model
+from convert.comparing.tolerances import TOLERANCE
 from flax_attn import CATALOG, PUBLISHED, Bottleneck, DigitsNet, ResNet, SELayer
 from flax_attn.catalog import second_names
 from flax_attn.layers import FrozenBatchNorm2d
@@ -172,7 +173,7 @@ def test_verify_compares_with_the_twin(capsys, monkeypatch):
     status, out, _ = run(capsys, "verify", DIGITS, "--model", "DigitsNet")
     assert status == 0
     assert out.count("ok") == 2
-    monkeypatch.setitem(__import__("convert.comparing.tolerances").tolerances.TOLERANCE, "float64", 0.0)
+    monkeypatch.setitem(TOLERANCE, "float64", 0.0)
     status, out, _ = run(capsys, "verify", DIGITS, "--model", "DigitsNet")
     assert status == 1
     assert "OUTSIDE" in out

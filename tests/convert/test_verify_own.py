@@ -72,8 +72,9 @@ def test_classes_of_a_user_are_compared(folder, capsys):
     assert status == 0, out + err
     lines = [line.split() for line in out.splitlines()]
     kinds = ["outputs", "gradients", "statistics"]
-    assert [(line[0], line[-1]) for line in lines[1:]] == [(d, k) for d in ("float32", "float64") for k in kinds]
+    assert [(line[0], line[-1]) for line in lines[1:-1]] == [(d, k) for d in ("float32", "float64") for k in kinds]
     assert out.count(" ok ") == 6
+    assert lines[-1][:3] == ["The", "output", "moves"]
 
 
 def test_a_difference_is_the_exit_status_and_a_report(folder, capsys):

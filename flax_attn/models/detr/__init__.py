@@ -1,6 +1,6 @@
 """DETR: the network and its demo, images to batches, boxes, losses, and results in pixels."""
 
-from flax_attn.models.detr.criterion import HungarianMatcher, SetCriterion, loss_weights, pad_targets, weighted_loss
+from flax_attn.models.detr.criterion import HungarianMatcher, SetCriterion, loss_weights, weighted_loss
 from flax_attn.models.detr.demo import DETRdemo, detr_demo
 from flax_attn.models.detr.network import (
     DETR,
@@ -20,3 +20,4 @@ from flax_attn.models.detr.segmentation import (
     detr_resnet50_panoptic,
     detr_resnet101_panoptic,
 )
+from flax_attn.models.detr.targets import pad_targets

@@ -6,7 +6,7 @@ are those of its training script.
 Differs: matching and losses run under jit. optax solves the assignment on the device; upstream solves it with scipy on
 the host. All images have the same number of targets, some of them padding (see ``pad_targets``). Padding changes no
 number. Costs and losses are float32 at least. scipy raises at a cost that is NaN; here that cost is 0, so that the loss
-of a diverged network is NaN.
+of a diverged network is NaN. With ``eos_coef=0``, loss_ce of a batch without objects is 0; upstream's is NaN.
 
 In distributed training, upstream computes a loss in each process, and divides it by the mean number of boxes of the
 processes. One jit over a sharded batch divides by the number of boxes of the whole batch. The gradients are the same
@@ -28,6 +28,8 @@ from optax.assignment import hungarian_algorithm
 
 from flax_attn.layers import accumulator, interpolate, log_softmax, require, sigmoid, softmax
 from flax_attn.models.detr.boxes import box_cxcywh_to_xyxy, generalized_box_iou
+from flax_attn.models.detr.targets import check_labels
+from flax_attn.models.detr.targets import pad_targets as pad_targets
 
 Outputs = Mapping[str, Any]
 """The outputs of the last layer: pred_logits (n, q, c+1), whose last class is "no object", and pred_boxes (n, q, 4),
@@ -49,45 +51,6 @@ Losses = dict[str, Array]
 Masks = Float[Array, "*n h w"]
 
 LOSSES = ("labels", "boxes", "cardinality", "masks")
-
-
-def pad_targets(
-    targets: Sequence[Mapping[str, Any]], length: int | None = None, size: tuple[int, int] | None = None
-) -> dict[str, np.ndarray]:
-    """The ``Targets`` of a batch, from upstream's form: a dict for each image with labels (k,), boxes (k, 4) and, for
-    panoptic segmentation, masks (k, h, w).
-
-    Args:
-        length: the number of targets of each image, padding included; the largest number in ``targets`` when None. jit
-            compiles once for each length, so give one. Padding costs almost nothing, except that of masks.
-        size: (height, width) of the padded images. Masks are padded to it at the bottom and at the right. The size of
-            the largest mask when None.
-
-    Raises:
-        ValueError: more objects than ``length``, or a mask larger than ``size``.
-    """
-    counts = [len(target["labels"]) for target in targets]
-    most = max(counts, default=0)
-    t = most if length is None else length
-    require(most <= t, f"pad_targets: expected at most length={t} objects in an image, got {most}")
-    spaces = {"labels": (), "boxes": (4,), "valid": ()}
-    if any("masks" in target for target in targets):
-        spaces["masks"] = mask_size(targets, size)
-    dtypes = {"labels": np.int32, "boxes": np.float32, "valid": bool, "masks": bool}
-    padded = {key: np.zeros((len(targets), t, *space), dtypes[key]) for key, space in spaces.items()}
-    for i, target in enumerate(targets):
-        for key, rows in padded.items():
-            values = np.ones(counts[i], bool) if key == "valid" else np.asarray(target[key])
-            rows[i][tuple(map(slice, values.shape))] = values
-    return padded
-
-
-def mask_size(targets: Sequence[Mapping[str, Any]], size: tuple[int, int] | None) -> tuple[int, ...]:
-    """``size``, or the size of the largest mask when None. Raises ValueError for a mask larger than ``size``."""
-    largest = tuple(np.max([np.shape(target["masks"])[1:] for target in targets], axis=0).tolist())
-    room = size is None or all(np.less_equal(largest, size))
-    require(room, f"pad_targets: expected masks of at most {size}, got {largest}")
-    return size or largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +159,8 @@ class SetCriterion:
         losses: some of "labels", "boxes", "cardinality" and "masks".
 
     The call takes outputs, targets and ``num_boxes``. The box and mask losses are divided by ``num_boxes``; by the
-    number of valid targets when None.
+    number of valid targets when None. Targets that are numpy arrays are refused if a label is not in
+    [0, num_classes). Under jit the labels are not known: give ``num_classes`` to ``pad_targets``.
     """
 
     num_classes: int
@@ -233,7 +197,8 @@ class SetCriterion:
         weight = jnp.where(classes == self.num_classes, self.eos_coef, 1.0).astype(nll.dtype)
         hits = (logits.argmax(-1) == classes) & (classes < self.num_classes)
         accuracy = hits.sum().astype(nll.dtype) / jnp.maximum(targets["valid"].sum(), 1)
-        return {"loss_ce": (weight * nll).sum() / weight.sum(), "class_error": 100 - 100 * accuracy}
+        total = jnp.where(weight.sum() == 0, 1, weight.sum())
+        return {"loss_ce": (weight * nll).sum() / total, "class_error": 100 - 100 * accuracy}
 
     def loss_cardinality(self, outputs: Outputs, targets: Targets, matches: Matches, num_boxes: Array) -> Losses:
         """The mean difference of the number of objects found and the number of targets, without sign."""
@@ -261,6 +226,11 @@ class SetCriterion:
         return {"loss_mask": loss_mask / num_boxes, "loss_dice": loss_dice / num_boxes}
 
     def __call__(self, outputs: Outputs, targets: Targets, num_boxes: Array | float | None = None) -> Losses:
+        missing = [key for key in ("labels", "boxes", "valid") if key not in targets]
+        missing += ["masks"] if "masks" in self.losses and "masks" not in targets else []
+        require(not missing, f"SetCriterion: expected targets with {', '.join(missing)}, got {', '.join(targets)}")
+        if all(isinstance(targets[key], np.ndarray) for key in ("labels", "valid")):
+            check_labels("SetCriterion", targets["labels"][targets["valid"].astype(bool)], self.num_classes)
         layers = [outputs, *outputs.get("aux_outputs", ())]
         stacked = {key: jnp.stack([layer[key] for layer in layers]) for key in ("pred_logits", "pred_boxes")}
         matches = jax.vmap(self.matcher, (0, None))(stacked, targets)
