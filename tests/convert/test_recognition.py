@@ -11,6 +11,7 @@ from convert.__main__ import main
 from convert.recognition import digest, digests, recognise
 from convert.rules import dropped
 from flax_attn import PUBLISHED
+from flax_attn.catalog.blocks import BLOCKS
 from flax_attn.constructor import constructor
 from flax_attn.models import cifar_resnet, resnet
 from tests.catalog.test_golden import golden
@@ -37,8 +38,14 @@ def test_digest_is_that_of_the_network(entry):
     assert digests().get(entry.name) == digest(entry_plan(entry).shapes), STALE
 
 
-def test_there_is_no_digest_without_a_network():
-    assert digests().keys() == {entry.name for entry in PUBLISHED}, STALE
+@pytest.mark.parametrize("entry", BLOCKS, ids=lambda entry: entry.name)
+def test_digest_is_that_of_the_block(entry):
+    shapes = entry_plan(entry).shapes
+    assert digests().get(entry.name) == (digest(shapes) if shapes else None), STALE
+
+
+def test_there_is_no_digest_without_an_entry():
+    assert digests().keys() <= {entry.name for entry in [*PUBLISHED, *BLOCKS]}, STALE
 
 
 @pytest.mark.parametrize("entry", [e for e in PUBLISHED if e.keys], ids=lambda entry: entry.name)
