@@ -1,31 +1,27 @@
 """Reads checkpoint files, of ``torch.save`` and safetensors, without PyTorch and without running anything in them."""
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
 
-from convert.errors import RefusedError, damage, name_file, shown
-from convert.files.pickled import DTYPES, Opaque, Tensor
-from convert.files.torch_file import MAGIC, TorchFile, map_file, read_legacy, read_zip
-
-WRAPPERS = (
-    *("state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network", "module"),
-    *("params", "weights", "state_dict_ema", "model_ema", "ema", "params_ema"),
-)
-"""Keys under which training scripts store the state dict, in the order in which they are tried."""
-
-IGNORED = ("_metadata", "_extra_state")
-"""The last part of keys of a state dict that need not hold a tensor."""
-
-PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every key."""
+from convert.errors import CheckpointError, RefusedError, name_file
+from convert.files import tree
+from convert.files.arrays import lazy_array
+from convert.files.modules import is_module
+from convert.files.pickled import Tensor
+from convert.files.plain import plain
+from convert.files.safetensors_file import SAFETENSORS as SAFETENSORS
+from convert.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
+from convert.files.source import Source
+from convert.files.torch_file import MAGIC, TorchFile, read_legacy, read_pickle, read_zip
+from convert.prefixes import cleaned
+from convert.tensors import Lazy
 
 KINDS = {
     b"\xff\xd8\xff": "a JPEG image",
@@ -39,15 +35,6 @@ KINDS = {
 }
 """What files of other kinds begin with."""
 
-SAFETENSORS = (
-    dict(BOOL="bool", I8="int8", I16="int16", I32="int32", I64="int64")
-    | dict(U8="uint8", U16="uint16", U32="uint32", U64="uint64")
-    | dict(F16="float16", F32="float32", F64="float64", BF16="bfloat16", C64="complex64")
-    | dict(F8_E4M3="float8_e4m3fn", F8_E5M2="float8_e5m2", F8_E8M0="float8_e8m0fnu")
-    | dict(F8_E4M3FNUZ="float8_e4m3fnuz", F8_E5M2FNUZ="float8_e5m2fnuz")
-)
-"""The numpy names of the dtypes of safetensors."""
-
 FORMAT = "flax_attn"
 """The format that the metadata of our own files name."""
 
@@ -57,57 +44,104 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     Args:
-        arrays: the state dict. The arrays are read-only views of the file: nothing is read before their numbers are
-            used, and the file must not change as long as they are in use.
-        format: "zip pickle", "legacy pickle" or "safetensors".
+        arrays: the state dict. The arrays that ``read`` gives are the caller's own.
+        format: "zip pickle", "legacy pickle", "pickle", "TorchScript archive" or "safetensors".
         wrapper: the key, or keys joined by dots, under which the state dict was found; None where it was not wrapped.
         prefix: what every key began with ("module."). The keys of ``arrays`` are without it.
         metadata: the text entries of a safetensors file.
-        extras: the other keys beside the outermost wrapper, such as "epoch".
+        beside: the keys of what else the file holds, such as "epoch".
+        wrappers: every state dict in the file, by the keys that lead to it, joined by dots: how many tensors it has.
+        whole: the class of the module, where the file holds a whole module in place of a state dict.
+        names: the classes and functions named in the pickle that no state dict needs. The text is a sentence if
+            ``pickle.load`` would run code with this name, else it is empty.
     """
 
-    arrays: dict[str, np.ndarray]
+    arrays: Mapping[str, Any]
     format: str
     wrapper: str | None = None
     prefix: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-    extras: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    wrappers: Mapping[str, int] = field(default_factory=dict)
+    whole: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    _extras: Callable[[], dict[str, Any]] = field(default=dict, repr=False)
+
+    @cached_property
+    def extras(self) -> dict[str, Any]:
+        """What lies beside the state dict: numbers, strings, lists, dicts, and numpy arrays in place of tensors.
+
+        An object of a class that is not plain data is an inert object: its ``name``, ``arguments`` and ``state`` are
+        what the file says of it. The file is read when this is asked for.
+
+        Raises:
+            CheckpointError: if the file changed since it was opened.
+        """
+        return self._extras()
 
 
-def load(path: str | os.PathLike, wrapper: str | None = None) -> dict[str, np.ndarray]:
-    """The state dict in a file of ``torch.save`` or safetensors. ``read`` says more of it."""
-    return read(path, wrapper).arrays
+def load(
+    path: str | os.PathLike, wrapper: str | None = None, prefix: str | None = None, strict_pickle: bool = False
+) -> dict[str, np.ndarray]:
+    """The state dict in a file of ``torch.save`` or safetensors, as arrays of the caller's own.
+
+    ``read`` has the same arguments and errors, and says what else is in the file.
+    """
+    return dict(read(path, wrapper, prefix, strict_pickle).arrays)
 
 
-def read(path: str | os.PathLike, wrapper: str | None = None) -> Checkpoint:
+def read(
+    path: str | os.PathLike, wrapper: str | None = None, prefix: str | None = None, strict_pickle: bool = False
+) -> Checkpoint:
     """Read a state dict from a file of ``torch.save`` or safetensors. The content decides which it is, not the name.
 
+    Whole modules and TorchScript archives are read too: their pickles hold the parameters as data. No class or
+    function that a pickle names is imported, and nothing in a file is run.
+
     Args:
-        wrapper: the key, or keys joined by dots, of the state dict. None: the first of ``WRAPPERS`` that leads to a
-            dict with tensors; if there is none, the outermost dict, if it has tensors; else its only such entry.
+        wrapper: the key, or keys joined by dots, of the state dict: "state_dict_ema", "optimizer.state.0". None: the
+            first of the usual keys that leads to a dict with tensors; if there is none, the outermost dict, if it has
+            tensors; else its only such entry.
+        prefix: read only the keys that begin with this text, and remove it from them.
+        strict_pickle: refuse a file whose pickle names a class or function that no state dict needs.
 
     Raises:
-        CheckpointError: if there is no such file; if it is damaged, of another kind, or holds anything but numbers
-            and plain containers (a whole module, for example); if the state dict is not found, or has entries that are
-            no tensors.
+        CheckpointError: if there is no such file; if it is damaged or of another kind; if the state dict is not found,
+            or has tensors without plain numbers, such as sparse and quantized ones; if the file changes while it is
+            read.
     """
-    path = Path(path)
-    with name_file(path, "could not be read"):
-        head = _head(path)
-        if head[4:9] == b"\0\0\0\0{":
-            return _from_safetensors(path, wrapper)
-        if head.startswith(b"PK\3\4"):
-            return _from_torch(read_zip(path), wrapper)
-        if MAGIC.to_bytes(10, "little") in head[:32]:
-            return _from_torch(read_legacy(path), wrapper)
-        raise RefusedError(f"expected a file of torch.save or safetensors, got {_kind(head)}")
+    return _opened(path, wrapper, prefix, strict_pickle, lazy=False)
 
 
 def scan(
     path: str | os.PathLike, wrapper: str | None = None, prefix: str | None = None, strict_pickle: bool = False
 ) -> Checkpoint:
-    """What ``read`` gives, but each array is read only when its ``make`` is called."""
-    return read(path, wrapper)
+    """What ``read`` gives, with ``Lazy`` arrays: each is read from the file when its ``make`` is called.
+
+    ``make`` raises a CheckpointError if the file changed in the meantime.
+    """
+    return _opened(path, wrapper, prefix, strict_pickle, lazy=True)
+
+
+def _opened(
+    path: str | os.PathLike, wrapper: str | None, prefix: str | None, strict_pickle: bool, lazy: bool
+) -> Checkpoint:
+    for name, text in {"wrapper": wrapper, "prefix": prefix}.items():
+        if text is not None and not isinstance(text, str):
+            raise CheckpointError(f"{path}: expected {name} to be a string such as 'state_dict', got {text!r:.80}")
+    path = Path(path)
+    with name_file(path, "could not be read"):
+        head = _head(path)
+        source = Source(path)
+        if is_safetensors(head):
+            return _from_safetensors(read_safetensors(source), wrapper, prefix, lazy)
+        if head.startswith(b"PK\3\4"):
+            return _from_torch(read_zip(source, strict_pickle), wrapper, prefix, lazy)
+        if MAGIC.to_bytes(10, "little") in head[:32]:
+            return _from_torch(read_legacy(source, strict_pickle), wrapper, prefix, lazy)
+        if head[:1] == b"\x80":
+            return _from_torch(read_pickle(source, strict_pickle), wrapper, prefix, lazy)
+        raise RefusedError(f"expected a file of torch.save or safetensors, got {_kind(head)}")
 
 
 def _head(path: Path) -> bytes:
@@ -131,106 +165,54 @@ def _kind(head: bytes) -> str:
     return "a text file" if head.isascii() and b"\0" not in head else "something unknown"
 
 
-def _from_torch(file: TorchFile, wrapper: str | None) -> Checkpoint:
-    trail = _state_dict_path(file.tree) if wrapper is None else wrapper.split(".")
+def _from_torch(file: TorchFile, wrapper: str | None, prefix: str | None, lazy: bool) -> Checkpoint:
+    trail = tree.best_trail(file.tree) if wrapper is None else tree.trail_of(file.tree, wrapper)
+    found = tree.state_dicts(file.tree)
     if trail is None:
-        found = _described(file.tree)
-        raise RefusedError(f"expected a state dict, got {found}; if it is one of these, pass its key as wrapper")
-    tensors = _tensors(file.tree, trail)
-    prefix = _common_prefix(tensors)
+        several = ", ".join(tree.spelled(each) for each in [*found][:8])
+        remedy = f"pass one of these as wrapper: {several}" if several else "it holds no dict of tensors"
+        raise RefusedError(f"expected a state dict, got {tree.described(file.tree)}; {remedy}")
+    value = tree.at(file.tree, trail)
+    weights, beside = tree.split(value, tree.spelled(trail))
+    names, removed = cleaned(weights, prefix)
+    rest = tree.without(file.tree, trail, beside) if trail or beside else {}
     return Checkpoint(
-        arrays={key.removeprefix(prefix): file.array(tensor) for key, tensor in tensors.items()},
+        arrays=_arrays(file, {name: weights[key] for key, name in names.items()}, lazy),
         format=file.format,
-        wrapper=".".join(trail) or None,
-        prefix=prefix,
-        extras=tuple(str(key) for key in file.tree if key != trail[0]) if trail else (),
+        wrapper=tree.spelled(trail) or None,
+        prefix=removed,
+        beside=tuple(map(str, rest)),
+        wrappers={tree.spelled(each): count for each, count in found.items()},
+        whole=value.name if is_module(value) else "",
+        names=file.names,
+        _extras=lambda: plain(rest, lambda tensor: file.lazy(tensor).make()),
     )
 
 
-def _state_dict_path(tree: Any, depth: int = 3) -> list[str] | None:
-    """The keys that lead to the state dict. ``depth`` limits their number, because a pickle can contain itself."""
-    if type(tree) is not dict:
-        return None
-    for name in WRAPPERS if depth else ():
-        below = _state_dict_path(tree.get(name), depth - 1)
-        if below is not None:
-            return [name, *below]
-    if _has_tensors(tree):
-        return []
-    only = [key for key, value in tree.items() if _has_tensors(value)]
-    return only if len(only) == 1 and type(only[0]) is str else None
+def _arrays(file: TorchFile, weights: Mapping[str, Any], lazy: bool) -> dict[str, Any]:
+    """The weights as ``Lazy`` arrays, or as arrays that are read now."""
+    if lazy:
+        return {key: _lazy(file, weight) for key, weight in weights.items()}
+    stored = file.arrays({key: weight for key, weight in weights.items() if type(weight) is Tensor})
+    return {key: stored[key] if key in stored else _lazy(file, weight).make() for key, weight in weights.items()}
 
 
-def _has_tensors(value: Any) -> bool:
-    return type(value) is dict and any(type(entry) is Tensor for entry in value.values())
+def _lazy(file: TorchFile, weight: Any) -> Lazy:
+    return file.lazy(weight) if type(weight) is Tensor else lazy_array(weight)
 
 
-def _tensors(tree: Any, trail: list[str]) -> dict[str, Tensor]:
-    """The state dict to which the keys ``trail`` lead, without the entries that are ``IGNORED``."""
-    for key in trail:
-        if type(tree) is not dict or key not in tree:
-            raise RefusedError(f"expected a state dict under {shown('.'.join(trail))}, got {_described(tree)}")
-        tree = tree[key]
-    if not _has_tensors(tree):
-        raise RefusedError(f"expected a dict of tensors, got {_described(tree)}")
-    found = {key: value for key, value in tree.items() if str(key).rpartition(".")[2] not in IGNORED}
-    odd = [key for key, value in found.items() if type(key) is not str or type(value) is not Tensor]
-    if odd:
-        raise RefusedError(f"expected only tensors in the state dict, got {_entries({key: found[key] for key in odd})}")
-    return found
-
-
-def _described(tree: Any) -> str:
-    if type(tree) is dict:
-        return f"a dict of {_entries(tree)}"
-    return tree.dotted if type(tree) is Opaque else type(tree).__name__
-
-
-def _entries(tree: dict) -> str:
-    """The first keys, the type of each value, and how many more entries there are."""
-    first = [
-        f"{shown(str(key))} ({'dict' if type(value) is dict else _described(value)})"
-        for key, value in islice(tree.items(), 8)
-    ]
-    return ", ".join(first or ["nothing"]) + f" and {len(tree) - 8} more" * (len(tree) > 8)
-
-
-def _common_prefix(keys: Iterable[str]) -> str:
-    """The longest chain of ``PREFIXES`` with which every key begins."""
-    prefix = ""
-    while longer := [prefix + more for more in PREFIXES if all(key.startswith(prefix + more) for key in keys)]:
-        prefix = longer[0]
-    return prefix
-
-
-def _from_safetensors(path: Path, wrapper: str | None = None) -> Checkpoint:
+def _from_safetensors(file: SafetensorsFile, wrapper: str | None, prefix: str | None, lazy: bool) -> Checkpoint:
     if wrapper is not None:
         raise RefusedError("expected a file of torch.save, because a wrapper was chosen, got a safetensors file")
-    with damage(safetensors.SafetensorError):
-        check_safetensors(path)
-    raw = np.frombuffer(map_file(path), np.uint8)
-    end = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    with damage(ValueError, RecursionError):
-        header = json.loads(raw[8:end].tobytes())
-    metadata = header.pop("__metadata__", None) or {}
-    arrays = {key: _array(raw[end:], entry) for key, entry in header.items()}
-    prefix = "" if metadata.get("format") == FORMAT else _common_prefix(arrays)
-    arrays = {key.removeprefix(prefix): array for key, array in arrays.items()}
-    return Checkpoint(arrays, "safetensors", prefix=prefix, metadata=metadata)
+    names, removed = cleaned(file.arrays, prefix)
+    if file.metadata.get("format") == FORMAT and prefix is None:
+        names, removed = {key: key for key in file.arrays}, ""
+    arrays = {name: file.arrays[key] for key, name in names.items()}
+    made = arrays if lazy else {key: array.make() for key, array in arrays.items()}
+    return Checkpoint(made, "safetensors", prefix=removed, metadata=file.metadata)
 
 
 def check_safetensors(path: Path) -> None:
     """Raise SafetensorError if the header of a safetensors file does not fit the file."""
     with safetensors.safe_open(path, framework="numpy"):
         pass
-
-
-def _array(data: np.ndarray, entry: Any) -> np.ndarray:
-    """The array that ``entry`` of the header describes. Its values were checked when the file was opened."""
-    if type(entry) is not dict:
-        raise RefusedError("expected a header that describes each array by a dict, got another")
-    if entry["dtype"] not in SAFETENSORS:
-        raise RefusedError(f"expected dtypes that numpy or ml_dtypes has, got {shown(entry['dtype'])}")
-    start, stop = entry["data_offsets"]
-    with damage(ValueError, OverflowError):
-        return data[start:stop].view(DTYPES[f"torch.{SAFETENSORS[entry['dtype']]}"]).reshape(entry["shape"])

@@ -30,11 +30,13 @@ def damage(*classes: type[Exception]) -> Iterator[None]:
     """Turn exceptions of ``classes`` into a DamagedError.
 
     For a few lines that call a parser of another library on the bytes of a file. An exception of any other class is
-    a bug, and stays what it is.
+    a bug, and stays what it is. So does a CheckpointError or RefusedError, which already says what is wrong.
     """
     try:
         yield
     except classes as error:
+        if isinstance(error, CheckpointError | RefusedError):
+            raise
         raise DamagedError(f"{type(error).__name__} {error}") from error
 
 

@@ -1,26 +1,18 @@
-"""What the pickle of a state dict may mention, and the plain data that stands for it. Nothing is imported.
+"""The plain data that stand for what the pickle of a checkpoint mentions. Nothing is imported.
 
-A class or function that the pickle mentions becomes a ``Name``, if one of the tables here lists it. To call a ``Name``
-builds what the tables say: a dict, a tuple, the description of a tensor, or an ``Opaque``, which stands for an object
-of which only the class name is kept.
+A class or function that the pickle mentions becomes a ``Name``. A call of a ``Name`` becomes a dict, a tuple or a
+``Tensor`` if ``convert/files/calls.py`` has it, else an ``Inert`` object.
 """
 
-import functools
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from convert.errors import RefusedError, damage, shown
+from convert.errors import RefusedError
 
 INT64 = range(-(2**63), 2**63)
-
-
-class UnlistedError(RefusedError):
-    """The pickle names a class or function that none of the tables here lists."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +22,28 @@ class Name:
     dotted: str
 
 
-@dataclass(frozen=True)
-class Opaque:
-    """An object that no state dict needs: the name of its class and nothing else."""
+@dataclass(eq=False, slots=True, repr=False)
+class Inert:
+    """An object of a class that is not imported: its name, and as data what the file says of it.
 
-    dotted: str
+    Args:
+        name: the dotted name of the class or function.
+        arguments: what the file calls it with.
+        state: what the file sets as its state, usually its attributes by name; None if it sets none.
+        entries: the entries of the object, where its class derives from dict.
+        items: the items of the object, where its class derives from list, deque or set.
+        reason: why the object cannot be read as an array, where it is a kind of tensor.
+    """
+
+    name: str
+    arguments: Any = ()
+    state: Any = None
+    entries: dict | None = None
+    items: list | None = None
+    reason: str = ""
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
 
 @dataclass(frozen=True)
@@ -94,111 +103,8 @@ STORAGES = {
     for module in ("torch", "torch.cuda", "torch.storage")
     for name, dtype in (
         dict(Bool="bool", Byte="uint8", Char="int8", Short="int16", Int="int32", Long="int64", Untyped="uint8")
-        | dict(Half="float16", Float="float32", Double="float64", BFloat16="bfloat16")
+        | dict(Half="float16", Float="float32", Double="float64", BFloat16="bfloat16", QInt8="int8", QUInt8="uint8")
+        | dict(QInt32="int32", QUInt4x2="uint8", QUInt2x4="uint8")
         | dict(ComplexFloat="complex64", ComplexDouble="complex128")
     ).items()
 }
-
-INERT = {
-    *("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"),
-    *("torch.device", "torch.serialization._get_layout", "_codecs.encode", "argparse.Namespace"),
-    *("numpy.dtype", "numpy.ndarray"),
-    *(
-        f"numpy.{core}.{name}"
-        for core in ("core", "_core")
-        for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
-    ),
-    *(
-        f"{module}.{name}"
-        for module in ("builtins", "__builtin__")
-        for name in ("bool", "bytearray", "complex", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple")
-    ),
-}
-
-
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    dtype: Any = getattr(storage, "dtype", None)
-    return Tensor(storage, dtype, offset, size=size, stride=stride)
-
-
-def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, flags: Any = None) -> Tensor:
-    if flags:
-        raise RefusedError("expected plain tensors, got one that waits to be conjugated or negated")
-    return _tensor(storage, offset, size, stride)
-
-
-def _tensor_v3(storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any) -> Tensor:
-    if type(dtype) is not Name or dtype.dotted not in DTYPES:
-        raise RefusedError("expected a tensor of a dtype that numpy or ml_dtypes has, got one of another dtype")
-    return Tensor(storage, DTYPES[dtype.dotted], offset, size=size, stride=stride)
-
-
-def _parameter(data: Any, _grad: Any, _hooks: Any, _state: Any = None) -> Tensor:
-    if type(data) is not Tensor:
-        raise RefusedError("expected a parameter to hold a tensor, got something else")
-    return data
-
-
-def _subclass(function: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
-    """A tensor of a subclass: ``function`` builds the tensor, the class is dropped. No second subclass inside."""
-    if function == Name("torch._tensor._rebuild_from_type_v2"):
-        raise RefusedError("expected a subclass to hold a tensor, got one that holds another subclass")
-    return call(function, arguments)
-
-
-def _ordered_dict(pairs: Any = None) -> dict:
-    """Python 2 passes a list of pairs. The list is emptied, so that a file cannot have it copied a million times."""
-    if pairs is not None and type(pairs) is not list:
-        raise RefusedError(f"expected an ordered dict of a list of pairs, got {type(pairs).__name__}")
-    built: dict = {}
-    while pairs:
-        pair = pairs.pop()
-        if type(pair) not in (list, tuple) or len(pair) != 2:
-            raise RefusedError("expected an ordered dict of pairs, got something else")
-        built[checked_key(pair[0])] = pair[1]
-    return dict(reversed(built.items()))
-
-
-def checked_key(key: Any) -> Any:
-    """``key`` of a dict, if it is neither a huge int nor a container: to hash a deeply nested tuple crashes Python."""
-    kinds = (str, bytes, int, float, bool, type(None), Name)
-    if type(key) not in kinds or (type(key) is int and key not in INT64):
-        raise RefusedError(f"expected strings or numbers as the keys of a dict, got {type(key).__name__}")
-    return key
-
-
-CALLS: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor_v2,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._tensor._rebuild_from_type_v2": _subclass,
-    "torch.Size": lambda numbers: numbers,
-    "collections.OrderedDict": _ordered_dict,
-    "collections.defaultdict": lambda _factory=None: {},
-    "collections.Counter": lambda counts: counts,
-}
-
-
-_signature = functools.cache(inspect.signature)
-
-
-def call(function: Any, arguments: Any) -> Any:
-    """The value that the file describes as a call: that of a function in ``CALLS``, or an ``Opaque``."""
-    if type(function) is Name and type(arguments) is tuple:
-        if function.dotted in CALLS:
-            build = CALLS[function.dotted]
-            with damage(TypeError):
-                _signature(build).bind(*arguments)
-            return build(*arguments)
-        if function.dotted in INERT:
-            return Opaque(function.dotted)
-    raise RefusedError(f"refuses to call {getattr(function, 'dotted', 'something that is not a listed function')}")
-
-
-def listed_name(dotted: str) -> Name:
-    """The ``Name`` of a class, function or dtype. UnlistedError if none of the tables has it."""
-    if not any(dotted in table for table in (CALLS, DTYPES, STORAGES, INERT)):
-        raise UnlistedError(f"refuses {shown(dotted)}, which is not on the list of names that a state dict needs")
-    return Name(dotted)

@@ -1,16 +1,21 @@
 """Reads the pickles of ``torch.save`` as plain data: no class or function named in one is imported or called.
 
-``pickletools`` splits a pickle into opcodes, and the stack machine below knows the few opcodes that a state dict needs.
-``convert/files/pickled.py`` says which classes and functions a pickle may mention, and what stands for each.
+``pickletools`` splits a pickle into opcodes, and the stack machine below follows them. ``convert/files/calls.py`` says
+what stands for a call of a function that the pickle names.
 """
 
 import pickletools
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
-from convert.errors import DamagedError, RefusedError, damage
-from convert.files.pickled import INT64, STORAGES, Name, Opaque, Storage, UnlistedError, call, checked_key, listed_name
+from convert.errors import DamagedError, RefusedError, damage, shown
+from convert.files.calls import Keys, call
+from convert.files.names import danger, require_usual, usual
+from convert.files.pickled import INT64, STORAGES, Inert, Name, Storage
+
+OPCODES_AT_MOST = 3_000_000
+HUGE = 4096
+"""How many bits an integer has at most. A larger one is kept as an inert object: Python is slow to print it."""
 
 
 def _opcodes(stream: Any) -> Iterator[tuple[str, Any]]:
@@ -19,42 +24,55 @@ def _opcodes(stream: Any) -> Iterator[tuple[str, Any]]:
     ``pickletools`` raises ValueError for bytes that are no pickle. For a backslash in a name, Python issues a warning,
     which is an exception if the user has made it one.
     """
-    with damage(ValueError, Warning):
+    with damage(ValueError, Warning, OverflowError, MemoryError):
         for opcode, argument, _ in pickletools.genops(stream):
             yield opcode.name, argument
 
 
 class Machine:
-    """A stack machine for the opcodes of a state dict. ``storages`` collects the buffers that it mentions, by key."""
+    """A stack machine for pickles.
 
-    def __init__(self) -> None:
+    Args:
+        strict: whether a name that no state dict needs is refused.
+
+    Attributes:
+        storages: the buffers that the pickle mentions, by key.
+        names: the names in the pickle that no state dict needs, each with a sentence if pickle.load would run code
+            with it, else with an empty text.
+    """
+
+    def __init__(self, strict: bool = False) -> None:
+        self.strict = strict
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.keys = Keys()
         self.storages: dict[str | int, Storage] = {}
+        self.names: dict[str, str] = {}
 
     def run(self, stream: Any) -> Any:
-        """The object pickled at the position of ``stream``, a file or mapped memory, which is left just behind it.
+        """The object pickled at the position of ``stream``, which is left just behind it.
 
         Raises:
-            RefusedError: if the pickle has a name or opcode that no table lists, or an argument of the wrong kind.
+            RefusedError: if the pickle has an opcode that no file on its own can have, or is too long.
             DamagedError: if the bytes are no complete pickle.
         """
-        opcodes = _opcodes(stream)
-        try:
-            for name, argument in opcodes:
-                if name not in OPCODES:
-                    raise RefusedError(f"refuses the pickle opcode {name}, which no state dict needs")
-                OPCODES[name](self, argument)
-        except UnlistedError as error:
-            raise RefusedError(f"{error}{_hint(opcodes)}") from None
+        for count, (name, argument) in enumerate(_opcodes(stream)):
+            if name not in OPCODES:
+                raise RefusedError(f"refuses the pickle opcode {name}, which refers to data outside the file")
+            if count > OPCODES_AT_MOST:
+                raise RefusedError(f"expected a pickle of at most {OPCODES_AT_MOST:,} opcodes, got more")
+            OPCODES[name](self, argument)
         return self.pop(1)[0]
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
+    def push_int(self, value: int) -> None:
+        self.stack.append(value if value.bit_length() <= HUGE else Inert("builtins.int"))
+
     def pop(self, count: int) -> list:
-        if count > len(self.stack):
+        if count > len(self.stack) - (self.marks[-1] if self.marks else 0):
             raise DamagedError("the stack of the pickle is empty")
         return self._cut(len(self.stack) - count)
 
@@ -68,34 +86,58 @@ class Machine:
         del self.stack[start:]
         return items
 
-    def top(self, *kinds: type) -> Any:
-        """The last value, which stays on the stack and must be of one of ``kinds``; of any kind if none is given."""
-        if not self.stack:
-            raise DamagedError("the stack of the pickle is empty")
-        if kinds and type(self.stack[-1]) not in kinds:
-            raise RefusedError(f"refuses to change a value of class {type(self.stack[-1]).__name__}")
-        return self.stack[-1]
+    def drop_mark(self) -> None:
+        self.pop_mark()
+
+    def drop(self) -> None:
+        if self.marks and self.marks[-1] == len(self.stack):
+            self.marks.pop()
+        else:
+            self.pop(1)
+
+    def top(self) -> Any:
+        """The last value, which stays on the stack."""
+        last = self.pop(1)[0]
+        self.stack.append(last)
+        return last
 
     def extend(self, items: list) -> None:
-        self.top(list).extend(items)
+        target = self.top()
+        if type(target) is Inert:
+            target.items = [] if target.items is None else target.items
+            target = target.items
+        if type(target) is not list:
+            raise RefusedError(f"refuses to change a value of class {type(target).__name__}")
+        target.extend(items)
 
     def update(self, items: list) -> None:
-        target = self.top(dict)
+        target = self.top()
+        if type(target) is Inert:
+            target.entries = {} if target.entries is None else target.entries
+            target = target.entries
+        if type(target) is not dict:
+            raise RefusedError(f"refuses to change a value of class {type(target).__name__}")
+        target.update(self.pairs(items))
+
+    def pairs(self, items: list) -> dict:
         if len(items) % 2:
             raise DamagedError("a dict of the pickle has a key without a value")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[checked_key(key)] = value
+        return {self.keys.check(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
 
     def memoize(self, index: int) -> None:
         self.memo[index] = self.top()
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise DamagedError(f"the pickle recalls value {index}, which it did not store")
+            raise DamagedError(f"the pickle recalls value {shown(str(index))}, which it did not store")
         self.push(self.memo[index])
 
     def name(self, dotted: str) -> None:
-        self.push(listed_name(dotted))
+        if self.strict:
+            require_usual(dotted)
+        if not usual(dotted):
+            self.names[dotted] = danger(dotted)
+        self.push(Name(dotted))
 
     def stack_name(self) -> None:
         parts = self.pop(2)
@@ -103,21 +145,47 @@ class Machine:
             raise DamagedError("a name of the pickle is no string")
         self.name(".".join(parts))
 
+    def call(self, function: Any, arguments: Any) -> None:
+        self.push(call(function, arguments))
+
     def build(self) -> None:
-        """Drop the state that the file gives an object: nothing here reads it."""
-        self.pop(1)
-        self.top(dict, Opaque)
+        """Keep the state that the file gives an inert object. A dict, list or tensor has no use for its own."""
+        (state,) = self.pop(1)
+        target = self.top()
+        if type(target) is Inert:
+            target.state = state
+
+    def instance(self, dotted: str) -> None:
+        arguments = tuple(self.pop_mark())
+        self.name(dotted)
+        self.call(self.pop(1)[0], arguments)
+
+    def marked_call(self) -> None:
+        function, *arguments = self.pop_mark() or [None]
+        self.call(function, tuple(arguments))
+
+    def call_with_keywords(self) -> None:
+        function, arguments, keywords = self.pop(3)
+        self.push(Inert(function.dotted if type(function) is Name else "object", arguments, state=keywords))
 
     def storage(self) -> None:
-        """Read ("storage", class, key, location, count), in old files with None or (view key, start, count) behind."""
+        """Read ("storage", class, key, location, count), in old files with None or (view key, start, count) behind.
+
+        Old files have ("module", class, file, source code) in place of a class. A reference of another kind, or to a
+        storage of unknown numbers, becomes an inert object.
+        """
         (entry,) = self.pop(1)
-        if type(entry) is not tuple or len(entry) not in (5, 6):
-            raise DamagedError("a reference to a storage has not 5 or 6 parts")
+        if type(entry) is tuple and len(entry) == 4 and type(entry[1]) is Name:
+            self.push(entry[1])
+            return
+        if type(entry) is not tuple or len(entry) not in (5, 6) or type(entry[1]) is not Name:
+            self.push(Inert("persistent reference", entry))
+            return
         kind, name, key, _location, count, *view = entry
-        listed = type(name) is Name and name.dotted in STORAGES
         keyed = type(key) is str or (type(key) is int and key in INT64)
-        if type(kind) is not str or kind != "storage" or not listed or not keyed:
-            raise RefusedError("expected a storage of a dtype that numpy or ml_dtypes has, got something else")
+        if type(kind) is not str or kind != "storage" or name.dotted not in STORAGES or not keyed:
+            self.push(Inert(name.dotted, entry))
+            return
         whole = Storage(key, STORAGES[name.dotted], 0, count=count)
         self.storages.setdefault(key, whole)
         self.push(_view(whole, view[0] if view else None))
@@ -132,21 +200,13 @@ def _view(whole: Storage, view: Any) -> Storage:
     return Storage(whole.key, whole.dtype, view[1], count=view[2])
 
 
-def _hint(opcodes: Iterator[tuple[str, Any]]) -> str:
-    """What to add to the message if the rest of the pickle mentions the dict that every torch.nn.Module has."""
-    with suppress(DamagedError):
-        if any(argument == "_parameters" for _, argument in opcodes):
-            return "; the file holds a whole module, expected the state dict of one"
-    return ""
-
-
 OPCODES: dict[str, Callable[[Machine, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"), Machine.push_int),
     **dict.fromkeys(
         (
-            *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "BINFLOAT"),
-            *("BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-            *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+            *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
+            *("BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
         ),
         Machine.push,
     ),
@@ -158,10 +218,15 @@ OPCODES: dict[str, Callable[[Machine, Any], None]] = {
     "EMPTY_SET": lambda machine, _: machine.push([]),
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
+    "POP": lambda machine, _: machine.drop(),
+    "POP_MARK": lambda machine, _: machine.drop_mark(),
+    "DUP": lambda machine, _: machine.push(machine.top()),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
     "TUPLE1": lambda machine, _: machine.push(tuple(machine.pop(1))),
     "TUPLE2": lambda machine, _: machine.push(tuple(machine.pop(2))),
     "TUPLE3": lambda machine, _: machine.push(tuple(machine.pop(3))),
+    "LIST": lambda machine, _: machine.push(machine.pop_mark()),
+    "DICT": lambda machine, _: machine.push(machine.pairs(machine.pop_mark())),
     "FROZENSET": lambda machine, _: machine.push(machine.pop_mark()),
     "APPEND": lambda machine, _: machine.extend(machine.pop(1)),
     **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda machine, _: machine.extend(machine.pop_mark())),
@@ -172,7 +237,12 @@ OPCODES: dict[str, Callable[[Machine, Any], None]] = {
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine.recall),
     "GLOBAL": lambda machine, names: machine.name(names.replace(" ", ".", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.stack_name(),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.push(call(*machine.pop(2)))),
+    "INST": lambda machine, names: machine.instance(names.replace(" ", ".", 1)),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.call(*machine.pop(2))),
+    "NEWOBJ_EX": lambda machine, _: machine.call_with_keywords(),
+    "OBJ": lambda machine, _: machine.marked_call(),
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), lambda machine, code: machine.name(f"copyreg.extension_{code}")),
+    "PERSID": lambda machine, text: machine.push(Inert("persistent reference", text)),
     "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.storage(),
 }

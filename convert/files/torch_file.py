@@ -1,131 +1,198 @@
 """The two file formats of ``torch.save``: a zip archive since PyTorch 1.6, and a row of pickles before."""
 
-import io
-import mmap
-import struct
-import zipfile
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from convert.errors import DamagedError, RefusedError, damage, shown
+from convert.errors import RefusedError, name_file, shown
 from convert.files.pickled import Storage, Tensor
 from convert.files.pickles import Machine
+from convert.files.source import Part, Readable, Source
+from convert.files.zip_archive import Entry, read_archive
+from convert.tensors import Lazy
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
-ZIP_DAMAGE = (
-    *(zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError),
-    *(OSError, struct.error),
-)
-"""What ``zipfile`` raises for a damaged archive. RuntimeError: an entry is marked as encrypted. OSError: an offset is
-negative. MemoryError: an entry claims to be larger than the memory."""
+ALIGNMENT = 16
+"""Memory is read from multiples of it, so that numbers of any width lie as they lie in their storage."""
+
+OTHER_ARCHIVES = {
+    "archive_format": "a program of torch.export",
+    "models/model.json": "a program of torch.export",
+    ".data/extern_modules": "an archive of torch.package",
+    ".data/python_version": "an archive of torch.package",
+}
+"""What an archive is that has one of these entries in its folder, and no ``data.pkl``."""
 
 
 @dataclass(frozen=True, eq=False)
 class TorchFile:
-    """``tree`` of plain containers whose leaves are each a ``Tensor``, and the bytes of each storage they view."""
+    """``tree`` of plain containers whose leaves are each a ``Tensor``, and the bytes of each storage they view.
+
+    Args:
+        format: "zip pickle", "legacy pickle" or "TorchScript archive".
+        source: the file.
+        tree: the object that was saved.
+        storages: the bytes of each storage by its key.
+        declared: what the pickle says of each storage where it mentions it first.
+        big_endian: if the numbers are stored so.
+        constants: of a TorchScript archive, what its ``constants.pkl`` holds.
+        names: the names in the pickle that no state dict needs; see ``Machine``.
+    """
 
     format: str
+    source: Source
     tree: Any
-    storages: dict[str | int, np.ndarray]
+    storages: Mapping[str | int, Readable]
+    declared: Mapping[str | int, Storage]
     big_endian: bool = False
-    _swapped: dict[tuple, np.ndarray] = field(default_factory=dict)
+    constants: "TorchFile | None" = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
-    def array(self, tensor: Tensor) -> np.ndarray:
-        """``tensor`` as a read-only view of the file; nothing is read until the numbers are used.
+    def lazy(self, tensor: Tensor) -> Lazy:
+        """``tensor`` as an array that is read when it is made, from the bytes that it needs.
 
-        Tensors of one storage share memory. Big-endian numbers are read, and swapped, here and now.
+        What is made is writable, and shares memory with nothing. It has the strides of the tensor.
 
         Raises:
             RefusedError: if the tensor reaches outside its storage, or the storage outside the file.
         """
-        storage, dtype = tensor.storage, tensor.dtype
+        self._extent(tensor)
+        return Lazy(tensor.size, tensor.dtype, partial(self._made, tensor))
+
+    def _made(self, tensor: Tensor) -> np.ndarray:
+        return self.arrays({"": tensor})[""]
+
+    def arrays(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """All ``tensors``, read now: writable, and independent of the file.
+
+        Tensors whose bytes overlap share memory, as they do in PyTorch. Others do not.
+
+        Raises:
+            RefusedError: if a tensor reaches outside its storage, or the storage outside the file.
+            CheckpointError: if the file changed since it was opened, or its bytes are damaged.
+        """
+        groups: dict[tuple, list] = defaultdict(list)
+        for key, tensor in tensors.items():
+            start, stop = self._extent(tensor)
+            groups[self._group(tensor, start)].append((start, stop, key))
+        made: dict[str, np.ndarray] = {}
+        with name_file(self.source.path, "could not be read"):
+            for extents in groups.values():
+                for start, stop, inside in _spans(extents):
+                    begin = start if self.big_endian else start - start % ALIGNMENT
+                    raw = self._read(tensors[inside[0][1]], begin, stop)
+                    made |= {key: _view(tensors[key], raw, first - begin) for first, key in inside}
+        return {key: made[key] if key in made else np.empty(t.size, t.dtype) for key, t in tensors.items()}
+
+    def _group(self, tensor: Tensor, start: int) -> tuple:
+        """Tensors of one group may share memory. Big-endian bytes are swapped, which depends on the dtype."""
+        key = tensor.storage.key
+        return (key, tensor.dtype, start % tensor.dtype.itemsize) if self.big_endian else (key,)
+
+    def _read(self, tensor: Tensor, start: int, stop: int) -> np.ndarray:
+        """Bytes of the storage of ``tensor``, in the byte order of this machine."""
+        raw = self.storages[tensor.storage.key].read(start, stop - start)
+        if self.big_endian:
+            raw.view(tensor.dtype).byteswap(inplace=True)
+        return raw
+
+    def _extent(self, tensor: Tensor) -> tuple[int, int]:
+        """The first byte of its storage that the tensor needs, and the one behind the last."""
+        storage, width = tensor.storage, tensor.dtype.itemsize
         if storage.key not in self.storages:
             raise RefusedError(f"expected the data of storage {shown(str(storage.key))}, found none")
+        declared = self.declared[storage.key]
+        if storage.dtype != declared.dtype or storage.start + storage.count > declared.count:
+            raise RefusedError(f"expected one dtype and size of storage {shown(str(storage.key))}, got two")
         start, stop = (n * storage.dtype.itemsize for n in (storage.start, storage.start + storage.count))
-        needed = start + tensor.reach * dtype.itemsize
-        if not needed <= stop <= len(self.storages[storage.key]):
+        end = start + tensor.reach * width
+        if not end <= stop <= self.storages[storage.key].size:
             raise RefusedError(f"expected a tensor of shape {tensor.size} to lie within its storage, it does not")
-        begin = start + tensor.offset * dtype.itemsize
-        strides = [n * dtype.itemsize for n in tensor.stride]
-        with damage(ValueError, OverflowError):
-            if 0 in tensor.size:
-                return np.empty(tensor.size, dtype)
-            return np.ndarray(tensor.size, dtype, self._bytes(storage.key, dtype), begin, strides)
-
-    def _bytes(self, key: str | int, dtype: np.dtype) -> np.ndarray:
-        raw = self.storages[key]
-        if not self.big_endian:
-            return raw
-        if (key, dtype) not in self._swapped:
-            self._swapped[key, dtype] = raw.view(dtype).byteswap().view(np.uint8)
-            self._swapped[key, dtype].flags.writeable = False
-        return self._swapped[key, dtype]
+        strides = [step * width for step in tensor.stride]
+        if max(math.prod(n for n in tensor.size if n) * width, *strides, *tensor.size, 0) >= 2**63:
+            raise RefusedError(f"expected a tensor that an array can hold, got one of shape {tensor.size}")
+        return (start, start) if 0 in tensor.size else (start + tensor.offset * width, end)
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """The file as read-only memory."""
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def _spans(extents: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, list[tuple[int, str]]]]:
+    """The extents that are not empty, with those that overlap merged: start, stop, and (start, key) of each inside."""
+    spans: list[tuple[int, int, list[tuple[int, str]]]] = []
+    for start, stop, key in sorted(extent for extent in extents if extent[0] < extent[1]):
+        if spans and start < spans[-1][1]:
+            first, last, inside = spans.pop()
+            inside.append((start, key))
+            spans.append((first, max(stop, last), inside))
+        else:
+            spans.append((start, stop, [(start, key)]))
+    return spans
 
 
-def read_zip(path: Path) -> TorchFile:
+def _view(tensor: Tensor, raw: np.ndarray, start: int) -> np.ndarray:
+    strides = tuple(step * tensor.dtype.itemsize for step in tensor.stride)
+    return np.ndarray(tensor.size, tensor.dtype, raw.data, start, strides)
+
+
+def read_zip(source: Source, strict: bool = False) -> TorchFile:
     """Read ``x/data.pkl``, ``x/byteorder`` (absent: little) and the storages ``x/data/key`` of a zip archive.
+
+    A TorchScript archive has also ``x/constants.pkl`` and ``x/constants/key``. Its code is not read.
 
     Raises:
         RefusedError: if it is another kind of archive, or its pickle holds what no state dict needs.
         DamagedError: if the archive or its pickle is damaged.
     """
-    raw = np.frombuffer(map_file(path), np.uint8)
-    with damage(*ZIP_DAMAGE):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        folder = _folder(entries)
-        with damage(*ZIP_DAMAGE):
-            pickled = archive.read(f"{folder}/data.pkl")
-            byteorder = archive.read(f"{folder}/byteorder") if f"{folder}/byteorder" in entries else b"little"
-    machine = Machine()
-    tree = machine.run(io.BytesIO(pickled))
-    if byteorder not in (b"little", b"big"):
-        raise RefusedError(f"expected the byte order to be little or big, got {shown(repr(byteorder))}")
-    found = {key: entries.get(f"{folder}/data/{key}") for key in machine.storages}
-    storages = {key: _stored(raw, entry) for key, entry in found.items() if entry}
-    return TorchFile("zip pickle", tree, storages, big_endian=byteorder == b"big")
+    entries = read_archive(source)
+    folder = _folder(entries)
+    big_endian = _big_endian(entries.get(f"{folder}/byteorder"))
+    found = partial(_pickled, source, entries, big_endian=big_endian, strict=strict)
+    if f"{folder}/constants.pkl" not in entries:
+        return found("zip pickle", f"{folder}/data")
+    constants = found("TorchScript archive", f"{folder}/constants")
+    return found("TorchScript archive", f"{folder}/data", constants=constants)
 
 
-def _folder(entries: dict[str, zipfile.ZipInfo]) -> str:
+def _pickled(
+    source: Source, entries: Mapping[str, Entry], format: str, name: str, strict: bool, **more: Any
+) -> TorchFile:
+    """The object in ``name.pkl`` with the storages ``name/key``."""
+    machine = Machine(strict)
+    tree = machine.run(entries[f"{name}.pkl"].stream())
+    found = {key: entries.get(f"{name}/{key}") for key in machine.storages}
+    storages = {key: entry for key, entry in found.items() if entry}
+    about: dict[str, Any] = {"declared": machine.storages, "names": machine.names, **more}
+    return TorchFile(format, source, tree, storages=storages, **about)
+
+
+def _folder(entries: Mapping[str, Entry]) -> str:
     """The one folder that holds ``data.pkl``."""
     folders = [
         name.removesuffix("/data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")
     ]
-    if len(folders) != 1:
-        raise RefusedError(f"expected a zip archive of torch.save, got one of {shown(', '.join(entries)) or 'nothing'}")
-    if f"{folders[0]}/constants.pkl" in entries:
-        raise RefusedError("expected a state dict, got a TorchScript archive")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise RefusedError("expected an uncompressed zip archive, as torch.save writes it, got a compressed one")
-    return folders[0]
+    if len(folders) == 1:
+        return folders[0]
+    for name in entries if not folders else ():
+        if kind := OTHER_ARCHIVES.get(name.partition("/")[2]):
+            raise RefusedError(f"expected a state dict, got {kind}; save model.state_dict() with torch.save instead")
+    listed = shown(", ".join(list(entries)[:20])) or "nothing"
+    raise RefusedError(f"expected a zip archive of torch.save, got one of {listed}")
 
 
-def _stored(raw: np.ndarray, entry: zipfile.ZipInfo) -> np.ndarray:
-    """The bytes of ``entry``, which begin after its local header and the two fields of that header that vary."""
-    header = raw[entry.header_offset :][:30].tobytes()
-    if not header.startswith(b"PK\3\4") or len(header) < 30:
-        raise DamagedError(f"no header where {shown(entry.filename)} should begin")
-    name, extra = struct.unpack("<HH", header[26:])
-    start = entry.header_offset + 30 + name + extra
-    content = raw[start : start + entry.file_size]
-    if len(content) != entry.file_size:
-        raise DamagedError(f"{entry.file_size} bytes of {shown(entry.filename)} claimed, {len(content)} there")
-    return content
+def _big_endian(entry: Entry | None) -> bool:
+    """What the entry ``byteorder`` says."""
+    found = b"little" if entry is None else entry.stream().read(8)
+    if found not in (b"little", b"big"):
+        raise RefusedError(f"expected the byte order to be little or big, got {shown(repr(found))}")
+    return found == b"big"
 
 
-def read_legacy(path: Path) -> TorchFile:
+def read_legacy(source: Source, strict: bool = False) -> TorchFile:
     """Read five pickles (magic number, protocol, system, object, storage keys), and then the data of each storage.
 
     The data are a count as int64, and the elements. Both are little-endian on any system: so PyTorch writes and reads.
@@ -134,26 +201,42 @@ def read_legacy(path: Path) -> TorchFile:
         RefusedError: if the data are cut short, or the pickles hold what no state dict needs.
         DamagedError: if a pickle is damaged.
     """
-    mapped = map_file(path)
-    if [Machine().run(mapped), Machine().run(mapped)] != [MAGIC, PROTOCOL]:
+    stream = source.stream()
+    if [Machine().run(stream), Machine().run(stream)] != [MAGIC, PROTOCOL]:
         raise RefusedError(f"expected PyTorch's magic number and protocol {PROTOCOL}, got others")
-    Machine().run(mapped)
-    machine = Machine()
-    tree = machine.run(mapped)
-    keys = Machine().run(mapped)
+    Machine().run(stream)
+    machine = Machine(strict)
+    tree = machine.run(stream)
+    keys = Machine().run(stream)
     if type(keys) is not list or any(type(key) not in (str, int) or key not in machine.storages for key in keys):
         raise RefusedError("expected a list of the keys of storages after the object, got something else")
-    raw, storages = np.frombuffer(mapped, np.uint8)[mapped.tell() :], {}
+    position = stream.tell()
+    storages: dict[str | int, Readable] = {}
     for key in keys:
-        storages[key], raw = _counted(raw, machine.storages[key])
-    return TorchFile("legacy pickle", tree, storages)
+        storages[key] = part = _counted(source, position, machine.storages[key])
+        position = part.start + part.size
+    about: dict[str, Any] = {"declared": machine.storages, "names": machine.names}
+    return TorchFile("legacy pickle", source, tree, storages=storages, **about)
 
 
-def _counted(raw: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
-    """The elements of ``storage``, which follow their count at the beginning of ``raw``, and the bytes after them."""
-    name, end = shown(str(storage.key)), 8 + storage.count * storage.dtype.itemsize
-    if len(raw) < end:
-        raise RefusedError(f"expected {end} bytes for storage {name}, found the last {len(raw)} of the file")
-    if int.from_bytes(raw[:8].tobytes(), "little") != storage.count:
+def read_pickle(source: Source, strict: bool = False) -> TorchFile:
+    """Read a pickle that torch.save did not write. Its arrays are numpy's; it has no storages.
+
+    Raises:
+        RefusedError: if the pickle holds what no state dict needs.
+        DamagedError: if the pickle is damaged.
+    """
+    machine = Machine(strict)
+    tree = machine.run(source.stream())
+    return TorchFile("pickle", source, tree, storages={}, declared={}, names=machine.names)
+
+
+def _counted(source: Source, position: int, storage: Storage) -> Part:
+    """The elements of ``storage``, which follow their count at ``position``."""
+    name, size = shown(str(storage.key)), storage.count * storage.dtype.itemsize
+    if source.size < position + 8 + size:
+        found = f"found the last {max(0, source.size - position)} of the file"
+        raise RefusedError(f"expected {8 + size} bytes for storage {name}, {found}")
+    if int.from_bytes(source.read(position, 8).tobytes(), "little") != storage.count:
         raise RefusedError(f"expected {storage.count} numbers in storage {name}, found another count")
-    return raw[8:end], raw[end:]
+    return Part(source, position + 8, size)

@@ -26,63 +26,30 @@ import safetensors.numpy
 from flax import traverse_util
 
 from convert import CheckpointError, load, read, restore, save
-from convert.checkpoint import SAFETENSORS, WRAPPERS
+from convert.checkpoint import SAFETENSORS
 from convert.files.pickled import DTYPES
 from convert.files.torch_file import MAGIC
+from convert.files.tree import WRAPPERS
+from tests.helpers.handmade import (
+    NUMBERS,
+    STATE,
+    bits,
+    call,
+    mapping,
+    name,
+    nothing_runs,
+    refused,
+    storage,
+    tensor,
+    value,
+    write_legacy,
+    write_zip,
+)
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-NUMBERS = np.arange(6, dtype=np.float32)
-
-
-# Pickles by hand: a value is the opcodes that leave it on the stack.
-
-
-def value(plain: Any) -> bytes:
-    return pickle.dumps(plain, 2)[2:-1]
-
-
-def name(dotted: str) -> bytes:
-    return "c{}\n{}\n".format(*dotted.rsplit(".", 1)).encode()
-
-
-def call(dotted: str, *arguments: bytes) -> bytes:
-    return name(dotted) + b"(" + b"".join(arguments) + b"tR"
-
-
-def mapping(**entries: bytes) -> bytes:
-    return b"}(" + b"".join(value(key) + entry for key, entry in entries.items()) + b"u"
-
-
-def storage(
-    kind: str = "torch.FloatStorage", key: Any = "0", location: str = "cpu", count: Any = 6, *view: Any
-) -> bytes:
-    return b"(" + value("storage") + name(kind) + b"".join(map(value, (key, location, count, *view))) + b"tQ"
-
-
-def tensor(flat: bytes | None = None, offset: Any = 0, size: Any = (2, 3), stride: Any = (3, 1)) -> bytes:
-    return call(
-        "torch._utils._rebuild_tensor", storage() if flat is None else flat, *map(value, (offset, size, stride))
-    )
-
-
-def write_zip(path: Path, body: bytes, data: bytes = NUMBERS.tobytes(), **entries: bytes) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for entry, content in {"data.pkl": b"\x80\x02" + body + b".", "data/0": data, **entries}.items():
-            archive.writestr(f"archive/{entry}", content)
-    return path
-
-
-def write_legacy(
-    path: Path, body: bytes, data: bytes = NUMBERS.tobytes(), count: int = 6, little_endian: bool = True
-) -> Path:
-    head = b"".join(pickle.dumps(part, 2) for part in (MAGIC, 1001, {"little_endian": little_endian}))
-    keys = pickle.dumps(["0"], 2)
-    path.write_bytes(head + b"\x80\x02" + body + b"." + keys + struct.pack("<q", count) + data)
-    return path
 
 
 both_formats = pytest.mark.parametrize("write", [write_zip, write_legacy])
-STATE = mapping(w=tensor(), b=tensor(offset=1, size=(3,), stride=(2,)))
 
 
 def torch_save(path: Path, tree: Any, is_zip: bool, **kwargs: Any) -> Path:
@@ -90,53 +57,11 @@ def torch_save(path: Path, tree: Any, is_zip: bool, **kwargs: Any) -> Path:
     return path
 
 
-def bits(array: Any) -> tuple:
-    return array.dtype.name, array.shape, np.asarray(array).tobytes()
-
-
 def noise(dtype: np.dtype, *shape: int) -> np.ndarray:
     """Random bits, hence NaNs with payloads, infinities and subnormal numbers."""
     count = int(np.prod(shape, dtype=int))
     raw = np.random.default_rng(0).integers(0, 256, count * dtype.itemsize, np.uint8)
     return (raw & 1 if dtype.kind == "b" else raw).view(dtype).reshape(shape)
-
-
-RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "ctypes.dlopen", "pickle.find_class")
-CHANGES = ("os.remove", "os.rename", "os.mkdir", "socket.connect")
-seen: list | None = None
-
-
-def audit(event: str, arguments: tuple) -> None:
-    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-    if seen is not None and (writes or event in RUNS + CHANGES):
-        seen.append((event, arguments))
-
-
-sys.addaudithook(audit)
-
-
-@contextlib.contextmanager
-def nothing_runs():
-    """No process starts, no file changes, pickle looks up no class."""
-    global seen
-    seen = []
-    try:
-        yield
-        assert seen == []
-    finally:
-        seen = None
-
-
-def refused(path: Path, *words: str, wrapper: str | None = None) -> None:
-    """One sentence with the name of the file and ``words``."""
-    with nothing_runs(), pytest.raises(CheckpointError) as caught:
-        read(path, wrapper)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert "\n" not in message
-    assert len(message) < len(str(path)) + 1600
-    for word in words:
-        assert word in message
 
 
 # What torch writes
@@ -180,30 +105,10 @@ def test_what_else_torch_writes_is_read_as_inert(tmp_path, protocol):
         path = torch_save(tmp_path / "x.pth", tree, is_zip, pickle_protocol=protocol)
         with nothing_runs():
             got = read(path)
-        assert (got.wrapper, got.extras) == ("state_dict", (*extras, "counts"))
+        assert (got.wrapper, got.beside) == ("state_dict", (*extras, "counts"))
+        assert got.extras["history"].tolist() == [1, 1, 1]
         for key, x in net.state_dict().items():
             assert bits(got.arrays[key]) == bits(x.numpy())
-
-
-def test_whole_modules_are_refused_by_name(tmp_path):
-    torch = pytest.importorskip("torch")
-    for is_zip in (True, False):
-        path = torch_save(tmp_path / "x.pth", {"model": torch.nn.Linear(2, 3)}, is_zip)
-        refused(path, "torch.nn.modules.linear.Linear", "whole module", "state dict")
-
-
-def test_tensors_without_plain_numbers_are_refused(tmp_path):
-    torch = pytest.importorskip("torch")
-    odd = [torch.ones(2, dtype=torch.complex64).conj(), torch.ones(2, 2).to_sparse(), torch.empty(2, device="meta")]
-    for x, words in zip(odd, ["conjugated", "_rebuild_sparse_tensor", "_rebuild_meta_tensor"], strict=True):
-        refused(torch_save(tmp_path / "x.pth", {"x": x}, True), words)
-
-
-def test_torchscript_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
-        for entry in ("data.pkl", "constants.pkl", "code/__torch__.py"):
-            archive.writestr(f"net/{entry}", b"")
-    refused(tmp_path / "x.pt", "TorchScript")
 
 
 @pytest.mark.parametrize(
@@ -307,8 +212,8 @@ def test_wrapper_of_choice(tmp_path):
     ("body", "words"),
     [
         (mapping(student=STATE, teacher=STATE, epoch=value(1)), ["student (dict)", "teacher (dict)", "epoch (int)"]),
-        (mapping(w=tensor(), epoch=value(1), name=value("x"), bias=value(None)), ["epoch (int)", "bias (NoneType)"]),
-        (mapping(w=tensor(), x=call("numpy.core.multiarray.scalar")), ["x (numpy.core.multiarray.scalar)"]),
+        (mapping(epoch=value(1), name=value("x"), bias=value(None)), ["epoch (int)", "bias (NoneType)"]),
+        (mapping(w=tensor(), x=call("numpy.core.multiarray._reconstruct")), ["x", "not complete"]),
         (b"}(" + value(0) + tensor() + b"u", ["0 (Tensor)"]),
         (tensor(), ["got Tensor"]),
         (value([1, 2]), ["got list"]),
@@ -319,6 +224,13 @@ def test_wrapper_of_choice(tmp_path):
 )
 def test_no_state_dict_is_one_sentence(tmp_path, body, words):
     refused(write_zip(tmp_path / "x", body), "expected", *words)
+
+
+def test_entries_that_are_no_tensors_are_beside_the_state_dict(tmp_path):
+    body = mapping(w=tensor(), epoch=value(1), name=value("x"), bias=value(None))
+    got = read(write_zip(tmp_path / "x", body))
+    assert list(got.arrays) == ["w"]
+    assert got.extras == {"epoch": 1, "name": "x", "bias": None}
 
 
 def test_entries_that_need_not_be_tensors(tmp_path):
@@ -398,40 +310,95 @@ class Evil:
 
 
 COMMAND = value("touch touched")
+STORAGE = value("storage") + name("torch.Size") + value("0") + value("cpu") + value(6)
+TENSOR = name("torch._utils._rebuild_tensor")
+
+RUNNING = [
+    (value(Evil()), "open"),
+    (call("os.system", COMMAND), "os.system"),
+    (call("posix.system", COMMAND), "posix.system"),
+    (call("subprocess.Popen", COMMAND), "subprocess.Popen"),
+    (call("builtins.eval", value("open('touched', 'w')")), "builtins.eval"),
+    (call("__builtin__.exec", value("open('touched', 'w')")), "__builtin__.exec"),
+    (call("builtins.getattr", name("torch.Size"), value("__init__")), "builtins.getattr"),
+    (call("torch.load", value("x")), "torch.load"),
+    (call("_pickle.loads", value(b"")), "_pickle.loads"),
+    (call("importlib.import_module", value("touched")), "importlib.import_module"),
+    (call("torch._utils._import_dotted_name", value("os.system")), "torch._utils._import_dotted_name"),
+    (call("builtins.map", name("os.system"), value(["touch touched"])), "os.system"),
+    (call("functools.partial", name("os.system"), COMMAND) + b")R", "os.system"),
+    (value("os") + value("system") + b"\x93" + COMMAND + b"\x85R", "os.system"),
+    (b"(" + COMMAND + b"ios\nsystem\n", "os.system"),
+    (b"(" + name("os.system") + COMMAND + b"o", "os.system"),
+    (name("os.system") + COMMAND + b"\x85}\x92", "os.system"),
+    (name("os.system") + COMMAND + b"\x85\x81" + value({"x": 1}) + b"b", "os.system"),
+]
+
+HARMLESS = [
+    value("collections") + value("OrderedDict.__init__") + b"\x93",
+    b"\x82\x01",
+    b"Ptouched\n",
+    name("torch.Size") + value({"x": 1}) + b"b",
+    tensor() + value((False, None, {})) + b"b",
+    call("torch.float32", value(1)),
+    b"(" + value("module") + name("torch.Size") + value("f.py") + value("source") + b"tQ",
+    b"(" + STORAGE + b"tQ",
+    TENSOR + b")R",
+    TENSOR + value((1, 2, 3, 4)) + b"R",
+]
+
+BROKEN = [
+    (name("torch.Size") + value("x") + value(1) + b"s", "refuses to change a value of class Name"),
+    (value(()) + value(1) + b"a", "refuses to change a value of class tuple"),
+    (value("eval") + value(()) + b"R", "damaged"),
+    (name("os.system") + value("touch touched") + b"R", "damaged"),
+    (b"\x97", "refers to data outside the file"),
+    (b"(0000", "damaged"),
+    (b"h\x63", "recalls value 99"),
+]
+
+
+def beside(evil: bytes) -> list[bytes]:
+    """Files whose state dict is good, with ``evil`` beside it, and among its entries."""
+    return [mapping(w=tensor(), x=evil), mapping(state_dict=mapping(w=tensor()), x=value([]) + evil + b"a")]
 
 
 @both_formats
-@pytest.mark.parametrize(
-    ("evil", "word"),
-    [
-        (value(Evil()), "open"),
-        (call("os.system", COMMAND), "os.system"),
-        (call("posix.system", COMMAND), "posix.system"),
-        (call("builtins.eval", value("open('touched', 'w')")), "builtins.eval"),
-        (call("builtins.getattr", name("torch.Size"), value("__init__")), "builtins.getattr"),
-        (call("torch.load", value("x")), "torch.load"),
-        (call("_pickle.loads", value(b"")), "_pickle.loads"),
-        (call("torch._utils._import_dotted_name", value("os.system")), "torch._utils._import_dotted_name"),
-        (value("os") + value("system") + b"\x93" + COMMAND + b"\x85R", "os.system"),
-        (value("collections") + value("OrderedDict.__init__") + b"\x93", "OrderedDict.__init__"),
-        (b"(" + COMMAND + b"ios\nsystem\n", "INST"),
-        (b"(" + name("torch.Size") + b"o", "OBJ"),
-        (name("torch.Size") + b")}\x92", "NEWOBJ_EX"),
-        (b"\x82\x01", "EXT1"),
-        (b"Ptouched\n", "PERSID"),
-        (name("torch.Size") + value({"x": 1}) + b"b", "refuses to change a value of class Name"),
-        (tensor() + value((False, None, {})) + b"b", "refuses to change a value of class Tensor"),
-        (name("torch.Size") + value("x") + value(1) + b"s", "refuses to change a value of class Name"),
-        (value(()) + value(1) + b"a", "refuses to change a value of class tuple"),
-        (call("torch.float32", value(1)), "refuses to call torch.float32"),
-        (value("eval") + value(()) + b"R", "refuses to call"),
-        (b"(" + value("module") + name("torch.Size") + value("f.py") + value("source") + b"tQ", "damaged"),
-        (b"(" + value("storage") + name("torch.Size") + value("0") + value("cpu") + value(6) + b"tQ", "storage"),
-    ],
-)
+@pytest.mark.parametrize(("evil", "word"), RUNNING)
 def test_nothing_in_a_file_runs(tmp_path, monkeypatch, write, evil, word):
     monkeypatch.chdir(tmp_path)
-    for body in (evil, mapping(w=tensor(), x=evil), mapping(state_dict=mapping(w=tensor()), x=value([]) + evil + b"a")):
+    for body in beside(evil):
+        path = write(tmp_path / "x.pth", body)
+        with nothing_runs():
+            checkpoint = read(path)
+            assert str(checkpoint.extras)
+        assert bits(checkpoint.arrays["w"]) == bits(NUMBERS.reshape(2, 3))
+        sentences = [sentence for dotted, sentence in checkpoint.names.items() if word in dotted]
+        assert sentences
+        assert all(sentence.startswith("pickle.load would run code") for sentence in sentences)
+        with nothing_runs(), pytest.raises(CheckpointError, match=r"refuses .*, which is not on the list"):
+            read(path, strict_pickle=True)
+    refused(write(tmp_path / "x.pth", evil), "expected")
+    refused(write(tmp_path / "x.pth", mapping(state_dict=evil)), "expected")
+    assert os.listdir() == ["x.pth"]
+
+
+@both_formats
+@pytest.mark.parametrize("odd", HARMLESS)
+def test_odd_objects_beside_a_state_dict_do_not_matter(tmp_path, monkeypatch, write, odd):
+    monkeypatch.chdir(tmp_path)
+    with nothing_runs():
+        got = read(write(tmp_path / "x.pth", mapping(state_dict=mapping(w=tensor()), x=odd)))
+        assert "x" in got.extras
+    assert bits(got.arrays["w"]) == bits(NUMBERS.reshape(2, 3))
+    assert os.listdir() == ["x.pth"]
+
+
+@both_formats
+@pytest.mark.parametrize(("broken", "word"), BROKEN)
+def test_broken_pickles_are_refused(tmp_path, monkeypatch, write, broken, word):
+    monkeypatch.chdir(tmp_path)
+    for body in [broken, *beside(broken)]:
         refused(write(tmp_path / "x.pth", body), word)
     assert os.listdir() == ["x.pth"]
 
