@@ -3,6 +3,7 @@
 from .checkpoint import Checkpoint as Checkpoint, load as load, read as read
 from .comparing.comparison import compare as compare
 from .errors import CheckpointError as CheckpointError
+from .files.torch_writer import save_torch as save_torch
 from .comparing.report import ComparisonError as ComparisonError, Report as Report
 from .state_dict import (
     MismatchError as MismatchError,

@@ -1,17 +1,22 @@
 """The command line, ``flax-attn-convert`` or ``python -m convert``."""
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
-from convert.commands import converting, demonstration, inspecting, listing, verifying
+from convert.commands import converting, demonstration, exporting, inspecting, listing, verifying
 from convert.commands.terminal import REFUSED, Terminal
 
 COMMANDS = {
     "inspect": inspecting,
     "models": listing,
     "convert": converting,
+    "export": exporting,
     "verify": verifying,
     "demo": demonstration,
 }
@@ -34,11 +39,36 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, or 1 if a difference exceeds the tolerance, or 2 if the input cannot be used."""
     options = parser().parse_args(arguments)
+    with ended_by_signals(arguments is None):
+        try:
+            return options.run(options, Terminal(options.quiet))
+        except (ValueError, OSError) as error:
+            print(f"flax-attn-convert: {error}", file=sys.stderr)
+            return REFUSED
+        except KeyboardInterrupt:
+            print("flax-attn-convert: interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
+
+
+@contextmanager
+def ended_by_signals(main_program: bool) -> Iterator[None]:
+    """SIGTERM and SIGHUP end the main program with exit status 143 or 129, after temporary files are removed."""
+    names = ("SIGTERM", "SIGHUP") if main_program and threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    caught = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+
+    def end(number: int, frame: Any) -> None:
+        for other in caught:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in caught:
+        signal.signal(number, end)
     try:
-        return options.run(options, Terminal(options.quiet))
-    except (ValueError, OSError) as error:
-        print(f"flax-attn-convert: {error}", file=sys.stderr)
-        return REFUSED
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,19 @@
 """Our own files: Flax variables as safetensors, with the module that they belong to in the metadata."""
 
 import json
-import math
 import os
-import secrets
-import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
-import numpy as np
-import safetensors
 from flax import traverse_util
 
-from convert.checkpoint import FORMAT, SAFETENSORS, check_safetensors, read
-from convert.errors import RefusedError, name_file, shown
-from convert.tensors import Lazy, as_numpy
+from convert.checkpoint import FORMAT, read
+from convert.errors import RefusedError, name_file
+from convert.writing.leaves import flat
+from convert.writing.safetensors_writer import DTYPES, write_safetensors
 from flax_attn.catalog.spelling import module_from_json, module_to_json
 
 
@@ -36,9 +30,9 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], module: nn.Modul
     Raises:
         CheckpointError: if the file cannot be written, or a leaf, key or argument cannot be stored in it.
     """
-    path = Path(path)
     with name_file(path, "could not be written"):
-        _replace(path, _flat(variables), _about(module))
+        leaves, about = flat(variables, DTYPES, "safetensors"), _about(module)
+    write_safetensors(path, leaves, about)
 
 
 def restore(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> dict[str, Any]:
@@ -55,7 +49,7 @@ def restore(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> dict[st
         if checkpoint.metadata.get("format") != FORMAT:
             raise RefusedError(f"expected a file that save wrote, got a {checkpoint.format} file that it did not write")
         if cls != ():
-            _module(checkpoint.metadata, cls)
+            module_in(checkpoint.metadata, cls)
         paths = {tuple(key.split("/")): array.copy() for key, array in checkpoint.arrays.items()}
         if any(path[:i] in paths for path in paths for i in range(1, len(path))):
             raise RefusedError("expected a tree of arrays, got an array where other keys have a folder")
@@ -78,10 +72,11 @@ def module_of(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> nn.Mo
     """
     metadata = read(path).metadata
     with name_file(path, "could not be read"):
-        return _module(metadata, cls)
+        return module_in(metadata, cls)
 
 
-def _module(metadata: Mapping[str, str], cls: type | Sequence[type]) -> nn.Module:
+def module_in(metadata: Mapping[str, str], cls: type | Sequence[type] = ()) -> nn.Module:
+    """The module that the metadata of a file name. RefusedError if there is none, or none that may be built."""
     if not {"module", "arguments"} <= metadata.keys():
         raise RefusedError("expected a file that save wrote with its module, got none in the metadata")
     own = [cls] if isinstance(cls, type) else list(cls)
@@ -90,22 +85,6 @@ def _module(metadata: Mapping[str, str], cls: type | Sequence[type]) -> nn.Modul
         return module_from_json(spelled, own)
     except (ValueError, RecursionError) as error:
         raise RefusedError(str(error)) from error
-
-
-def _flat(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves by key, in the order in which they are written: wide numbers first, so that each number is aligned."""
-    if not isinstance(variables, Mapping):
-        raise RefusedError(f"expected nested dicts of arrays, got {type(variables).__name__}")
-    flat = traverse_util.flatten_dict(dict(variables))
-    for path, leaf in flat.items():
-        if not all(isinstance(part, str) and "/" not in part for part in path):
-            raise RefusedError(f"expected keys that are strings without a slash, got {path}")
-        known = isinstance(leaf, np.ndarray | np.generic | jax.Array | Lazy)
-        if not known or leaf.dtype.name not in SAFETENSORS.values():
-            kind = getattr(leaf, "dtype", type(leaf).__name__)
-            raise RefusedError(f"expected arrays of dtypes that safetensors has, got {kind} at {'/'.join(path)}")
-    pairs = [("/".join(path), leaf) for path, leaf in flat.items()]
-    return dict(sorted(pairs, key=lambda pair: (-pair[1].dtype.itemsize, pair[0])))
 
 
 def _about(module: nn.Module | None) -> dict[str, str]:
@@ -124,43 +103,3 @@ def _version(package: str) -> str:
     with suppress(PackageNotFoundError):
         return version(package)
     return "not installed"
-
-
-def _replace(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file beside ``path``, and move it to ``path`` when all of it is on disk."""
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(_header(arrays, metadata))
-            for array in arrays.values():
-                file.write(_little_endian(as_numpy(array)))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            check_safetensors(temporary)
-        except safetensors.SafetensorError as error:
-            raise RefusedError(f"could not be written: {shown(str(error))}") from error
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _header(arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """The header of a safetensors file: its length, and JSON padded with spaces to a multiple of 8 bytes."""
-    names = {name: ours for ours, name in SAFETENSORS.items()}
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end = 0
-    for key, array in arrays.items():
-        start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
-        header[key] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": [start, end]}
-    content = json.dumps(header, separators=(",", ":")).encode()
-    content += b" " * (-len(content) % 8)
-    return struct.pack("<Q", len(content)) + content
-
-
-def _little_endian(array: np.ndarray) -> memoryview:
-    """The bytes of ``array`` in row-major order."""
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -1,26 +1,51 @@
 """The command ``convert``: writes the Flax variables of a PyTorch checkpoint."""
 
 import argparse
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 from flax import traverse_util
 
-from convert.checkpoint import Checkpoint, scan
+from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.chosen import chosen_model
 from convert.commands.inspecting import assumptions, describe
 from convert.commands.options import add_file, add_model
 from convert.commands.terminal import Terminal
+from convert.dialects import AUTO, NATIVE, choose
 from convert.recognition import Candidate, recognise
 from convert.rules import dropped
-from convert.variables_file import save
+from convert.state_dict import Plan
+from convert.writing.formats import FORMATS, find_format
+from convert.writing.targets import check_target
 from flax_attn.catalog import Entry
+from flax_attn.catalog.spelling import module_to_json
+
+KEEP = "keep"
+HALF = ("float16", "bfloat16")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the options of ``convert``."""
     add_file(command)
     add_model(command, required=False)
-    command.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
+    command.add_argument(
+        "--out", type=Path, required=True, help="the file to write: .safetensors, .msgpack or .npz; or a new folder"
+    )
+    command.add_argument(
+        "--format",
+        choices=[form.name for form in FORMATS],
+        help="the format to write (default: by the suffix of --out; safetensors without one); orbax is a folder",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", KEEP],
+        help=f"the dtype of floating-point numbers; {KEEP}: that of the file, in every array (default: that of the file, "
+        "but float32 for statistics in half precision)",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object in place of the summary")
 
 
 def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate:
@@ -37,24 +62,103 @@ def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Convert a PyTorch checkpoint, and write the Flax variables to a safetensors file."""
+    """Convert a PyTorch checkpoint, and write the Flax variables to a file or an Orbax folder."""
+    check_target(options.out, options.file, folder=options.format == "orbax")
+    form = find_format(options.out, options.format or ("" if options.out.suffix else "safetensors"), FORMATS)
     entry: Entry
-    with terminal.progress(f"converting {options.file}"):
+    said: list[str] = []
+    with terminal.progress(f"reading {options.file}"):
         if options.model is None:
-            checkpoint = scan(options.file, options.wrapper, options.prefix, options.strict_pickle)
+            checkpoint = foreign_checkpoint(options)
             candidate = recognised(options, checkpoint)
-            module, mapping, assumed = candidate.module, candidate.plan, assumptions(candidate.entry)
-            terminal.say(f"recognised {candidate}")
+            entry, module, mapping = candidate.entry, candidate.module, candidate.plan
+            said = [f"recognised {candidate}"]
         else:
             entry, module, mapping = chosen_model(options)
-            checkpoint = scan(options.file, options.wrapper, options.prefix, options.strict_pickle)
-            assumed = assumptions(entry)
-        save(options.out, traverse_util.unflatten_dict(mapping.leaves(checkpoint.arrays, options.dialect)), module)
-    for line in assumed + describe(options.file, checkpoint):
+            checkpoint = foreign_checkpoint(options)
+        dtype = {"dtype": options.dtype} if options.dtype else {}
+        leaves = mapping.leaves(checkpoint.arrays, options.dialect, **dtype)
+    with terminal.steps(f"writing {options.out}", leaves) as watched:
+        form.write(options.out, traverse_util.unflatten_dict(watched), module)
+    facts = facts_of(options, checkpoint, module, mapping=mapping) | {
+        "assumed": assumptions(entry),
+        "half_precision": half_precision(leaves),
+        "out_format": form.name,
+        "bytes": written(options.out),
+    }
+    if options.json:
+        terminal.json(facts)
+        return 0
+    for line in said + assumptions(entry) + describe(options.file, checkpoint) + summary(facts):
         terminal.say(line)
-    left = [key for key in checkpoint.arrays if dropped(key)]
-    count = sum(row.transposed for row in mapping.rows)
-    terminal.say(f"{type(module).__name__}: mapped {len(mapping.rows)} arrays, {count} of them transposed")
-    terminal.say(f"dropped {len(left)}: {', '.join(left) or 'nothing'}")
-    terminal.say(f"wrote {options.out}, {Path(options.out).stat().st_size:,} bytes")
     return 0
+
+
+def foreign_checkpoint(options: argparse.Namespace) -> Checkpoint:
+    """The PyTorch checkpoint in the file of the options. ValueError if it holds Flax variables already."""
+    checkpoint = scan(options.file, options.wrapper, options.prefix, options.strict_pickle)
+    if checkpoint.metadata.get("format") == FORMAT:
+        raise ValueError(
+            f"{options.file}: expected a PyTorch checkpoint, got Flax variables that convert or save wrote; the "
+            "command export makes a PyTorch state dict of them"
+        )
+    return checkpoint
+
+
+def facts_of(options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Module, mapping: Plan) -> dict[str, Any]:
+    """What was read, as which model, and how much of it was used: plain values for JSON."""
+    return {
+        "file": str(options.file),
+        "format": checkpoint.format,
+        "wrapper": checkpoint.wrapper,
+        "prefix": checkpoint.prefix,
+        "model": type(module).__name__,
+        "arguments": spelled_arguments(module),
+        "dialect": spoken(options.dialect, mapping, checkpoint.arrays),
+        "dtype": options.dtype,
+        "arrays": len(mapping.rows),
+        "transposed": sum(row.transposed for row in mapping.rows),
+        "dropped": [key for key in checkpoint.arrays if dropped(key)],
+        "out": str(options.out),
+    }
+
+
+def spelled_arguments(module: nn.Module) -> dict[str, Any] | None:
+    """The arguments of a module as plain values; None if one of them cannot be spelled so."""
+    with suppress(ValueError):
+        return module_to_json(module)["arguments"]
+    return None
+
+
+def spoken(dialect: str, mapping: Plan, keys: Iterable[str]) -> str:
+    """The name of the dialect in which the keys are read."""
+    names = {key for key in keys if not dropped(key)}
+    if dialect == AUTO and names == {key for key in mapping.shapes if not dropped(key)}:
+        return NATIVE
+    chosen = choose(dialect, names)
+    return chosen.name if chosen else NATIVE
+
+
+def half_precision(leaves: Mapping[tuple[str, ...], Any]) -> list[str]:
+    """The dtypes of parameters in half precision, each once."""
+    return sorted({leaf.dtype.name for path, leaf in leaves.items() if path[0] == "params"} & {*HALF})
+
+
+def written(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def summary(facts: Mapping[str, Any]) -> list[str]:
+    """What was done, as lines of text."""
+    left = facts["dropped"]
+    lines = [
+        f"{facts['model']}: mapped {facts['arrays']} arrays, {facts['transposed']} of them transposed",
+        f"dropped {len(left)}: {', '.join(left) or 'nothing'}",
+        f"wrote {facts['out']}, {facts['bytes']:,} bytes, {facts['out_format']}",
+    ]
+    if facts["half_precision"]:
+        dtypes = " and ".join(facts["half_precision"])
+        lines.append(f"note: parameters are {dtypes}; to train them, convert with --dtype float32")
+    return lines

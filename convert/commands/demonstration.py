@@ -5,6 +5,7 @@ from pathlib import Path
 
 from convert import demo
 from convert.commands.terminal import OUTSIDE, Terminal
+from convert.writing.targets import check_target
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -16,6 +17,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Convert the checkpoint that is part of this package, and compare the result with PyTorch's logits."""
+    check_target(options.out)
     with terminal.progress("converting and running DigitsNet"):
         result = demo.run()
         demo.picture(result, options.out)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from convert.checkpoint import load
 from convert.comparing.tolerances import TOLERANCE, absolute_difference
 from convert.state_dict import from_torch
+from convert.writing.targets import replaced
 from flax_attn.models.digits_net import DigitsNet
 
 FOLDER = Path(__file__).parent
@@ -76,5 +77,8 @@ def picture(result: Result, path: str | Path) -> None:
         for axis in (above, below):
             axis.set_axis_off()
     figure.suptitle("held-out digits: label → prediction, and what the marked pixel attends to", fontsize=11)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    try:
+        with replaced(path) as file:
+            figure.savefig(file, format=Path(path).suffix[1:] or "png", dpi=110)
+    finally:
+        plt.close(figure)
