@@ -5,8 +5,9 @@ from .comparing.comparison import compare as compare
 from .errors import CheckpointError as CheckpointError
 from .files.torch_writer import save_torch as save_torch
 from .comparing.report import ComparisonError as ComparisonError, Report as Report
+from .mismatch import MismatchError as MismatchError
+from .precision import HalfPrecisionWarning as HalfPrecisionWarning
 from .state_dict import (
-    MismatchError as MismatchError,
     Plan as Plan,
     from_torch as from_torch,
     plan as plan,

@@ -1,9 +1,11 @@
-"""What the likely cause is when a state dict does not fit a module: one line below the list of differences."""
+"""What the likely cause is when a state dict does not fit a module: one line above the list of differences."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import flax.linen as nn
+
+from convert.prefix_hint import prefix_hint
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -50,7 +52,25 @@ def _instead(name: str, rank: int) -> str:
     return f"flax.linen.{name} does not have the keys of PyTorch's layers; {remedy}"
 
 
-def advice(expected: Shapes, found: Shapes, stored: Shapes, training: Callable[[], Shapes]) -> str:
+def variables_advice(expected: Mapping[Path, Shape], found: Mapping[Path, Shape]) -> str:
+    """The likely cause where the leaves ``found`` are not those that are ``expected``; empty where none is known."""
+    lost = sorted({path[0] for path in expected} - {path[0] for path in found})
+    if found and lost:
+        return f"the variables have no {' and no '.join(lost)}; pass all collections, as module.init returns them"
+    copies = {shape[0] for shape in found.values() if shape}
+    if len(copies) == 1 and found == {path: (*copies, *shape) for path, shape in expected.items()}:
+        return "each leaf has one more axis, as on several devices; pass jax.tree.map(lambda x: x[0], variables)"
+    return ""
+
+
+def advice(
+    expected: Shapes,
+    found: Shapes,
+    stored: Shapes,
+    *,
+    training: Callable[[], Shapes],
+    moved: Callable[[], Iterable[tuple[Shapes, str]]],
+) -> str:
     """The likely cause of the differences, and what to do; empty where none is known.
 
     Args:
@@ -58,43 +78,30 @@ def advice(expected: Shapes, found: Shapes, stored: Shapes, training: Callable[[
         found: the shapes in the state dict.
         stored: the shapes of the Flax leaves, by PyTorch's keys.
         training: computes what ``expected`` is with ``train=True``.
+        moved: computes what ``expected`` is with the channels of the example inputs on another axis, and what to say
+            if that fits.
     """
     missing = [key for key in expected if key not in found]
     surplus = [key for key in found if key not in expected]
     wrong = [key for key in expected if key in found and found[key] != expected[key]]
     if missing and surplus:
-        known = _prefix(missing, surplus) or _plain_list(missing, surplus)
+        known = prefix_hint(expected, found) or _plain_list(missing, surplus)
         if known:
             return known
     if surplus and any(key in training() for key in surplus):
         first = next(key for key in surplus if key in training())
         remedy = "call from_torch with train=True, or let the network call it `if train or self.is_initializing():`"
         return f"{first!r} belongs to a module that is called only with train=True; {remedy}"
-    return _layout(wrong[0], expected, found, stored=stored) if wrong else ""
+    if not wrong:
+        return ""
+    turned = () if missing or surplus else moved()
+    known = next((text for shapes, text in turned if shapes == found), "")
+    return known or _layout(wrong[0], expected, found, stored=stored)
 
 
-def _prefix(missing: Sequence[str], surplus: Sequence[str]) -> str:
-    """A word in front of all keys of one side."""
-    more = _common(missing, surplus)
-    if more:
-        call = f"pass {{key.removeprefix({more!r}): value for key, value in state_dict.items()}}"
-        return f"the keys of the state dict begin with {more!r}, those of the module do not; {call}"
-    less = _common(surplus, missing)
-    if less:
-        call = f"pass {{{less!r} + key: value for key, value in state_dict.items()}}"
-        return f"the keys of the module begin with {less!r}, those of the state dict do not; {call}"
-    return ""
-
-
-def _common(short: Sequence[str], long: Sequence[str]) -> str:
-    """What has to be put before most keys in ``short`` to find them in ``long``; empty if there is no such prefix."""
-    probe, known = max(short, key=len), set(long)
-    prefixes = [key.removesuffix(probe) for key in long if key.endswith(f".{probe}")]
-    return next((p for p in prefixes if 2 * sum(p + key in known for key in short) > len(short)), "")
-
-
-def _plain_list(missing: Sequence[str], surplus: Sequence[str]) -> str:
+def _plain_list(missing: Sequence[str], surplus: Iterable[str]) -> str:
     """Children that linen calls ``layers_0``, because they are in a plain list."""
+    surplus = set(surplus)
     for key in missing:
         for match in re.finditer(r"_([^._]+)\.", key):
             other = f"{key[: match.start()]}.{match[1]}.{key[match.end() :]}"

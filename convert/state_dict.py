@@ -2,50 +2,31 @@
 
 import contextlib
 import functools
-from collections import Counter
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from flax import traverse_util
 
-from convert.advice import advice, foreign_layers
-from convert.dialects import AUTO, NATIVE, choose, find_dialect
-from convert.files.pickled import DTYPES
-from convert.renaming import Dialect, Read, Translation
-from convert.rules import Axes, dropped, leaf_rule
-from convert.tensors import Lazy, as_numpy
+from convert.advice import Shapes, advice, variables_advice
+from convert.arguments import require_module, state_dict_of, variables_of
+from convert.checkpoint import Checkpoint
+from convert.dialects import NATIVE, find_dialect
+from convert.matching import Match, dialect_hint, matched
+from convert.matching import untranslated as untranslated
+from convert.mismatch import MismatchError as MismatchError
+from convert.mismatch import refuse, shape_differences
+from convert.planning import REFUSALS, Path, Row, channels_first, channels_moved, traced_rows
+from convert.precision import HalfPrecisionWarning, Precision, half_precision, is_floating
+from convert.quantized import quantized_hint
+from convert.tensors import Lazy, as_numpy, owned, same_bits
+from convert.values import numpy_dtype, trouble
 from flax_attn.layers.calls import frozen, takes_train
 
-Path = tuple[str, ...]
 Variables = dict[str, Any]
-
-COLLECTIONS = ("params", "batch_stats")
-
-
-class MismatchError(ValueError):
-    """A state dict, or a tree of variables, does not fit a module. The message lists every difference."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One leaf, and its key in PyTorch: ``variables[path] == state_dict[key].transpose(axes)``."""
-
-    path: Path
-    key: str
-    axes: Axes
-    shape: tuple[int, ...]
-
-    @property
-    def torch_shape(self) -> tuple[int, ...]:
-        return tuple(self.shape[i] for i in np.argsort(self.axes))
-
-    @property
-    def transposed(self) -> bool:
-        return self.axes != tuple(sorted(self.axes))
 
 
 @dataclass(frozen=True)
@@ -55,12 +36,15 @@ class Plan:
     Args:
         aliases: {second key: row}, for leaves that PyTorch's state dict holds twice.
         training: makes the plan of the module as it is called with ``train=True``, for the advice in an error.
+        moved: gives the shapes that the module has with example inputs whose channels are moved to the last axis, and
+            a sentence that says so, for the advice in an error.
     """
 
     module: str
     rows: tuple[Row, ...]
     aliases: Mapping[str, Row] = field(default_factory=dict)
     training: Callable[[], "Plan | None"] = field(default=lambda: None, compare=False, repr=False)
+    moved: Callable[[], Iterable[tuple[Shapes, str]]] = field(default=lambda: (), compare=False, repr=False)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -68,100 +52,115 @@ class Plan:
         shapes = {r.key: r.torch_shape for r in self.rows}
         return shapes | {key: r.torch_shape for key, r in self.aliases.items()}
 
-    def leaves(self, state_dict: Mapping[str, Any], dialect: str | None = None) -> dict[Path, Lazy]:
-        """The leaves by path, with the checks of ``from_torch``. Each is computed when its ``make`` is called."""
-        if dialect == AUTO and set(untranslated(self.shapes)) == set(untranslated(state_dict)):
-            dialect = None
-        chosen = choose(dialect, state_dict)
-        entries, problems = chosen.read(state_dict) if chosen else Translation(untranslated(state_dict), [])
-        found = {key: entry.value for key, entry in entries.items() if entry.value is not None}
-        found |= {key: state_dict.get(key, np.zeros((), np.int64)) for key in self.shapes if dropped(key)}
-        expected = {key: shape for key, shape in self.shapes.items() if key in found or key not in entries}
-        summary = f"the state dict does not fit {self.module}" + (f", read as {chosen.name}" if chosen else "")
-        labels, shapes = called(chosen, entries, expected), {k: tuple(v.shape) for k, v in found.items()}
-        differences = shape_differences(expected, shapes, labels)
-        hint = self.hint(expected, shapes) if differences and not chosen else ""
-        refuse(differences + problems, summary, hint)
-        twice = [(k, r.key) for k, r in self.aliases.items() if differ_in_bits(found[k], found[r.key])]
-        refuse([f"! {labels[second]}: differs from {labels[first]}" for second, first in twice], summary)
-        return {r.path: in_flax_layout(found[r.key], r.axes, r.shape) for r in self.rows}
+    def leaves(
+        self, state_dict: Mapping[str, Any] | Checkpoint, dialect: str | None = None, dtype: Any = None
+    ) -> dict[Path, Lazy]:
+        """The leaves by path, with the checks of ``from_torch``. Each is computed when its ``make`` is called.
 
-    def hint(self, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
+        What ``make`` gives may be a view of an array in ``state_dict``. There is no note on half precision.
+        """
+        precision, given = Precision.of(dtype), state_dict_of(state_dict)
+        match = matched(self.shapes, given, dialect)
+        problems = match.problems + match.value_problems(self.rows, precision)
+        summary = f"the state dict does not fit {self.module}"
+        summary += f", read as {match.dialect.name}" if match.dialect else ""
+        refuse(problems, summary, self.hint(match, given) if problems else "")
+        found, label = match.found, match.labels
+        twice = [(k, r.key) for k, r in self.aliases.items() if not same_bits(found[k], found[r.key])]
+        refuse([f"! {label[second]}: differs from {label[first]}" for second, first in twice], summary)
+        return {r.path: in_flax_layout(found[r.key], r, precision) for r in self.rows}
+
+    def hint(self, match: Match, given: Mapping[str, Any]) -> str:
         """The likely cause of the differences; empty where none is known."""
+        floats = [r.key for r in self.rows if is_floating(r.dtype)]
+        if found := quantized_hint(given, floats):
+            return found
+        if match.dialect:
+            return ""
         rows = {r.key: r for r in self.rows} | dict(self.aliases)
 
         @functools.cache
-        def training() -> Mapping[str, tuple]:
+        def training() -> Shapes:
             trained = self.training()
             return trained.shapes if trained else {}
 
-        return advice(expected, found, {key: r.shape for key, r in rows.items()}, training)
+        stored = {key: r.shape for key, r in rows.items()}
+        known = dialect_hint(match, given)
+        return known or advice(match.expected, match.shapes, stored, training=training, moved=self.moved)
 
-    def from_torch(self, state_dict: Mapping[str, Any], dialect: str | None = None) -> Variables:
+    def from_torch(
+        self, state_dict: Mapping[str, Any] | Checkpoint, dialect: str | None = None, dtype: Any = None
+    ) -> Variables:
         """See ``convert.from_torch``."""
-        leaves = self.leaves(state_dict, dialect)
-        return traverse_util.unflatten_dict({p: np.asarray(leaf.make(), order="C") for p, leaf in leaves.items()})
+        return self.variables(self.leaves(state_dict, dialect, dtype), dtype)
+
+    def variables(self, leaves: Mapping[Path, Lazy], dtype: Any, depth: int = 2) -> Variables:
+        """The variables of ``leaves``, in memory of their own, with the note on half precision if ``dtype`` is None.
+
+        Args:
+            depth: how many calls above this one the note points to.
+        """
+        note = self.half_precision(leaves) if dtype is None else ""
+        if note:
+            warnings.warn(note, HalfPrecisionWarning, stacklevel=depth + 1)
+        return traverse_util.unflatten_dict(owned(leaves))
+
+    def half_precision(self, leaves: Mapping[Path, Lazy], option: str = "dtype='{}'") -> str:
+        """The note on the parameters among ``leaves`` that are in half precision; empty if there are none.
+
+        Args:
+            option: how the note asks for a dtype, with {} in its place.
+        """
+        return half_precision(((leaves[r.path].dtype, r.dtype) for r in self.rows if not r.statistic), option)
 
     def to_torch(self, variables: Mapping[str, Any], dialect: str | None = None) -> dict[str, np.ndarray]:
         """See ``convert.to_torch``."""
-        found = traverse_util.flatten_dict(dict(variables))
-        shapes = {"/".join(path): tuple(np.shape(leaf)) for path, leaf in found.items()}
-        problems = shape_differences({"/".join(r.path): r.shape for r in self.rows}, shapes)
-        refuse(problems, f"the variables do not fit {self.module}")
-        state = {r.key: np.asarray(as_numpy(found[r.path]).transpose(np.argsort(r.axes)), order="C") for r in self.rows}
-        state |= {key: state[r.key] for key, r in self.aliases.items()}
-        return state if dialect in (None, NATIVE) else find_dialect(dialect).write(state)
+        spoken = None if dialect in (None, NATIVE) else find_dialect(dialect)
+        expected = {r.path: r.shape for r in self.rows}
+        flat = traverse_util.flatten_dict(dict(variables_of(variables, list(expected))))
+        useless = {path: text for path, leaf in flat.items() if (text := trouble(leaf))}
+        shapes = {path: tuple(leaf.shape) for path, leaf in flat.items() if path not in useless}
+        wanted = {path: shape for path, shape in expected.items() if path not in useless}
+        names = {path: "/".join(map(str, path)) for path in (*flat, *expected)}
+        problems = shape_differences(wanted, shapes, names)
+        problems += [f"! {names[path]}: expected an array of numbers, found {text}" for path, text in useless.items()]
+        refuse(problems, f"the variables do not fit {self.module}", variables_advice(expected, shapes))
+        pairs = [(r.key, r) for r in self.rows] + [*self.aliases.items()]
+        state = {key: in_torch_layout(flat[r.path], r) for key, r in pairs}
+        return owned(spoken.write({k: as_numpy(v) for k, v in state.items()}) if spoken else state)
 
 
-def untranslated(state_dict: Mapping[str, Any]) -> dict[str, Read]:
-    """``state_dict`` under its own names, without the keys that are dropped."""
-    return {key: Read(value, (key,)) for key, value in state_dict.items() if not dropped(key)}
+def in_flax_layout(value: Any, row: Row, precision: Precision) -> Lazy:
+    """``value`` with its axes in Flax's order and its dtype as ``precision`` asks, where possible without a copy."""
+    dtype = precision.stored(numpy_dtype(value), row.statistic)
+
+    def make() -> np.ndarray:
+        array = as_numpy(value).transpose(row.axes)
+        return array if array.dtype == dtype else array.astype(dtype, order="C")
+
+    return Lazy(row.shape, dtype, make)
 
 
-def called(dialect: Dialect | None, entries: Mapping[str, Read], expected: Iterable[str]) -> dict[str, str]:
-    """The label of each key in a message: the foreign name or names, and our name after it if it is another."""
-    lost = [key for key in expected if key not in entries]
-    names = dialect.write_names([*lost, *expected]) if dialect and lost else {}
-    origins = {key: names.get(key, (key,)) for key in lost} | {key: entry.origins for key, entry in entries.items()}
-    return {k: k if v in ((k,), ()) else f"{', '.join(v)} (here {k})" for k, v in origins.items()}
-
-
-def in_flax_layout(value: Any, axes: Axes, shape: tuple[int, ...]) -> Lazy:
-    """``value`` with its axes in Flax's order, without a copy where ``value`` is an array."""
-    dtype = DTYPES.get(str(value.dtype), value.dtype)
-    return Lazy(shape, dtype, lambda: as_numpy(value).transpose(axes))
+def in_torch_layout(value: Any, row: Row) -> Lazy:
+    """``value`` with its axes in PyTorch's order, where possible without a copy."""
+    return Lazy(row.torch_shape, numpy_dtype(value), lambda: as_numpy(value).transpose(np.argsort(row.axes)))
 
 
 def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
     """The plan of ``module``, from its structure alone: the module is traced, not run.
 
     Args:
-        example_inputs, kwargs: what ``module`` is called with; arrays or ``jax.ShapeDtypeStruct``.
+        example_inputs, kwargs: what ``module`` is called with, with the channels last; arrays or
+            ``jax.ShapeDtypeStruct``.
+
+    Raises:
+        ValueError: if ``module`` is no linen module, or cannot be called with the example inputs.
     """
-    owners: dict[Path, type] = {}
-
-    def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if context.module.scope is not None:
-            owners[context.module.path] = type(context.module)
-        return call(*args, **kwargs)
-
-    arrays = {name: value for name, value in kwargs.items() if hasattr(value, "shape")}
-    flags = {name: value for name, value in kwargs.items() if name not in arrays}
-
-    def init(args: tuple, arrays: dict) -> Any:
-        return module.init(jax.random.key(0), *args, **arrays, **flags)
-
-    with nn.intercept_methods(record):
-        shapes = jax.eval_shape(init, example_inputs, arrays)
-    leaves = traverse_util.flatten_dict({k: v for k, v in shapes.items() if k in COLLECTIONS})
-    who = type(module).__name__
-    foreign = foreign_layers(((path[1:], leaf.shape) for path, leaf in leaves.items()), owners)
-    refuse(foreign, f"{who} cannot be mapped")
-    rows = tuple(row(path, leaf.shape, owners) for path, leaf in leaves.items())
-    counts = Counter(r.key for r in rows)
-    refuse([f"* {key}: {n} leaves have this key" for key, n in counts.items() if n > 1], f"{who} cannot be mapped")
-    aliases = {key: r for path, cls in owners.items() for key, r in second_names(path, cls, rows)}
-    return Plan(who, rows, aliases, training=functools.partial(trained_plan, module, example_inputs, kwargs))
+    require_module("plan", module)
+    rows, aliases = traced_rows(module, example_inputs, kwargs)
+    training = functools.partial(trained_plan, module, example_inputs, kwargs)
+    moved = functools.partial(moved_shapes, module, example_inputs, kwargs)
+    return Plan(type(module).__name__, rows, aliases, training=training, moved=moved)
 
 
 def trained_plan(module: nn.Module, example_inputs: tuple, kwargs: Mapping[str, Any]) -> Plan | None:
@@ -173,40 +172,51 @@ def trained_plan(module: nn.Module, example_inputs: tuple, kwargs: Mapping[str, 
     return None
 
 
-def second_names(path: Path, cls: type, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
-    """The second keys of the rows below the module at ``path``, of class ``cls``, as its ``aliases`` say."""
-    for second, first in getattr(cls, "aliases", ()):
-        old, new = (".".join([*path, name]) for name in (first, second))
-        yield from ((new + r.key.removeprefix(old), r) for r in rows if r.key.startswith(f"{old}."))
-
-
-def row(path: Path, shape: tuple[int, ...], owners: Mapping[Path, type]) -> Row:
-    """The row of one leaf, by the rule of the layer class that owns it."""
-    _, *parents, name = path
-    rule = leaf_rule(owners[tuple(parents)], name)
-    return Row(path, ".".join([*parents, rule.name]), rule.axes(len(shape)), shape=shape)
+def moved_shapes(
+    module: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[Shapes, str]]:
+    """The shapes of ``module`` with the channels of the example inputs moved to the last axis, and what to say then."""
+    for inputs in channels_moved(example_inputs):
+        with contextlib.suppress(*REFUSALS):
+            yield plan(module, *inputs, **kwargs).shapes, channels_first(example_inputs, inputs)
 
 
 def from_torch(
-    module: nn.Module, state_dict: Mapping[str, Any], *example_inputs: Any, dialect: str | None = None, **kwargs: Any
+    module: nn.Module,
+    state_dict: Mapping[str, Any] | Checkpoint,
+    *example_inputs: Any,
+    dialect: str | None = None,
+    dtype: Any = None,
+    **kwargs: Any,
 ) -> Variables:
     """The Flax variables of ``module`` that hold the numbers of a PyTorch ``state_dict``.
 
     Args:
-        state_dict: numpy arrays or torch tensors by key, as ``load`` or ``torch.nn.Module.state_dict`` give them.
-        example_inputs, kwargs: what ``module`` is called with; arrays or ``jax.ShapeDtypeStruct``.
+        state_dict: arrays of numpy or JAX, or torch tensors, by key, as ``load`` or ``torch.nn.Module.state_dict`` give
+            them; or a ``Checkpoint``, as ``read`` gives it.
+        example_inputs, kwargs: what ``module`` is called with, with the channels last; arrays or
+            ``jax.ShapeDtypeStruct``.
         dialect: the name, in ``convert.dialects``, of the code that the keys come from. None: the keys are the names
             of this package. "auto": they are that if they match exactly, else those of the dialect whose typical keys
             the state dict has.
+        dtype: "float32", "bfloat16", "float16" or "float64" casts the floating point numbers. None keeps the dtypes,
+            with a ``HalfPrecisionWarning`` if parameters are in half precision and the module's are not. Running
+            statistics are never below float32 then. "keep" keeps all dtypes, those of the statistics too, without
+            the warning.
 
     Returns:
-        ``{"params": ..., "batch_stats": ...}``; the leaves are numpy arrays of the dtypes in ``state_dict``.
+        ``{"params": ..., "batch_stats": ...}``; the leaves are numpy arrays in memory of their own.
 
     Raises:
-        MismatchError: for any missing key, left-over key or wrong shape; all are listed at once.
-        ValueError: if there is no such dialect, or if with "auto" the keys may be those of several dialects.
+        MismatchError: for any missing key, left-over key, wrong shape or wrong kind of value, such as integers where
+            the module has floating point numbers; all are listed at once.
+        ValueError: if there is no such dialect or dtype, if with "auto" the keys may be those of several dialects, or
+            if an argument is not what is described here.
     """
-    return plan(module, *example_inputs, **kwargs).from_torch(state_dict, dialect)
+    require_module("from_torch", module)
+    given = state_dict_of(state_dict)
+    mapping = plan(module, *example_inputs, **kwargs)
+    return mapping.variables(mapping.leaves(given, dialect, dtype), dtype)
 
 
 def to_torch(
@@ -218,45 +228,16 @@ def to_torch(
 ) -> dict[str, np.ndarray]:
     """The inverse of ``from_torch``: numpy arrays by PyTorch key, in the dtypes of ``variables``.
 
-    Gradients, and other trees with the shapes of the variables, can be converted too. ``num_batches_tracked`` is in
-    the result only for a BatchNorm with ``momentum=None``; ``load_state_dict(strict=True)`` accepts a plain dict
-    without it.
+    Each array has memory of its own, also where PyTorch has one tensor under two keys. Gradients, and other trees with
+    the shapes of the variables, can be converted too. ``num_batches_tracked`` is in the result only for a BatchNorm
+    with ``momentum=None``; ``load_state_dict(strict=True)`` accepts a plain dict without it.
 
     Raises:
-        MismatchError: for any missing leaf, left-over leaf or wrong shape; all are listed at once.
-        ValueError: if there is no such dialect, or if the dialect cannot express an array.
+        MismatchError: for any missing leaf, left-over leaf, wrong shape or leaf that is no array; all are listed at
+            once.
+        ValueError: if there is no such dialect, if the dialect cannot express an array, or if an argument is not what
+            is described here.
     """
+    require_module("to_torch", module)
+    variables_of(variables, [])
     return plan(module, *example_inputs, **kwargs).to_torch(variables, dialect)
-
-
-def differ_in_bits(a: Any, b: Any) -> bool:
-    """Whether two arrays of one shape differ in any bit. Arrays that are the same memory are not read."""
-    a, b = as_numpy(a), as_numpy(b)
-    one = a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides
-    return not (one and a.dtype == b.dtype) and a.tobytes() != b.tobytes()
-
-
-def shape_differences(
-    expected: Mapping[str, tuple], found: Mapping[str, tuple], labels: Mapping[str, str] | None = None
-) -> list[str]:
-    """A line for each name that is missing (-), left over (+) or of another shape (~). ``labels`` replace the names."""
-
-    def label(name: str) -> str:
-        return labels[name] if labels else name
-
-    missing = [f"- {label(k)}: expected shape {expected[k]}, found nothing" for k in expected if k not in found]
-    surplus = [f"+ {label(k)}: found shape {found[k]}, expected nothing" for k in found if k not in expected]
-    wrong = [
-        f"~ {label(k)}: expected shape {shape}, found {found[k]}"
-        for k, shape in expected.items()
-        if k in found and found[k] != shape
-    ]
-    return missing + surplus + wrong
-
-
-def refuse(problems: list[str], summary: str, hint: str = "") -> None:
-    """Raise a MismatchError that lists ``problems``, one a line, and then the ``hint``, if there are any problems."""
-    if problems:
-        count = f"{len(problems)} difference" + "s" * (len(problems) > 1)
-        hints = [f"hint: {hint}"] if hint else []
-        raise MismatchError("\n".join([f"{summary}: {count}", *problems, *hints]))

@@ -16,6 +16,7 @@ from convert.comparing.comparison import compare
 from convert.comparing.parity import in_eval_mode
 from convert.comparing.report import KINDS, Report, Row, compared
 from convert.dialects import choose
+from convert.precision import KEEP
 from convert.state_dict import Plan
 from flax_attn.catalog import Entry
 from flax_attn.layers import Module
@@ -115,7 +116,7 @@ def report_of(options: argparse.Namespace) -> Report:
     entry, module, mapping = chosen_model(options)
     arrays = read(options.file).arrays
     if choose(options.dialect, arrays):
-        arrays = mapping.to_torch(mapping.from_torch(arrays, options.dialect))
+        arrays = mapping.to_torch(mapping.from_torch(arrays, options.dialect, dtype=KEEP))
     given = {name: getattr(module, name, value) for name, value in options.arg}
     return compare_with_twin(entry, module, mapping, arrays, given, options.seed)
 

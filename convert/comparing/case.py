@@ -9,6 +9,7 @@ import flax.linen as nn
 import numpy as np
 from jax.typing import DTypeLike
 
+from convert.precision import is_floating
 from convert.state_dict import Plan, Variables
 from flax_attn.catalog import channels_first, channels_last
 
@@ -31,7 +32,10 @@ def random_array(key: str, shape: Sequence[int], rng: np.random.Generator) -> np
 def random_state(plan: Plan, rng: np.random.Generator, dtype: DTypeLike = "float64") -> dict[str, np.ndarray]:
     """A random state dict for ``plan``; with their own initialisation several blocks are the identity."""
     rows = sorted(plan.rows, key=lambda row: row.key)
-    state = {row.key: random_array(row.key, row.torch_shape, rng).astype(dtype) for row in rows}
+    state = {
+        row.key: random_array(row.key, row.torch_shape, rng).astype(dtype if is_floating(row.dtype) else row.dtype)
+        for row in rows
+    }
     return state | {key: state[row.key] for key, row in plan.aliases.items()}
 
 

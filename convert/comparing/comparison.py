@@ -16,6 +16,7 @@ from convert.comparing.dropouts import factor, scale_dropout
 from convert.comparing.pairing import Layouts, Pair, precision, shared_parameters
 from convert.comparing.report import Report, Row, compared, roundings
 from convert.comparing.sides import FlaxSide, TorchSide
+from convert.precision import KEEP
 from convert.state_dict import plan
 
 ROUNDINGS = 10
@@ -91,7 +92,7 @@ def compare(
     given = mapping.to_torch(variables) if variables is not None else state_dict
     if given is None:
         return report(pair, random_state(mapping, np.random.default_rng(seed)), dtypes)
-    return report(pair, mapping.to_torch(mapping.from_torch(given)), dtypes)
+    return report(pair, mapping.to_torch(mapping.from_torch(given, dtype=KEEP)), dtypes)
 
 
 def require_modules(flax_module: Any, torch_module: Any, inputs: Sequence[Any], numbers: Sequence[Any]) -> None:

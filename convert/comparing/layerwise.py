@@ -11,6 +11,7 @@ import numpy as np
 from convert.comparing.case import Case
 from convert.comparing.pairing import Pair, fits, precision
 from convert.comparing.tolerances import TOLERANCE, difference
+from convert.precision import KEEP
 from convert.state_dict import Variables
 from flax_attn.catalog import channels_last
 
@@ -57,7 +58,7 @@ def flax_layers(case: Case) -> Calls:
         return found
 
     with precision("float64"):
-        return jax.tree.map(np.asarray, jax.jit(run)(case.plan.from_torch(case.state), case.batches[0]))
+        return jax.tree.map(np.asarray, jax.jit(run)(case.plan.from_torch(case.state, dtype=KEEP), case.batches[0]))
 
 
 def apart(ours: np.ndarray, theirs: np.ndarray) -> bool:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.comparing.case import Case
+from convert.precision import KEEP
 from convert.state_dict import MismatchError, Plan
 from flax_attn.catalog import IMAGE, PLAIN
 
@@ -113,7 +114,7 @@ def flax_shapes(case: Case, dtype: str) -> Shapes:
     """The shape of each output of the Flax module, by its place in the result."""
     with precision(dtype):
         run = functools.partial(case.apply, train=False, mutable=())
-        out = jax.eval_shape(run, case.plan.from_torch(case.state), case.batches[0])
+        out = jax.eval_shape(run, case.plan.from_torch(case.state, dtype=KEEP), case.batches[0])
     leaves, _ = jax.tree_util.tree_flatten_with_path(out[0])
     return {".".join(map(place, path)): leaf.shape for path, leaf in leaves}
 

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from convert.comparing.case import Case, Step, random_state
 from convert.comparing.dropouts import share_dropout, torch_mask
 from convert.comparing.sides import FlaxSide, TorchSide
+from convert.precision import KEEP
 from convert.state_dict import Plan, Variables
 from flax_attn import layers
 from flax_attn.catalog import Entry, channels_first, channels_last
@@ -59,7 +60,7 @@ def in_eval_mode(
     state_dict = {k: v if v.dtype.kind in "iub" else v.astype(dtype, copy=False) for k, v in state_dict.items()}
     import_module("torch_ref.twins").fill(twin, state_dict, dtype)
     inputs = entry.draw(module, rng, dtype)
-    ours = flax_outputs(entry, module, plan.from_torch(state_dict), inputs)
+    ours = flax_outputs(entry, module, plan.from_torch(state_dict, dtype=KEEP), inputs)
     return list(zip(ours, torch_outputs(entry, twin, inputs), strict=True))
 
 
@@ -75,7 +76,7 @@ class Parity:
         module, rng = entry.module(), np.random.default_rng(seed)
         state = random_state(plan, rng, self.dtype)
         batches = [entry.draw(module, rng, self.dtype) for _ in range(2)]
-        structs, self.masks = trace(entry, module, plan.from_torch(state), batches[0])
+        structs, self.masks = trace(entry, module, plan.from_torch(state, dtype=KEEP), batches[0])
         self.case = Case(
             module=module,
             plan=plan,

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 
 from convert.comparing.case import Case, Step, rate
+from convert.precision import KEEP
 from convert.state_dict import Variables
 from flax_attn.catalog import channels_first, channels_last
 
@@ -30,7 +31,7 @@ class FlaxSide:
     def steps(self, train: bool, count: int = 1) -> list[Step]:
         """``count`` steps of gradient descent."""
         case, steps = self.case, []
-        variables = case.plan.from_torch(case.state)
+        variables = case.plan.from_torch(case.state, dtype=KEEP)
         for batch in case.batches[:count]:
             out, params, floats, variables = self.compiled(variables, batch, case.cotangents, train)
             torch_grads = case.plan.to_torch({**variables, "params": params} if params else variables)

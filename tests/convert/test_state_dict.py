@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from convert import MismatchError, from_torch, plan, to_torch
+from convert.precision import is_floating
 from convert.rules import DROPPED
 from flax_attn import layers
 from flax_attn.blocks.se import SEBasicBlock, SELayer
@@ -20,7 +21,13 @@ DTYPES = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
 def state_dict(module, *inputs, dtype=np.float32, seed=0, **call):
     rng = np.random.default_rng(seed)
     rows = plan(module, *inputs, **call).rows
-    return {row.key: np.asarray(rng.normal(size=row.torch_shape)).astype(dtype) for row in rows}
+    return {row.key: drawn(row, rng, dtype) for row in rows}
+
+
+def drawn(row, rng, dtype):
+    """Random numbers of ``dtype`` for a row that holds floats, else of the dtype of the row."""
+    numbers = np.asarray(rng.normal(size=row.torch_shape))
+    return numbers.astype(dtype if is_floating(row.dtype) else row.dtype)
 
 
 @walk
@@ -28,9 +35,9 @@ def test_round_trip_is_bit_exact_in_every_dtype(entry):
     mapping = entry_plan(entry)
     rng = np.random.default_rng(0)
     for dtype in DTYPES:
-        state = {row.key: np.asarray(rng.normal(size=row.torch_shape)).astype(dtype) for row in mapping.rows}
+        state = {row.key: drawn(row, rng, dtype) for row in mapping.rows}
         state |= {key: state[row.key] for key, row in mapping.aliases.items()}
-        back = mapping.to_torch(mapping.from_torch(state))
+        back = mapping.to_torch(mapping.from_torch(state, dtype="keep"))
         assert list(back) == list(state)
         for key, value in state.items():
             assert (back[key].dtype, back[key].shape) == (value.dtype, value.shape)
@@ -58,7 +65,7 @@ def test_torch_tensors_of_any_dtype_are_taken_as_they_are():
     x = jax.ShapeDtypeStruct((2, 7, 5, 6), jnp.float32)
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         state = {k: torch.randn(v.shape).to(dtype) for k, v in state_dict(SELayer(6, 2), x).items()}
-        kernel = from_torch(SELayer(6, 2), state, x)["params"]["fc"]["0"]["kernel"]
+        kernel = from_torch(SELayer(6, 2), state, x, dtype="keep")["params"]["fc"]["0"]["kernel"]
         assert str(kernel.dtype) == str(dtype).removeprefix("torch.")
         np.testing.assert_array_equal(kernel.T.astype(np.float64), state["fc.0.weight"].double().numpy())
 
