@@ -7,6 +7,7 @@ built to compare names. ``python -m convert.recognition`` writes this file again
 import functools
 import hashlib
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -57,14 +58,26 @@ class Candidate:
     @property
     def options(self) -> str:
         """The same choice as options of the command line. An argument that is not known is a question mark."""
-        given = [f"--arg {key}={value.replace(' ', '')}" for key, value in self._spelled().items()]
+        given = [f"--arg {shlex.quote(f'{key}={value}')}" for key, value in self._spelled().items()]
         spoken = [f"--dialect {self.dialect.name}"] if self.dialect else []
-        below = [f"--prefix {self.prefix}"] if self.prefix else []
+        below = [f"--prefix {shlex.quote(self.prefix)}"] if self.prefix else []
         return " ".join([f"--model {self.entry.cls.__name__}", *given, *spoken, *below])
 
     def select(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """The part of ``state_dict`` that fits, without the prefix."""
         return select(state_dict, self.prefix)
+
+    def facts(self) -> dict[str, Any]:
+        """The same choice as plain values. An argument that is not known is None."""
+        plain = {key: value.__name__ if isinstance(value, type) else value for key, value in self.arguments.items()}
+        return {
+            "model": self.entry.cls.__name__,
+            "arguments": plain | dict.fromkeys(self.open),
+            "dialect": self.dialect.name if self.dialect else NATIVE,
+            "prefix": self.prefix,
+            "options": self.options,
+            "more": self.more,
+        }
 
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value}" for key, value in self._spelled().items())

@@ -1,6 +1,7 @@
 """The command ``convert``: writes the Flax variables of a PyTorch checkpoint."""
 
 import argparse
+import dataclasses
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +14,9 @@ from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.chosen import chosen_model
 from convert.commands.inspecting import assumptions, describe
 from convert.commands.options import add_file, add_model
-from convert.commands.terminal import Terminal
+from convert.commands.terminal import Terminal, printable
 from convert.dialects import AUTO, NATIVE, choose
-from convert.recognition import Candidate, recognise
+from convert.recognition import Candidate, recognise, recognise_blocks
 from convert.rules import dropped
 from convert.state_dict import Plan
 from convert.writing.formats import FORMATS, find_format
@@ -54,11 +55,19 @@ def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate
         raise ValueError("an argument needs a model: name the model with --model")
     found = recognise(checkpoint.arrays, options.dialect)
     if not found:
-        raise ValueError(f"{options.file}: fits no published network; say what it is with --model")
+        blocks = [candidate.options for candidate in recognise_blocks(checkpoint.arrays, options.dialect)]
+        may_be = "\n".join(["; it may be", *blocks]) if blocks else ""
+        raise ValueError(f"{options.file}: fits no published network; say what it is with --model{may_be}")
     if len(found) > 1:
         several = "\n".join(candidate.options for candidate in found)
         raise ValueError(f"{options.file}: fits several networks; say which with\n{several}")
     return found[0]
+
+
+def part(checkpoint: Checkpoint, candidate: Candidate) -> Checkpoint:
+    """The part of ``checkpoint`` that fits ``candidate``: the keys below its prefix, without it."""
+    prefix = checkpoint.prefix + candidate.prefix
+    return dataclasses.replace(checkpoint, arrays=candidate.select(checkpoint.arrays), prefix=prefix)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -71,8 +80,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         if options.model is None:
             checkpoint = foreign_checkpoint(options)
             candidate = recognised(options, checkpoint)
+            checkpoint = part(checkpoint, candidate)
             entry, module, mapping = candidate.entry, candidate.module, candidate.plan
-            said = [f"recognised {candidate}"]
+            below = f" below the prefix {printable(candidate.prefix)!r}" if candidate.prefix else ""
+            said = [f"recognised {candidate}{below}"]
         else:
             entry, module, mapping = chosen_model(options)
             checkpoint = foreign_checkpoint(options)

@@ -85,7 +85,8 @@ class Terminal:
     def table(self, rows: Iterable[Sequence[str]]) -> None:
         """Print rows with aligned columns. Nothing in them is cut or wrapped."""
         cells = [[printable(cell, self.out.encoding) for cell in row] for row in rows]
-        widths = [max(len(cell) for cell in column if len(cell) <= PADDED or cell is column[0]) for column in zip(*cells)]
+        columns = zip(*cells, strict=True)
+        widths = [max(min(len(cell), PADDED) for cell in column) for column in columns]
         lines = ("  ".join(f"{cell:{n}}" for cell, n in zip(row, widths, strict=True)).rstrip() for row in cells)
         self.out.print("\n".join(lines), soft_wrap=True)
 
@@ -103,7 +104,12 @@ class Terminal:
         if self.quiet or total < LARGE or not console.is_terminal:
             yield dict(leaves)
             return
-        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(printable(what, console.encoding), total=len(leaves))
 
