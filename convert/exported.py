@@ -31,7 +31,7 @@ class Export:
     counters: tuple[str, ...]
 
     def differences(self, arrays: Mapping[str, Any]) -> list[str]:
-        """A line for each difference between the leaves of the plan and ``arrays``, by keys such as "params/fc/bias"."""
+        """A line for each difference between the plan and ``arrays``, which have keys such as "params/fc/0/kernel"."""
         expected = {"/".join(row.path): row.shape for row in self.plan.rows}
         return shape_differences(expected, {key: tuple(array.shape) for key, array in arrays.items()})
 
@@ -51,7 +51,7 @@ class Export:
         refuse(self.differences(arrays), f"the variables do not fit {self.plan.module}")
         state = {row.key: in_torch_layout(arrays["/".join(row.path)], row) for row in self.plan.rows}
         state |= {key: state[row.key] for key, row in self.plan.aliases.items()}
-        names = {key: (key,) for key in state}
+        names: dict[str, tuple[str, ...]] = {key: (key,) for key in state}
         written: dict[str, Any] = dict(state)
         if dialect:
             names = dialect.write_names(state)

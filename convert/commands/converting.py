@@ -43,8 +43,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", KEEP],
-        help=f"the dtype of floating-point numbers; {KEEP}: that of the file, in every array (default: that of the file, "
-        "but float32 for statistics in half precision)",
+        help=f"the dtype of floating-point numbers; {KEEP}: that of the file, in every array (default: that of the "
+        "file, but float32 for statistics in half precision)",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object in place of the summary")
 
