@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from convert.errors import CheckpointError, RefusedError, name_file
+from convert.errors import CheckpointError, RefusedError, name_file, shown
 from convert.files import tree
 from convert.files.arrays import lazy_array
 from convert.files.modules import is_module
@@ -31,7 +31,6 @@ KINDS = {
     b"\x1f\x8b": "a gzip file",
     b"<": "a web page",
     b"version https://git-lfs": "a Git LFS pointer to a file that was not fetched",
-    b"\x80": "a pickle that torch.save did not write",
 }
 """What files of other kinds begin with."""
 
@@ -192,13 +191,16 @@ def _from_torch(file: TorchFile, wrapper: str | None, prefix: str | None, lazy: 
 def _arrays(file: TorchFile, weights: Mapping[str, Any], lazy: bool) -> dict[str, Any]:
     """The weights as ``Lazy`` arrays, or as arrays that are read now."""
     if lazy:
-        return {key: _lazy(file, weight) for key, weight in weights.items()}
+        return {key: _lazy(file, key, weight) for key, weight in weights.items()}
     stored = file.arrays({key: weight for key, weight in weights.items() if type(weight) is Tensor})
-    return {key: stored[key] if key in stored else _lazy(file, weight).make() for key, weight in weights.items()}
+    return {key: stored[key] if key in stored else _lazy(file, key, weight).make() for key, weight in weights.items()}
 
 
-def _lazy(file: TorchFile, weight: Any) -> Lazy:
-    return file.lazy(weight) if type(weight) is Tensor else lazy_array(weight)
+def _lazy(file: TorchFile, key: str, weight: Any) -> Lazy:
+    try:
+        return file.lazy(weight) if type(weight) is Tensor else lazy_array(weight)
+    except RefusedError as error:
+        raise RefusedError(f"{error}; that is at {shown(key)}") from error
 
 
 def _from_safetensors(file: SafetensorsFile, wrapper: str | None, prefix: str | None, lazy: bool) -> Checkpoint:

@@ -29,15 +29,15 @@ def lazy_array(value: Inert) -> Lazy:
     """
     if value.name in XLA:
         if not value.arguments or not is_array(value.arguments[0]):
-            raise RefusedError("a tensor of torch_xla without an array in it")
+            raise RefusedError("expected a tensor of torch_xla to hold an array, got none")
         return lazy_array(value.arguments[0])
     dtype, shape, order, data = _parts(value)
     raw = as_bytes(data)
     sizes = type(shape) is tuple and all(type(n) is int and 0 <= n < 2**63 for n in shape)
     if not sizes or len(shape) > 64 or type(raw) is not bytes:
-        raise RefusedError("a numpy array whose shape and data cannot be read")
+        raise RefusedError("expected a numpy array with a shape and bytes, got another")
     if len(raw) != math.prod(shape) * dtype.itemsize:
-        raise RefusedError(f"a numpy array of shape {shape}, and not as much data")
+        raise RefusedError(f"expected the bytes of a numpy array of shape {shape}, got {len(raw)} bytes")
 
     def make() -> np.ndarray:
         array = np.frombuffer(bytearray(as_bytes(data)), dtype).reshape(shape, order=order)
@@ -69,7 +69,7 @@ def as_bytes(value: Any) -> Any:
     try:
         return value.encode("latin-1")
     except UnicodeEncodeError as error:
-        raise RefusedError("a numpy array whose data are no bytes") from error
+        raise RefusedError("expected a numpy array with bytes, got other data") from error
 
 
 def _function(value: Inert) -> str:
@@ -89,7 +89,7 @@ def _parts(value: Inert) -> tuple[np.dtype, Any, Any, Any]:
     if function == ARRAY and type(state) is tuple and len(state) == 5:
         _version, shape, dtype, fortran, raw = state
         return _dtype(dtype), shape, "F" if fortran is True else "C", raw
-    raise RefusedError("a numpy array that is not complete")
+    raise RefusedError("expected a complete numpy array, got a part of one")
 
 
 def _dtype(value: Any) -> np.dtype:
@@ -103,10 +103,10 @@ def _dtype(value: Any) -> np.dtype:
     if type(code) is str and not simple and hasattr(ml_dtypes, code) and code.startswith(("bfloat", "float8")):
         return np.dtype(getattr(ml_dtypes, code))
     if not simple:
-        raise RefusedError(f"a numpy array of the dtype {shown(str(code))}, expected one of numbers")
+        raise RefusedError(f"expected a numpy array of numbers, got one of the dtype {shown(str(code))}")
     state = value.state if type(value) is Inert else None
     order = state[1] if type(state) is tuple and len(state) > 1 and state[1] in ORDERS else "="
     try:
         return np.dtype(code).newbyteorder(order)
     except TypeError as error:
-        raise RefusedError(f"a numpy array of the dtype {shown(code)}, expected one of numbers") from error
+        raise RefusedError(f"expected a numpy array of numbers, got one of the dtype {shown(code)}") from error

