@@ -1,4 +1,4 @@
-"""The dtypes of the leaves: kept or cast, with a note on half precision; values that are no fitting numbers are refused."""
+"""Dtypes are kept or cast, with a note on half precision. Values that are no numbers, or other numbers, are refused."""
 
 import warnings
 
@@ -131,7 +131,7 @@ def losses_of_torch(torch, state, x, y):
 
 def losses_of_flax(module, variables, x, y):
     optimizer, losses = optax.adam(0.01), []
-    params = jax.tree.map(jnp.asarray, variables["params"])
+    params, x, y = jax.tree.map(jnp.asarray, (variables["params"], x, y))
     memory = optimizer.init(params)
     step = jax.jit(jax.value_and_grad(lambda params: ((module.apply({"params": params}, x) - y) ** 2).mean()))
     for _ in range(5):
@@ -313,12 +313,12 @@ def test_other_quantized_checkpoints_come_with_what_to_do():
 @pytest.mark.parametrize("shape", [(), (3, 5), (0, 2)])
 def test_torch_tensors_become_numpy_bit_for_bit(name, shape):
     torch = pytest.importorskip("torch")
-    raw = np.random.default_rng(0).integers(0, 2, (*shape, getattr(torch, name).itemsize), np.uint8)
-    tensor = torch.as_tensor(raw).view(getattr(torch, name)).reshape(shape)
+    dtype = getattr(torch, name)
+    raw = np.random.default_rng(0).integers(0, 2, (*shape, dtype.itemsize), np.uint8)
+    tensor = torch.as_tensor(raw).view(dtype).reshape(shape) if raw.size else torch.empty(shape, dtype=dtype)
     array = as_numpy(tensor)
     assert (array.dtype.name, array.shape) == (name, shape)
     assert array.tobytes() == raw.tobytes()
-    assert as_numpy(tensor.T if len(shape) == 2 else tensor).T.tobytes("A") is not None
 
 
 def test_views_parameters_and_subclasses_of_torch_are_taken():

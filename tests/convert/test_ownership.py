@@ -87,7 +87,7 @@ def test_training_the_torch_module_does_not_move_the_variables():
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
     net(torch.ones(2, 3, 5, 6)).sum().backward()
     optimizer.step()
-    assert not np.array_equal(net.state_dict()["0.bias"].numpy(), before["params"]["0"]["bias"])
+    assert not np.array_equal(net.state_dict()["1.bias"].numpy(), before["params"]["1"]["bias"])
     assert_equal(variables, before)
 
 
