@@ -19,7 +19,7 @@ from convert.dialects import AUTO, NATIVE, find_dialect
 from convert.parts import hollow, parts, select, spoken
 from convert.renaming import Dialect
 from convert.rules import dropped
-from convert.solving import entry_plan, solvable, solve
+from convert.solving import Solved, entry_plan, solvable, solve
 from convert.state_dict import Plan, untranslated
 from flax_attn.catalog import PUBLISHED, Entry, Published, arguments
 from flax_attn.catalog.blocks import BLOCKS
@@ -204,23 +204,42 @@ def _solved(reading: _Reading, more: int) -> list[Candidate]:
             continue
         solved = solve(entry, reading.shapes)
         if solved:
-            module = entry.cls(**solved.given)
-            candidate = Candidate(
-                entry,
-                solved.given,
-                module,
-                plan=entry_plan(entry, module),
-                dialect=reading.dialect,
-                prefix=reading.prefix,
-                open=solved.open,
-                more=more,
-            )
-            found.setdefault(str(candidate), candidate)
+            blocks = [_block(other, solved, reading, more=more) for other in _relatives(entry)]
+            found |= {str(block): block for block in blocks if block and str(block) not in found}
 
     def length(candidate: Candidate) -> tuple[int, int]:
         return len(candidate.arguments), len(arguments(candidate.entry.cls))
 
     return sorted(found.values(), key=length)[:HANDFUL]
+
+
+def _relatives(entry: Entry) -> list[Entry]:
+    """``entry``, and an entry of each class of the same file that takes the same arguments."""
+    names = arguments(entry.cls).keys()
+    others = {other.cls: other for other in BLOCKS if other.cls.__module__ == entry.cls.__module__}
+    return [entry, *(e for c, e in others.items() if c is not entry.cls and arguments(c).keys() == names)]
+
+
+def _block(entry: Entry, solved: Solved, reading: _Reading, more: int) -> Candidate | None:
+    """The block with the arguments ``solved``, if its state dict has exactly the shapes of ``reading``."""
+    try:
+        module = entry.cls(**solved.given)
+        mapping = entry_plan(entry, module)
+    except (ValueError, TypeError):
+        return None
+    shapes = {key: shape for key, shape in mapping.shapes.items() if not dropped(key)}
+    if shapes != {key: shape for key, shape in reading.shapes.items() if not dropped(key)}:
+        return None
+    return Candidate(
+        entry,
+        solved.given,
+        module,
+        plan=mapping,
+        dialect=reading.dialect,
+        prefix=reading.prefix,
+        open=solved.open,
+        more=more,
+    )
 
 
 def suits(dialect: Dialect, entry: Published) -> bool:

@@ -182,7 +182,9 @@ def assumptions(entry: Entry) -> list[str]:
 def describe(path: Path, checkpoint: Checkpoint) -> list[str]:
     """What the file holds, and what was done to its keys."""
     total = sum(math.prod(array.shape) for key, array in checkpoint.arrays.items() if not dropped(key))
-    lines = [f"{printable(str(path))}: {checkpoint.format}, {len(checkpoint.arrays)} arrays, {total:,} numbers"]
+    count = len(checkpoint.arrays)
+    arrays = f"{count} array{'s' * (count != 1)}"
+    lines = [f"{printable(str(path))}: {checkpoint.format}, {arrays}, {total:,} numbers"]
     if checkpoint.wrapper:
         beside = f", beside {_listed([_text(key) for key in checkpoint.beside])}" if checkpoint.beside else ""
         lines.append(f"found under '{_text(checkpoint.wrapper)}'{beside}")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from convert.errors import CheckpointError
 from convert.mismatch import MismatchError
 from convert.tensors import Lazy, as_numpy
 from convert.writing.leaves import size
@@ -154,7 +155,7 @@ def told(error: Exception, every: bool = False) -> str:
     """The message of ``error``, with at most ``FEW`` differences if not ``every`` one is asked for."""
     if isinstance(error, MismatchError) and not every and len(error.problems) > FEW:
         return f"{error.text(FEW)}: --all shows them"
-    return str(error)
+    return printable(str(error)) if isinstance(error, CheckpointError) else str(error)
 
 
 def complain(text: str) -> None:

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from convert import plan
-from convert.state_dict import dropped
+from convert.rules import dropped
 from flax_attn import (
     BAM,
     CBAM,
