@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from convert.commands import converting, demonstration, exporting, inspecting, listing, verifying
-from convert.commands.terminal import REFUSED, Terminal
+from convert.commands.terminal import Terminal, ended
 
 COMMANDS = {
     "inspect": inspecting,
@@ -40,14 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, or 1 if a difference exceeds the tolerance, or 2 if the input cannot be used."""
     options = parser().parse_args(arguments)
     with ended_by_signals(arguments is None):
-        try:
-            return options.run(options, Terminal(options.quiet))
-        except (ValueError, OSError) as error:
-            print(f"flax-attn-convert: {error}", file=sys.stderr)
-            return REFUSED
-        except KeyboardInterrupt:
-            print("flax-attn-convert: interrupted", file=sys.stderr)
-            return 128 + signal.SIGINT
+        return ended(lambda: options.run(options, Terminal(options.quiet)), getattr(options, "all", False))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from convert.errors import RefusedError, shown
 
@@ -50,18 +50,21 @@ def cleaned(keys: Iterable[str], prefix: str | None = None) -> tuple[dict[str, s
     return found, _removed(found, names)
 
 
+def starts(key: str) -> Iterator[str]:
+    """The prefixes of ``key`` that end in a dot, the shortest first; at most ``DEPTH``."""
+    end = -1
+    for _ in range(DEPTH):
+        if (end := key.find(".", end + 1)) < 0:
+            return
+        yield key[: end + 1]
+
+
 def below(keys: Iterable[str]) -> list[str]:
     """The prefixes, each with the dot at its end, below which there are at least 2 of the keys.
 
     Those with more keys come first, and of those with as many keys the shorter ones. There are at most ``MANY``.
     """
-    counts: Counter[str] = Counter()
-    for key in keys:
-        end = -1
-        for _ in range(DEPTH):
-            if (end := key.find(".", end + 1)) < 0:
-                break
-            counts[key[: end + 1]] += 1
+    counts = Counter(prefix for key in keys for prefix in starts(key))
     found = [prefix for prefix, count in counts.items() if count > 1]
     return sorted(found, key=lambda prefix: (-counts[prefix], len(prefix)))[:MANY]
 

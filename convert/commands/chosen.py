@@ -1,6 +1,7 @@
 """The modules that the options of a command name: a model of the catalog, or classes of a user."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -11,7 +12,7 @@ import flax.linen as nn
 import numpy as np
 
 from convert.checkpoint import Checkpoint
-from convert.recognition import Candidate, entry_plan, recognise
+from convert.recognition import Candidate, entry_plan, recognise, recognise_blocks
 from convert.state_dict import Plan
 from flax_attn.catalog import CATALOG, PUBLISHED, Entry, Make, arguments, find_entries
 from flax_attn.catalog.spelling import build_module, build_own
@@ -36,11 +37,19 @@ def recognised(options: argparse.Namespace, checkpoint: Checkpoint) -> Candidate
         raise ValueError("an argument needs a model: name the model with --model")
     found = recognise(checkpoint.arrays, options.dialect)
     if not found:
-        raise ValueError(f"{options.file}: fits no published network; say what it is with --model")
+        blocks = [candidate.options for candidate in recognise_blocks(checkpoint.arrays, options.dialect)]
+        may_be = "\n".join(["; it may be", *blocks]) if blocks else ""
+        raise ValueError(f"{options.file}: fits no published network; say what it is with --model{may_be}")
     if len(found) > 1:
         several = "\n".join(candidate.options for candidate in found)
         raise ValueError(f"{options.file}: fits several networks; say which with\n{several}")
     return found[0]
+
+
+def part(checkpoint: Checkpoint, candidate: Candidate) -> Checkpoint:
+    """The part of ``checkpoint`` that fits ``candidate``: the keys below its prefix, without it."""
+    prefix = checkpoint.prefix + candidate.prefix
+    return dataclasses.replace(checkpoint, arrays=candidate.select(checkpoint.arrays), prefix=prefix)
 
 
 def entry_of(module: Module) -> tuple[Entry, Plan]:

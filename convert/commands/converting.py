@@ -10,10 +10,10 @@ import flax.linen as nn
 from flax import traverse_util
 
 from convert.checkpoint import FORMAT, Checkpoint, scan
-from convert.commands.chosen import chosen_model, recognised
+from convert.commands.chosen import chosen_model, part, recognised
 from convert.commands.inspecting import assumptions, describe
 from convert.commands.options import add_file, add_model
-from convert.commands.terminal import Terminal
+from convert.commands.terminal import Terminal, printable
 from convert.dialects import AUTO, NATIVE, choose
 from convert.rules import dropped
 from convert.state_dict import Plan
@@ -79,7 +79,9 @@ def source(options: argparse.Namespace) -> tuple[list[str], Entry, Module, Plan,
         return [], entry, module, mapping, foreign_checkpoint(options)
     checkpoint = foreign_checkpoint(options)
     candidate = recognised(options, checkpoint)
-    return [f"recognised {candidate}"], candidate.entry, candidate.module, candidate.plan, checkpoint
+    below = f" below the prefix {printable(candidate.prefix)!r}" if candidate.prefix else ""
+    said = [f"recognised {candidate}{below}"]
+    return said, candidate.entry, candidate.module, candidate.plan, part(checkpoint, candidate)
 
 
 def chosen_format(options: argparse.Namespace) -> Format:

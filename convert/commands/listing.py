@@ -27,7 +27,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """List the models and the published networks that a checkpoint can be converted for."""
     for line in listing(options.word):
-        terminal.out.print(line, markup=False, soft_wrap=True)
+        terminal.out.print(line, soft_wrap=True)
     return 0
 
 

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from convert.dialects import AUTO, DIALECTS, NATIVE
+from flax_attn.catalog import close_names
 
 
 def add_file(command: argparse.ArgumentParser) -> None:
     """Add the checkpoint file to a command, and the options that say where in it the state dict is."""
     command.add_argument("file", type=Path, help="the checkpoint: a .pth, .pt, .pkl, .tar or .safetensors file")
     command.add_argument("--wrapper", help="the key, or keys joined by dots, under which the file has the state dict")
-    command.add_argument("--prefix", help="read only the keys that begin with this text, and remove it from them")
+    command.add_argument(
+        "--prefix", help="read only the keys below this prefix, such as model., and remove it from them"
+    )
     strict = "refuse a file whose pickle names a class or function that no state dict needs"
     command.add_argument("--strict-pickle", action="store_true", help=strict)
 
@@ -23,11 +26,11 @@ def add_model(command: argparse.ArgumentParser, required: bool) -> None:
     command.add_argument("--model", required=required, help=f"the model, by its name in the list of `models`{default}")
     command.add_argument(
         "--dialect",
-        choices=[AUTO, NATIVE, *(dialect.name for dialect in DIALECTS)],
+        type=dialect_name,
         default=AUTO,
         metavar="NAME",
         help=f"the code whose names the keys are: {AUTO} (the default) finds it out from the keys, {NATIVE} stands for "
-        "the names that this package uses; one of %(choices)s",
+        f"the names that this package uses; one of {', '.join(dialect_names())}",
     )
     command.add_argument(
         "--arg",
@@ -37,6 +40,20 @@ def add_model(command: argparse.ArgumentParser, required: bool) -> None:
         metavar="NAME=VALUE",
         help="an argument of the model, as `models` lists it; may be given several times",
     )
+    command.add_argument("--all", action="store_true", help="where the file does not fit, list every difference")
+
+
+def dialect_names() -> list[str]:
+    """What ``--dialect`` may be."""
+    return [AUTO, NATIVE, *(dialect.name for dialect in DIALECTS)]
+
+
+def dialect_name(text: str) -> str:
+    """``text`` if it is one of ``dialect_names``; an error with near ones if not."""
+    if text not in (known := dialect_names()):
+        close = close_names(text, known) or f"; there are {', '.join(known)}"
+        raise argparse.ArgumentTypeError(f"no dialect is called {text!r}{close}")
+    return text
 
 
 def key_value(text: str) -> tuple[str, Any]:

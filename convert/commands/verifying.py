@@ -16,6 +16,7 @@ from convert.commands.chosen import (
     entry_of,
     input_shape,
     own_modules,
+    part,
     random_inputs,
     recognised,
 )
@@ -154,18 +155,20 @@ def report_of(options: argparse.Namespace) -> Report:
     checkpoint = scan(options.file, options.wrapper, options.prefix, options.strict_pickle)
     if checkpoint.metadata.get("format") == FORMAT:
         return compare_converted(options, checkpoint)
-    entry, module, mapping, given = described(options, checkpoint)
+    if options.model is None:
+        candidate = recognised(options, checkpoint)
+        checkpoint = part(checkpoint, candidate)
+        entry, module, mapping, given = candidate.entry, candidate.module, candidate.plan, candidate.arguments
+    else:
+        entry, module, mapping, given = named(options)
     arrays = {key: as_numpy(array) for key, array in checkpoint.arrays.items()}
     if choose(options.dialect, arrays):
         arrays = mapping.to_torch(mapping.from_torch(arrays, options.dialect, dtype=KEEP))
     return compare_with_twin(entry, module, mapping, state_dict=arrays, arguments=given, seed=options.seed)
 
 
-def described(options: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Entry, Module, Plan, Mapping[str, Any]]:
-    """Entry, module, plan and arguments of the model that the options name, or else of the one that the file fits."""
-    if options.model is None:
-        candidate = recognised(options, checkpoint)
-        return candidate.entry, candidate.module, candidate.plan, candidate.arguments
+def named(options: argparse.Namespace) -> tuple[Entry, Module, Plan, Mapping[str, Any]]:
+    """Entry, module, plan and arguments of the model that the options name."""
     entry, module, mapping = chosen_model(options)
     return entry, module, mapping, {name: getattr(module, name, value) for name, value in options.arg}
 
@@ -173,7 +176,7 @@ def described(options: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Entr
 def compare_converted(options: argparse.Namespace, checkpoint: Checkpoint) -> Report:
     """Run a file that ``convert`` or ``save`` wrote: its module is in its metadata, unless the options name one."""
     if options.model is not None:
-        entry, module, mapping, given = described(options, checkpoint)
+        entry, module, mapping, given = named(options)
     elif "module" not in checkpoint.metadata:
         raise ValueError(f"{options.file}: its metadata name no module; say what it is with --model")
     else:
