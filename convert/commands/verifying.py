@@ -155,6 +155,7 @@ def report_of(options: argparse.Namespace) -> Report:
     checkpoint = scan(options.file, options.wrapper, options.prefix, options.strict_pickle)
     if checkpoint.metadata.get("format") == FORMAT:
         return compare_converted(options, checkpoint)
+    given: Mapping[str, Any]
     if options.model is None:
         candidate = recognised(options, checkpoint)
         checkpoint = part(checkpoint, candidate)
