@@ -19,6 +19,8 @@ def described(value: Any) -> str:
     """What a message calls ``value``."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if hasattr(value, "detach"):
+        return "a torch tensor"
     if is_array(value):
         return f"an array of shape {tuple(np.shape(value))}"
     return "None" if value is None else f"a {type(value).__name__}"
@@ -146,7 +148,7 @@ def _dicts_of_tensors(value: Mapping[Any, Any], name: str, depth: int = 3) -> It
         if is_torch_module(below):
             yield f"{inner}.state_dict()"
         elif isinstance(below, Mapping) and isinstance(key, str):
-            if any(isinstance(k, str) and is_array(v) for k, v in below.items()):
+            if any(isinstance(k, str) and is_array(v) and not isinstance(v, np.generic) for k, v in below.items()):
                 yield inner
             else:
                 yield from _dicts_of_tensors(below, inner, depth - 1)

@@ -30,7 +30,7 @@ def dtype_of(value: Any) -> np.dtype | None:
 
 def is_array(value: Any) -> bool:
     """Whether ``value`` is an array or a tensor, of whatever kind."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return hasattr(value, "detach") or (hasattr(value, "shape") and hasattr(value, "dtype"))
 
 
 def is_quantized(value: Any) -> bool:

@@ -50,8 +50,8 @@ WRONG_STATES = [
         "Flax variables; to_torch takes these, from_torch what torch's state_dict()",
     ),
     (
-        {"state_dict": arrays(), "epoch": 1},
-        "a whole checkpoint with the keys 'state_dict', 'epoch'; pass checkpoint['state_dict']",
+        {"state_dict": arrays(), "epoch": 1, "metrics": {"accuracy": np.float64(0.9)}},
+        "a whole checkpoint with the keys 'state_dict', 'epoch', 'metrics'; pass checkpoint['state_dict']",
     ),
     (
         {"model": {"net": arrays(), "ema": arrays()}, "optimizer": {"state": {0: {"exp_avg": np.ones(3)}}}},
