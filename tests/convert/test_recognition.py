@@ -116,8 +116,8 @@ def test_inspect_names_dialect_and_networks(capsys, tmp_path, monkeypatch):
     _, out, _ = run(capsys, "inspect", write(tmp_path / "c", state))
     assert "dialect: mmcv_nonlocal (mmcv's" in out
     assert " or mmcv_nonlocal_scaled (" in out
-    block = "--model DotProductNonLocalBlock --arg dimension=2 --arg in_channels=8 --arg sub_sample=False"
-    assert f"may be {block} --dialect mmcv_nonlocal\n" in out
+    block_options = "--model DotProductNonLocalBlock --arg in_channels=8 --arg dimension=2 --arg sub_sample=False"
+    assert f"may be {block_options} --dialect mmcv_nonlocal\n" in out
 
 
 def below(prefix, state):
