@@ -12,6 +12,9 @@ from convert.files.pickled import DTYPES
 from convert.prefixes import below, starts
 from convert.renaming import Dialect, pattern
 
+LONG = 1000
+"""Keys with more characters are of no dialect."""
+
 
 def parts(keys: Iterable[str]) -> dict[str, list[str]]:
     """{prefix: the keys below it, without it}, with all keys under "" first, and then the larger parts first."""
@@ -36,11 +39,19 @@ def hollow(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     kind = DTYPES.get(str(dtype), dtype if isinstance(dtype, np.dtype) else np.dtype(np.float32))
-    return np.broadcast_to(np.zeros((), kind), shape)
+    try:
+        return np.broadcast_to(np.zeros((), kind), shape)
+    except ValueError:
+        return np.zeros((), kind)
 
 
 def spoken(found: Mapping[str, list[str]]) -> dict[str, list[Dialect]]:
-    """{prefix: the dialects that the part below it may be of}, for the parts in ``found``."""
+    """{prefix: the dialects that the part below it may be of}, for the parts in ``found``.
+
+    There are none where a key is longer than ``LONG``: no network has such keys, and patterns take long for them.
+    """
+    if any(len(key) > LONG for key in found[""]):
+        return {}
     dialects = defaultdict(list)
     for dialect in DIALECTS:
         places: set[str] | None = None

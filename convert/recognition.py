@@ -170,7 +170,8 @@ def _readings(state_dict: Mapping[str, Any], dialect: str, entries: set[str]) ->
             read, problems = one.read(part) if one else (untranslated(part), [])
             name = digest(read)
             if name in known and not problems:
-                yield _Reading(prefix, one, name, {key: tuple(entry.value.shape) for key, entry in read.items()})
+                shapes = {key: tuple(entry.value.shape) for key, entry in read.items()}
+                yield _Reading(prefix, one, name, shapes=shapes)
 
 
 def _dialects(dialect: str, found: Mapping[str, list[str]]) -> Callable[[str], list[Dialect | None]]:

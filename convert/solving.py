@@ -94,7 +94,7 @@ def solve(entry: Entry, shapes: Shapes) -> Solved | None:
 def _shortened(entry: Entry, wanted: Shapes, given: Mapping[str, Any]) -> Solved:
     """``given`` without the arguments that may as well be the default."""
     known = arguments(entry.cls)
-    left = {name: value for name, value in given.items() if value != known[name].default}
+    left = {name: given[name] for name in known if name in given and given[name] != known[name].default}
     for name in [name for name in left if known[name].default is not Parameter.empty]:
         fewer = {other: value for other, value in left.items() if other != name}
         if _Tracer(entry, wanted, fewer).shapes({}) == wanted:

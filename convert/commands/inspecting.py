@@ -13,7 +13,8 @@ from typing import Any
 from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.options import add_file
 from convert.commands.terminal import Terminal, printable
-from convert.dialects import NATIVE, detect
+from convert.dialects import NATIVE
+from convert.parts import parts, spoken
 from convert.recognition import Candidate, recognise, recognise_blocks
 from convert.renaming import Dialect
 from convert.rules import dropped
@@ -84,7 +85,9 @@ class Findings:
     def dialects(self) -> list[Dialect]:
         """The dialects that the keys may be of."""
         fitting = [candidate.dialect for candidate in [*self.fits, *self.may_be]]
-        found = [dialect for dialect in fitting if dialect] or ([] if fitting else detect(self.checkpoint.arrays))
+        found = [dialect for dialect in fitting if dialect]
+        if not fitting:
+            found = spoken(parts(self.checkpoint.arrays)).get("", [])
         return [*{dialect.name: dialect for dialect in found}.values()]
 
     @property

@@ -116,8 +116,8 @@ def test_inspect_names_dialect_and_networks(capsys, tmp_path, monkeypatch):
     _, out, _ = run(capsys, "inspect", write(tmp_path / "c", state))
     assert "dialect: mmcv_nonlocal (mmcv's" in out
     assert " or mmcv_nonlocal_scaled (" in out
-    block = "--model DotProductNonLocalBlock --arg dimension=2 --arg in_channels=8 --arg sub_sample=False"
-    assert f"may be {block} --dialect mmcv_nonlocal\n" in out
+    block_options = "--model DotProductNonLocalBlock --arg in_channels=8 --arg dimension=2 --arg sub_sample=False"
+    assert f"may be {block_options} --dialect mmcv_nonlocal\n" in out
 
 
 def below(prefix, state):
@@ -168,6 +168,13 @@ def test_many_keys_take_little_time():
     start = time.perf_counter()
     assert recognise(many) == recognise_blocks(many) == []
     assert time.perf_counter() - start < 10
+
+
+def test_long_keys_take_little_time():
+    state = {"module." * 60_000 + "fc1.weight": np.zeros(1), "layers.1." * 60_000 + "fc1.weight": np.zeros((1,) * 20)}
+    start = time.perf_counter()
+    assert recognise(state) == recognise_blocks(state) == []
+    assert time.perf_counter() - start < 5
 
 
 def block(name, **arguments):

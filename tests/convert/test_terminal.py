@@ -35,9 +35,8 @@ def odd_file(path):
 
 
 def test_keys_and_metadata_are_printed_as_they_are_or_escaped(capsys, tmp_path):
-    folder = tmp_path / "a[" / "b]"
-    folder.mkdir(parents=True)
-    assert main(["inspect", str(odd_file(folder / "x[/b]"))]) == 0
+    (tmp_path / "x[").mkdir()
+    assert main(["inspect", str(odd_file(tmp_path / "x[/b]"))]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert {line.split("  ")[0] for line in lines} >= {*KEYS.values()}
@@ -147,8 +146,7 @@ def test_long_lists_of_differences_are_shortened():
 
 def test_all_lists_every_difference(capsys, tmp_path):
     safetensors.numpy.save_file({"w": np.zeros(2, np.float32)}, tmp_path / "x")
-    call = ["convert", str(tmp_path / "x"), "--model", "SpatialTransformer", "--out", str(tmp_path / "out")]
-    call[3] = "DigitsNet"
+    call = ["convert", str(tmp_path / "x"), "--model", "DigitsNet", "--out", str(tmp_path / "out")]
     assert main(call) == REFUSED
     short = capsys.readouterr().err
     assert main([*call, "--all"]) == REFUSED
