@@ -43,9 +43,10 @@ class Terminal:
 
     @contextmanager
     def steps(self, what: str, leaves: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
-        """The same leaves, tied ones still being one, but each moves a progress bar when it is made, until the ``with`` block ends.
+        """The same leaves, but each moves a progress bar when it is made, until the ``with`` block ends.
 
         The bar counts the tensors. It is shown on a terminal, if all leaves together have more than 50 MB.
+        Keys that have the same leaf still have the same one.
         """
         total, console = sum(map(size, leaves.values())), Console(stderr=True)
         if self.quiet or total < LARGE or not console.is_terminal:

@@ -56,7 +56,7 @@ def check_round_trip(entry, folder):
     torch = pytest.importorskip("torch")
     twin, mapping = twin_of(entry), entry_plan(entry)
     torch.save(twin.state_dict(), folder / "first.pth")
-    variables = mapping.from_torch(load(folder / "first.pth"))
+    variables = mapping.from_torch(load(folder / "first.pth") if mapping.rows else {})
     save(folder / "flax.safetensors", variables, entry.module())
     for suffix in (".pth", ".safetensors"):
         out = folder / f"out{suffix}"
