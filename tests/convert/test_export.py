@@ -81,6 +81,10 @@ def test_round_trip(tmp_path, name):
     check_round_trip(first_entry(name), tmp_path)
 
 
+def test_round_trip_of_a_module_that_takes_a_class(tmp_path):
+    check_round_trip(next(entry for entry in CATALOG if entry.name == "SELayer-conv"), tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", [entry for entry in CATALOG if not entry.slow], ids=lambda entry: entry.name)
 def test_round_trip_of_every_entry(tmp_path, entry):
