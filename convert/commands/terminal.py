@@ -99,7 +99,8 @@ class Terminal:
     def steps(self, what: str, leaves: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
         """The same leaves, but each moves a progress bar when it is made, until the ``with`` block ends.
 
-        The bar counts the tensors. It is shown if all leaves have more than 50 MB, on a terminal.
+        The bar counts the tensors. It is shown on a terminal, if all leaves together have more than 50 MB.
+        Keys that have the same leaf still have the same one.
         """
         total, console = sum(map(size, leaves.values())), SafeConsole(stderr=True)
         if self.quiet or total < LARGE or not console.is_terminal:
@@ -122,7 +123,9 @@ class Terminal:
 
                 return Lazy(tuple(leaf.shape), leaf.dtype, make)
 
-            yield {key: watched(leaf) for key, leaf in leaves.items()}
+            distinct = {id(leaf): watched(leaf) for leaf in leaves.values()}
+            yield {key: distinct[id(leaf)] for key, leaf in leaves.items()}
+            bar.update(task, completed=len(leaves))
 
 
 def ended(command: Callable[[], int], every: bool = False) -> int:

@@ -252,7 +252,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is collections.abc.Callable:
         return callable(value) and (inner[0] is ... or _takes(value, len(inner[0])))
     if kind is type:
-        return isinstance(value, type) and issubclass(value, inner[0])
+        return isinstance(value, type) and (inner[0] is Any or issubclass(value, inner[0]))
     if kind is collections.abc.Sequence or (kind is tuple and inner[-1] is ...):
         return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
     if kind is tuple:
