@@ -171,12 +171,21 @@ def _folder(entries: Mapping[str, Entry]) -> str:
         name.removesuffix("/data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")
     ]
     if len(folders) == 1:
+        _check_case(entries, folders[0])
         return folders[0]
     for name in entries if not folders else ():
         if kind := OTHER_ARCHIVES.get(name.partition("/")[2]):
             raise RefusedError(f"expected a state dict, got {kind}; save model.state_dict() with torch.save instead")
     listed = shown(", ".join(list(entries)[:20])) or "nothing"
     raise RefusedError(f"expected a zip archive of torch.save, got one of {listed}")
+
+
+def _check_case(entries: Mapping[str, Entry], folder: str) -> None:
+    """Refuse names that PyTorch takes for others, because it does not tell capital letters from small ones."""
+    known = {f"{folder}/{name}".lower() for name in ("data.pkl", "byteorder", "constants.pkl")}
+    for name in entries:
+        if name.lower() in known and name.removeprefix(f"{folder}/") not in ("data.pkl", "byteorder", "constants.pkl"):
+            raise RefusedError(f"expected names in small letters in the archive, got {shown(name)}")
 
 
 def _big_endian(entry: Entry | None) -> bool:
