@@ -12,7 +12,7 @@ import numpy as np
 from convert.errors import RefusedError, name_file, shown
 from convert.files.pickled import Storage, Tensor
 from convert.files.pickles import Machine
-from convert.files.source import Part, Readable, Source
+from convert.files.source import PIECE, Part, Readable, Source
 from convert.files.zip_archive import Entry, read_archive
 from convert.tensors import Lazy
 
@@ -21,6 +21,9 @@ PROTOCOL = 1001
 
 ALIGNMENT = 16
 """Memory is read from multiples of it, so that numbers of any width lie as they lie in their storage."""
+
+PICKLE_RATIO = 50
+"""How many times its packed size a large pickle may have. It is read one opcode at a time, which is slow."""
 
 OTHER_ARCHIVES = {
     "archive_format": "a program of torch.export",
@@ -158,8 +161,10 @@ def read_zip(source: Source) -> TorchFile:
 
 def _pickled(source: Source, entries: Mapping[str, Entry], format: str, name: str, **more: Any) -> TorchFile:
     """The object in ``name.pkl`` with the storages ``name/key``."""
-    machine = Machine()
-    tree = machine.run(entries[f"{name}.pkl"].stream())
+    entry, machine = entries[f"{name}.pkl"], Machine()
+    if entry.size > max(PIECE, PICKLE_RATIO * entry.packed):
+        raise RefusedError(f"expected a pickle, got {entry.packed} bytes that inflate to {entry.size}")
+    tree = machine.run(entry.stream())
     found = {key: entries.get(f"{name}/{key}") for key in machine.storages}
     storages = {key: entry for key, entry in found.items() if entry}
     return TorchFile(format, source, tree, storages=storages, declared=machine.storages, **more)

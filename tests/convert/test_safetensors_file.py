@@ -135,6 +135,12 @@ def test_headers_that_are_too_long_are_refused(tmp_path, length):
         load(tmp_path / "x")
 
 
+def test_headers_of_millions_of_values_are_refused(tmp_path):
+    path = write(tmp_path, '{"w":{"x":[' + "1," * 5_000_000 + "1]," + FIELDS + "}}")
+    with pytest.raises(CheckpointError, match="expected a header of at most 5000000 values"):
+        load(path)
+
+
 @pytest.mark.parametrize("name", SAFETENSORS)
 def test_every_dtype_is_read_bit_for_bit_and_late(tmp_path, name):
     raw = bytes(range(48)) if name != "BOOL" else bytes([0, 1] * 24)

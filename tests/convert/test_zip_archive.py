@@ -227,6 +227,13 @@ def test_zip_bombs_are_refused_before_they_are_inflated(tmp_path):
     )
 
 
+def test_pickles_that_inflate_to_millions_of_opcodes_are_refused(tmp_path):
+    body = files.mapping({**files.state(), "more": b"N0" * (2 << 20) + b"N"})
+    refused_file = source(tmp_path, files.zip_bytes({"data.pkl": files.pickled(body)}, deflated=True))
+    with pytest.raises(RefusedError, match="expected a pickle, got .* bytes that inflate to"):
+        read_zip(refused_file)
+
+
 def test_checksums_that_torch_did_not_write_are_not_checked(tmp_path):
     torch = pytest.importorskip("torch")
     torch.serialization.set_crc32_options(False)
