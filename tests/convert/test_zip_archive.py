@@ -230,7 +230,7 @@ def test_zip_bombs_are_refused_before_they_are_inflated(tmp_path):
 def test_pickles_that_inflate_to_millions_of_opcodes_are_refused(tmp_path):
     body = files.mapping({**files.state(), "more": b"N0" * (2 << 20) + b"N"})
     refused_file = source(tmp_path, files.zip_bytes({"data.pkl": files.pickled(body)}, deflated=True))
-    with pytest.raises(RefusedError, match="expected a pickle, got .* bytes that inflate to"):
+    with pytest.raises(RefusedError, match=r"expected a pickle, got \d+ bytes that inflate to"):
         read_zip(refused_file)
 
 

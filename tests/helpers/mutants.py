@@ -13,23 +13,16 @@ import sys
 import tempfile
 import time
 import tracemalloc
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from convert import CheckpointError, read
-from convert.checkpoint import IGNORED, scan
+from convert.checkpoint import scan
 from convert.tensors import as_numpy
 from tests.helpers import checkpoint_bytes as files
-
-try:
-    import torch
-except ImportError:
-    torch = None  # type: ignore[assignment]
+from tests.helpers.agreement import agrees, same
 
 ODD = [0, 1, 2, 3, 7, 255, 256, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 ODD_VALUES = [*ODD, -1, -(2**63), 2**64, 2**200, True, None, 1.5, "0", (), (1,), (3, 4), [], {}, (2**40, 2**40), (0, 5)]
@@ -218,7 +211,7 @@ def mutant(seed: int) -> bytes:
 
 
 def outcome(seed: int, folder: Path) -> Outcome:
-    """Read the mutant, and measure it. Where torch is installed, a part of what is read is compared with torch."""
+    """Read the mutant, and measure it. Where torch is installed, what is read is compared with torch."""
     path = folder / "mutant"
     raw = mutant(seed)
     path.write_bytes(raw)
@@ -240,53 +233,9 @@ def outcome(seed: int, folder: Path) -> Outcome:
         kind = "too much memory"
     if kind == "read" and not all(same(late[key], array) for key, array in checkpoint.arrays.items()):
         kind = "other numbers when they are read later"
-    if kind == "read" and torch is not None and not agrees(path, checkpoint):
+    if kind == "read" and not agrees(path, checkpoint):
         kind = "other numbers than torch"
     return Outcome(kind, seed, seconds, memory)
-
-
-def agrees(path: Path, checkpoint: Any) -> bool:
-    """Whether torch, or safetensors, reads the same state dict; also if it reads none at all."""
-    expected = reference(path, checkpoint)
-    if expected is None:
-        return True
-    keys = {key for key, tensor in expected.items() if isinstance(tensor, np.ndarray)}
-    ours = {checkpoint.prefix + key: array for key, array in checkpoint.arrays.items()}
-    return keys == ours.keys() and all(same(ours[key], expected[key]) for key in keys)
-
-
-def reference(path: Path, checkpoint: Any) -> dict[str, Any] | None:
-    """The state dict as numpy arrays, read by the library whose format it is. None if it does not read the file."""
-    from safetensors.numpy import load_file
-
-    try:
-        if checkpoint.format == "safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = torch.load(path, weights_only=True)
-            for key in checkpoint.wrapper.split(".") if checkpoint.wrapper else ():
-                tree = tree[key]
-            return {key: bits_of(value) for key, value in tree.items() if str(key).rpartition(".")[2] not in IGNORED}
-    except Exception:
-        return None
-
-
-def bits_of(value: Any) -> Any:
-    """A torch tensor as a numpy array with its strides; numbers that numpy lacks as integers of the same width."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    value = value.detach()
-    return value.view(torch.int16).numpy() if value.dtype is torch.bfloat16 else value.numpy()
-
-
-def same(ours: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether shape, width and bits are the same; of large expanded arrays, those of the first numbers."""
-    if ours.shape != expected.shape or ours.itemsize != expected.itemsize:
-        return False
-    first = tuple(slice(0, 4) for _ in ours.shape[:6]) + (slice(0, 1),) * (ours.ndim - 6)
-    pair = (ours, expected) if ours.size < 10_000 else (ours[first], expected[first])
-    return pair[0].tobytes() == pair[1].tobytes()
 
 
 def outcomes(seeds: range, folder: Path) -> Iterator[Outcome]:
