@@ -31,6 +31,9 @@ BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 MAX_HEADER = 100_000_000
 MAX_DEPTH = 127
+MAX_VALUES = 5_000_000
+"""More numbers, texts and brackets than any model needs take too long to read."""
+
 UNSIGNED = range(2**64)
 SPACE = b" \t\r\n"
 NESTING = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
@@ -106,6 +109,8 @@ def _header(source: Source) -> tuple[str, int]:
 
 def _parsed(text: str) -> Any:
     """The JSON value, with _Pairs in place of dicts. As strict as the parser of the library."""
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise RefusedError(f"expected a header of at most {MAX_VALUES} values, got more")
     depth = 0
     for token in NESTING.finditer(text):
         depth += token[0] in "[{"

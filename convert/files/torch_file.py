@@ -12,7 +12,7 @@ import numpy as np
 from convert.errors import RefusedError, name_file, shown
 from convert.files.pickled import Storage, Tensor
 from convert.files.pickles import Machine
-from convert.files.source import Part, Readable, Source
+from convert.files.source import PIECE, Part, Readable, Source
 from convert.files.zip_archive import Entry, read_archive
 from convert.tensors import Lazy
 
@@ -21,6 +21,9 @@ PROTOCOL = 1001
 
 ALIGNMENT = 16
 """Memory is read from multiples of it, so that numbers of any width lie as they lie in their storage."""
+
+PICKLE_RATIO = 50
+"""How many times its packed size a large pickle may have. It is read one opcode at a time, which is slow."""
 
 OTHER_ARCHIVES = {
     "archive_format": "a program of torch.export",
@@ -162,8 +165,10 @@ def _pickled(
     source: Source, entries: Mapping[str, Entry], format: str, name: str, strict: bool, **more: Any
 ) -> TorchFile:
     """The object in ``name.pkl`` with the storages ``name/key``."""
-    machine = Machine(strict)
-    tree = machine.run(entries[f"{name}.pkl"].stream())
+    entry, machine = entries[f"{name}.pkl"], Machine(strict)
+    if entry.size > max(PIECE, PICKLE_RATIO * entry.packed):
+        raise RefusedError(f"expected a pickle, got {entry.packed} bytes that inflate to {entry.size}")
+    tree = machine.run(entry.stream())
     found = {key: entries.get(f"{name}/{key}") for key in machine.storages}
     storages = {key: entry for key, entry in found.items() if entry}
     about: dict[str, Any] = {"declared": machine.storages, "names": machine.names, **more}
@@ -176,12 +181,21 @@ def _folder(entries: Mapping[str, Entry]) -> str:
         name.removesuffix("/data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")
     ]
     if len(folders) == 1:
+        _check_case(entries, folders[0])
         return folders[0]
     for name in entries if not folders else ():
         if kind := OTHER_ARCHIVES.get(name.partition("/")[2]):
             raise RefusedError(f"expected a state dict, got {kind}; save model.state_dict() with torch.save instead")
     listed = shown(", ".join(list(entries)[:20])) or "nothing"
     raise RefusedError(f"expected a zip archive of torch.save, got one of {listed}")
+
+
+def _check_case(entries: Mapping[str, Entry], folder: str) -> None:
+    """Refuse names that PyTorch takes for others, because it does not tell capital letters from small ones."""
+    known = {f"{folder}/{name}".lower() for name in ("data.pkl", "byteorder", "constants.pkl")}
+    for name in entries:
+        if name.lower() in known and name.removeprefix(f"{folder}/") not in ("data.pkl", "byteorder", "constants.pkl"):
+            raise RefusedError(f"expected names in small letters in the archive, got {shown(name)}")
 
 
 def _big_endian(entry: Entry | None) -> bool:

@@ -45,7 +45,7 @@ class Entry:
     deflated: bool
     checksum: int
     checked: bool = False
-    marks: list[tuple[int, Any]] = field(default_factory=list)
+    marks: dict[int, tuple[int, Any]] = field(default_factory=dict)
 
     def read(self, start: int, count: int) -> np.ndarray:
         """The bytes ``start`` to ``start + count`` in a writable array of their own.
@@ -94,8 +94,7 @@ class Entry:
 
     def _inflated(self, index: int) -> Iterator[bytes]:
         """The pieces of a deflated entry from ``index`` on. ``marks`` keeps where each of them begins."""
-        if not self.marks:
-            self.marks.append((self.start, zlib.decompressobj(-15)))
+        position, state = self.marks.setdefault(0, (self.start, zlib.decompressobj(-15)))
         position, state = self.marks[index]
         state = state.copy()
         for start in range(index * PIECE, self.size, PIECE):
@@ -103,8 +102,7 @@ class Entry:
             piece, position = self._inflate(state, position, count)
             if len(piece) < count:
                 raise DamagedError(f"{shown(self.name)} is shorter than its size of {self.size} bytes")
-            if start + count == (len(self.marks)) * PIECE:
-                self.marks.append((position, state.copy()))
+            self.marks.setdefault(start // PIECE + 1, (position, state.copy()))
             yield piece
         more, _ = self._inflate(state, position, 1)
         if more or not state.eof:

@@ -74,6 +74,16 @@ def zip_bytes(entries: Mapping[str, bytes], deflated: bool = False, folder: str 
     return file.getvalue()
 
 
+def with_zip64(raw: bytes, disks: int = 1, first_disk: int = 0, size: int = 44) -> bytes:
+    """``raw`` with its end record moved to the zip64 form."""
+    end = raw.rindex(b"PK\5\6")
+    _, _, _, here, count, length, start, _ = struct.unpack("<4s4H2LH", raw[end : end + 22])
+    record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", size, 45, 45, 0, first_disk, here, count, length, start)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, end, disks)
+    odd = struct.pack("<4s4H2LH", b"PK\5\6", 65535, 65535, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
+    return raw[:end] + record + locator + odd
+
+
 def zip_file(body: bytes, deflated: bool = False) -> bytes:
     """What torch.save writes, and with ``deflated`` what is left of it when it was packed again."""
     rest = {"byteorder": b"little", **data_entries(), "version": b"3\n"}
