@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from flax_attn.layers.arguments import brief
 
 SHOWN = 3
@@ -68,6 +71,7 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.check_call()
+        args, kwargs = tuple(map(on_jax, args)), {name: on_jax(value) for name, value in kwargs.items()}
         given = {**dict(zip(by_position, args, strict=False)), **kwargs}.get("train", default)
         train = checked_train(self, given, default) if takes else None
         frames = CALLS.frames
@@ -84,6 +88,11 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
                 CALLS.forgotten = {}
 
     return watching
+
+
+def on_jax(value: Any) -> Any:
+    """An array of numpy as one of JAX, so that all arithmetic is JAX's; anything else as it is."""
+    return jnp.asarray(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biufcV" else value
 
 
 def checked_train(module: Any, given: Any, default: Any) -> bool | None:
