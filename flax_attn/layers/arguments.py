@@ -59,7 +59,7 @@ def brief(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, str | bytes | list | tuple):
         value = value[:SHOWN]
-    text = repr(value) if not isinstance(value, list | tuple) else str([*map(brief, value[:8])])
+    text = f"[{', '.join(map(brief, value[:8]))}]" if isinstance(value, list | tuple) else repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from flax_attn.layers.arguments import brief
 
 SHOWN = 3
@@ -68,6 +71,9 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.check_call()
+        if args and is_list_of_numbers(args[0]) and type(self).__module__.startswith("flax_attn."):
+            raise ValueError(f"{type(self).__name__}: expected an array, got a {type(args[0]).__name__} of numbers")
+        args, kwargs = tuple(map(on_jax, args)), {name: on_jax(value) for name, value in kwargs.items()}
         given = {**dict(zip(by_position, args, strict=False)), **kwargs}.get("train", default)
         train = checked_train(self, given, default) if takes else None
         frames = CALLS.frames
@@ -84,6 +90,20 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
                 CALLS.forgotten = {}
 
     return watching
+
+
+def on_jax(value: Any) -> Any:
+    """An array of numpy as one of JAX, so that all arithmetic is JAX's; anything else as it is."""
+    return jnp.asarray(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biufcV" else value
+
+
+def is_list_of_numbers(value: Any) -> bool:
+    """Whether ``value`` is a list or tuple that begins with a number of Python, however deep."""
+    if not isinstance(value, list | tuple):
+        return False
+    while isinstance(value, list | tuple) and len(value):
+        value = value[0]
+    return isinstance(value, int | float)
 
 
 def checked_train(module: Any, given: Any, default: Any) -> bool | None:

@@ -89,7 +89,7 @@ def accumulator(dtype: DTypeLike) -> Any:
 def require_floats(who: str, *arrays: ArrayLike) -> None:
     """Refuse integers and bools where floating point or complex numbers are needed, as PyTorch does."""
     for x in arrays:
-        dtype = jnp.result_type(x)
+        dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(jnp.asarray(x))
         fits = jnp.issubdtype(dtype, jnp.inexact)
         require(fits, f"{who}: expected an array of floating point numbers, got {dtype}; write x.astype(jnp.float32)")
 

@@ -2,9 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import flax_attn as fa
+from flax_attn import layers
+from flax_attn.blocks.criss_cross import criss_cross_attention
+from flax_attn.catalog import CATALOG, arguments
 from flax_attn.layers import Sequential
 
 CONSTRUCTION = [
@@ -105,3 +109,140 @@ def test_spatial_group_enhance_has_a_gradient_where_a_group_is_constant():
     module, x = fa.SpatialGroupEnhance(2), jnp.zeros((1, 5, 7, 4))
     variables = module.init(jax.random.key(0), x)
     assert jnp.isfinite(jax.grad(lambda x: module.apply(variables, x).sum())(x)).all()
+
+
+NOT_INTEGERS = [("'16'", "16"), ("16.0", 16.0), ("True", True), ("None", None), ("[]", []), ("nan", float("nan"))]
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+@pytest.mark.parametrize(("shown", "value"), NOT_INTEGERS)
+def test_an_argument_of_another_type_is_refused(shown, value):
+    with pytest.raises(ValueError, match=r"^SELayer: expected int for channel, got ") as error:
+        fa.SELayer(value)
+    assert str(error.value).endswith(f"got {shown}")
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+@pytest.mark.parametrize(
+    ("construct", "sentence"),
+    [
+        (lambda: fa.SELayer(8, bias="no"), "SELayer: expected bool for bias, got 'no'"),
+        (lambda: fa.SELayer(8, bias=1), "SELayer: expected bool for bias, got 1"),
+        (lambda: fa.SELayer(8, hidden=2.5), "SELayer: expected int | None for hidden, got 2.5"),
+        (lambda: layers.Dropout("x"), "Dropout: expected float for p, got 'x'"),
+        (lambda: layers.Conv2d(3, 4, "3"), "Conv2d: expected int | Sequence[int] for kernel_size, got '3'"),
+        (
+            lambda: layers.Conv2d(3, 4, (3, 2.0)),
+            "Conv2d: expected int | Sequence[int] for kernel_size, got [3, 2.0]",
+        ),
+        (lambda: layers.Conv2d(3, 4, 3, padding_mode=1), "Conv2d: expected str for padding_mode, got 1"),
+        (lambda: fa.SELayer(10**5000), "SELayer: expected int below 2**31 for channel, got an integer of 16610 bits"),
+        (lambda: fa.SELayer("x" * 10**6), f"SELayer: expected int for channel, got '{'x' * 79}..."),
+    ],
+)
+def test_the_sentence_names_class_argument_and_value(construct, sentence):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        construct()
+    assert str(error.value) == sentence
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+def test_numbers_of_numpy_lists_and_dtypes_are_arguments():
+    assert fa.SELayer(np.int64(16), np.int32(4), np.bool_(True)) == fa.SELayer(16, 4, True)
+    assert layers.Conv2d(3, 4, [3, 1]).axes("kernel_size") == [(3, 1)]
+    assert layers.Conv2d(3, 4, np.array([3, 1])).axes("kernel_size") == [(3, 1)]
+    assert layers.Dropout(np.float32(0.5)).p == layers.Dropout(jnp.float32(0.5)).p == 0.5
+    assert layers.Dropout(0).p == 0
+    assert fa.SELayer(8, dtype="bfloat16", param_dtype=np.float32).dtype == "bfloat16"
+    assert layers.Linear(2, 3, kernel_init=lambda *_: jnp.ones((2, 3))).in_features == 2
+
+
+def test_a_class_of_a_user_may_declare_what_it_likes():
+    class Own(fa.SELayer):
+        channel: str = "eight"
+        width: int = None
+        rate: float = "much"
+
+        def __post_init__(self):
+            layers.Module.__post_init__(self)
+
+    assert Own(channel="ten", width="wide").channel == "ten"
+    with pytest.raises(ValueError, match="Own: expected int for reduction, got 'a'"):
+        Own(reduction="a")
+
+
+def integers_of(entry):
+    """The arguments of ``entry`` that are annotated as integers of this package."""
+    known = arguments(entry.cls)
+    return [name for name in known if known[name].annotation in (int, int | None)]
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+def test_no_integer_of_any_class_may_be_a_string():
+    """Every class of the catalog, and every argument."""
+    seen = set()
+    for entry in CATALOG:
+        for name in integers_of(entry):
+            if (entry.cls, name) in seen:
+                continue
+            seen.add((entry.cls, name))
+            for value in ("16", 2.5, True):
+                with pytest.raises((ValueError, TypeError)) as error:
+                    entry.module(**{name: value})
+                assert "\n" not in str(error.value)
+                assert name in str(error.value)
+    assert len(seen) > 100
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+@pytest.mark.parametrize("value", ["no", "", 0, 1, None, [], jnp.bool_(True), np.array([True])])
+def test_train_must_be_a_bool(value):
+    x = jnp.ones((1, 3, 4, 8))
+    for module in (fa.SELayer(8), layers.BatchNorm2d(8), layers.Dropout(), Sequential([layers.ReLU()])):
+        variables = jax.eval_shape(module.init, jax.random.key(0), x)
+        who = type(module).__name__
+        with pytest.raises(ValueError, match=f"^{who}: expected train to be True or False, got ") as error:
+            jax.eval_shape(lambda v, module=module: module.apply(v, x, train=value), variables)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+def test_train_may_be_a_bool_of_numpy_but_not_a_traced_one():
+    module, x = fa.SELayer(8), jnp.ones((1, 3, 4, 8))
+    variables = module.init(jax.random.key(0), x)
+    assert (module.apply(variables, x, np.bool_(True)) == module.apply(variables, x)).all()
+    with pytest.raises(ValueError, match="got an array of JAX; use static_argnames='train'"):
+        jax.jit(lambda train: module.apply(variables, x, train))(True)
+
+
+INTEGERS = jnp.ones((1, 3, 4, 8), jnp.int32)
+NEED_FLOATS = {
+    "criss_cross_attention": lambda x: criss_cross_attention(x, x, x),
+    "softmax": layers.softmax,
+    "log_softmax": layers.log_softmax,
+    "sigmoid": layers.sigmoid,
+    "gelu": layers.gelu,
+    "tanh": layers.tanh,
+    "leaky_relu": layers.leaky_relu,
+    "prelu": lambda x: layers.prelu(x, jnp.ones(8)),
+    "avg_pool": lambda x: layers.avg_pool(x, 2),
+    "adaptive_avg_pool": lambda x: layers.adaptive_avg_pool(x, 2),
+    "std": lambda x: layers.std(x, (1, 2)),
+    "grid_sample": lambda x: layers.grid_sample(x, jnp.zeros((1, 2, 2, 2))),
+    "affine_grid": lambda x: layers.affine_grid(x[:, :2, :3, 0], (1, 3, 4, 8)),
+    "interpolate": lambda x: layers.interpolate(x, 7, mode="bilinear"),
+}
+
+
+@pytest.mark.usefixtures("no_annotation_checks")
+@pytest.mark.parametrize("name", NEED_FLOATS)
+def test_integers_are_refused_where_floats_are_needed(name):
+    for dtype in ("int32", "uint8", "bool"):
+        with pytest.raises(ValueError, match=rf"^{name}.*: expected an array of floating point numbers, got {dtype}"):
+            NEED_FLOATS[name](INTEGERS.astype(dtype))
+
+
+def test_a_module_that_would_make_a_thousand_million_layers_is_refused():
+    net = fa.ResNet(fa.Bottleneck, (10**5, 1))
+    with pytest.raises(ValueError, match="ResNet: expected arguments that make at most 10000 layers, got more"):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flax_attn
 from flax_attn import layers
 from tests.helpers.layer_cases import CASES, arguments, normal, public
-from tests.helpers.tolerances import assert_close
 
 X = normal(2, 5, 6, 4)
 THETA = normal(2, 2, 3)
@@ -59,7 +59,7 @@ VARIANTS = [
     ("pad", (X, (1, 1, 2, 0), "reflect")),
 ]
 TRAINED = ("AlphaDropout", "BatchNorm", "Drop")
-NO_ARRAYS = {"accumulator", "antialias_weights", "check_padding", "frozen", "require"}
+NO_ARRAYS = {"accumulator", "antialias_weights", "check_padding", "frozen", "require", "require_floats"}
 LAYERS = {
     **{
         name: (arguments(name, kwargs), normal(*shape)) for name, kwargs, shape in reversed(CASES) if name != "Identity"
@@ -105,7 +105,7 @@ def check_equal(on_numpy, on_jax):
     for ours, expected in zip(jax.tree.leaves(on_numpy), jax.tree.leaves(on_jax), strict=True):
         assert isinstance(ours, jax.Array)
         assert ours.dtype == expected.dtype
-        assert_close(ours, np.asarray(expected), expected.dtype.name)
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(expected))
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -131,6 +131,45 @@ def test_layers(name):
         if name.startswith(TRAINED):
             train = dict(train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(1)})
             check_equal(layer.apply(variables, *inputs, **train), layer.apply(variables, *arrays, **train))
+
+
+def positive(leaf):
+    """Numbers for a leaf of the variables, as numpy has them."""
+    return (normal(*leaf.shape) ** 2).astype(leaf.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (flax_attn.SELayer(8, conv=True), (1, 3, 4, 8)),
+        (flax_attn.CrissCrossAttention(8), (1, 3, 4, 8)),
+        (flax_attn.SpatialTransformer(1, (14, 13), (2, 3), (3, 3)), (2, 14, 13, 1)),
+        (flax_attn.CBAM(8, 2), (2, 3, 4, 8)),
+        (flax_attn.MultiheadAttention(4, 2), (2, 3, 4)),
+    ],
+)
+def test_blocks(module, shape, dtype):
+    """Outside jit, with inputs and variables of numpy: bit for bit what arrays of JAX give."""
+    inputs = [normal(*shape, dtype=dtype)] * (3 if isinstance(module, flax_attn.MultiheadAttention) else 1)
+    with jax.enable_x64(False):
+        variables = jax.tree.map(positive, jax.eval_shape(module.init, jax.random.key(0), *inputs))
+        arrays = [jnp.asarray(x) for x in inputs]
+        on_jax = module.apply(jax.tree.map(jnp.asarray, variables), *arrays)
+        check_equal(module.apply(variables, *inputs), on_jax)
+
+
+def test_spatial_transformer_net():
+    net, x = flax_attn.spatial_transformer_net(), normal(1, 28, 28, 1, dtype="float32")
+    variables = jax.tree.map(positive, jax.eval_shape(net.init, jax.random.key(0), x))
+    check_equal(net.apply(variables, x), net.apply(jax.tree.map(jnp.asarray, variables), jnp.asarray(x)))
+
+
+def test_a_list_of_numbers_is_refused_by_every_module():
+    for module, x in ((flax_attn.SELayer(1), [[[[1.0]]]]), (layers.ReLU(), [1.0]), (layers.Linear(2, 3), [[1, 2]])):
+        who = type(module).__name__
+        with pytest.raises(ValueError, match=f"^{who}: expected an array, got a list of numbers"):
+            module.init(jax.random.key(0), x)
 
 
 def test_every_public_function_and_layer_is_here():
