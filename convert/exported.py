@@ -56,7 +56,7 @@ class Export:
         written: dict[str, Any] = dict(state)
         if dialect:
             names = dialect.write_names(state)
-            written = dialect.write({key: as_numpy(leaf) for key, leaf in state.items()})
+            written = dialect.write(state)
         for key in self.counters:
             (statistic,) = names[key.removesuffix(COUNTER) + STATISTIC]
             written[statistic.removesuffix(STATISTIC) + COUNTER] = np.zeros((), np.int64)
@@ -83,18 +83,13 @@ def export_of(
         return Export(found, batch_counters(found, owners))
     first: Export | None = None
     for entry in CATALOG + PUBLISHED:
-        export = entry_export(entry, module) if made_by(entry) is type(module) else None
+        export = entry_export(entry, module) if entry.makes is type(module) else None
         if export and not export.differences(arrays):
             return export
         first = first or export
     if first is None:
         raise ValueError(f"{who}: no example in the catalog fits it; say what it is called with: --input 2,33,29,3")
     return first
-
-
-def made_by(entry: Entry) -> Any:
-    """The class of the modules that ``entry`` makes; a constructor names it in its annotations."""
-    return entry.cls if isinstance(entry.cls, type) else entry.cls.__annotations__["return"]
 
 
 def entry_export(entry: Entry, module: nn.Module) -> Export | None:

@@ -55,17 +55,12 @@ def part(checkpoint: Checkpoint, candidate: Candidate) -> Checkpoint:
 def entry_of(module: Module) -> tuple[Entry, Plan]:
     """An entry of the catalog whose example inputs fit ``module``, and the plan of ``module`` for these inputs."""
     who = type(module).__name__
-    for entry in [entry for entry in CATALOG + PUBLISHED if made_by(entry) is type(module)]:
+    for entry in [entry for entry in CATALOG + PUBLISHED if entry.makes is type(module)]:
         try:
             return entry, entry_plan(entry, module)
         except (ValueError, TypeError):
             continue
     raise ValueError(f"the catalog has no example inputs that fit this {who}; see verify --torch, or convert.compare")
-
-
-def made_by(entry: Entry) -> Any:
-    """The class of the modules that ``entry`` makes; a constructor names it in its annotations."""
-    return entry.cls if isinstance(entry.cls, type) else entry.cls.__annotations__["return"]
 
 
 def arguments_of(module: Module) -> dict[str, Any]:

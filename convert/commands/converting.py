@@ -15,6 +15,7 @@ from convert.commands.inspecting import assumptions, describe
 from convert.commands.options import add_file, add_model
 from convert.commands.terminal import Terminal, printable
 from convert.dialects import AUTO, NATIVE, choose
+from convert.precision import KEEP
 from convert.rules import dropped
 from convert.state_dict import Plan
 from convert.writing.formats import FORMATS, Format, find_format
@@ -22,9 +23,6 @@ from convert.writing.targets import check_target
 from flax_attn.catalog import Entry
 from flax_attn.catalog.spelling import module_to_json
 from flax_attn.layers import Module
-
-KEEP = "keep"
-HALF = ("float16", "bfloat16")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -60,7 +58,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         form.write(options.out, traverse_util.unflatten_dict(watched), module)
     facts = facts_of(options, checkpoint, module, mapping=mapping) | {
         "assumed": assumptions(entry),
-        "half_precision": half_precision(leaves),
+        "note": "" if options.dtype else mapping.half_precision(leaves, "--dtype {}"),
         "out_format": form.name,
         "bytes": written(options.out),
     }
@@ -134,11 +132,6 @@ def spoken(dialect: str, mapping: Plan, keys: Iterable[str]) -> str:
     return chosen.name if chosen else NATIVE
 
 
-def half_precision(leaves: Mapping[tuple[str, ...], Any]) -> list[str]:
-    """The dtypes of parameters in half precision, each once."""
-    return sorted({leaf.dtype.name for path, leaf in leaves.items() if path[0] == "params"} & {*HALF})
-
-
 def written(path: Path) -> int:
     """The bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
@@ -153,7 +146,4 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
         f"dropped {len(left)}: {', '.join(left) or 'nothing'}",
         f"wrote {facts['out']}, {facts['bytes']:,} bytes, {facts['out_format']}",
     ]
-    if facts["half_precision"]:
-        dtypes = " and ".join(facts["half_precision"])
-        lines.append(f"note: parameters are {dtypes}; to train them, convert with --dtype float32")
-    return lines
+    return lines + [f"note: {facts['note']}"] * bool(facts["note"])

@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from convert.dialects import AUTO, DIALECTS, NATIVE
+from convert.files.hub import is_remote
 from flax_attn.catalog import close_names
 
 
 def add_file(command: argparse.ArgumentParser) -> None:
     """Add the checkpoint file to a command, and the options that say where in it the state dict is."""
-    command.add_argument("file", type=Path, help="the checkpoint: a .pth, .pt, .pkl, .tar or .safetensors file")
+    kinds = "a file of torch.save or safetensors, a folder with one, an index of shards, or hf://owner/name"
+    command.add_argument("file", type=checkpoint_path, help=f"the checkpoint: {kinds}")
     command.add_argument("--wrapper", help="the key, or keys joined by dots, under which the file has the state dict")
     command.add_argument(
         "--prefix", help="read only the keys below this prefix, such as model., and remove it from them"
     )
     strict = "refuse a file whose pickle names a class or function that no state dict needs"
     command.add_argument("--strict-pickle", action="store_true", help=strict)
+
+
+def checkpoint_path(text: str) -> str | Path:
+    """A path, or an address on the Hugging Face Hub, of which a path would drop a slash."""
+    return text if is_remote(text) else Path(text)
 
 
 def add_model(command: argparse.ArgumentParser, required: bool) -> None:

@@ -137,6 +137,11 @@ class Entry:
     def name(self) -> str:
         return f"{self.cls.__name__}-{self.tag}" if self.tag else self.cls.__name__
 
+    @property
+    def makes(self) -> type[Module]:
+        """The class of the modules that ``cls`` makes; a constructor names it in its annotations."""
+        return self.cls if isinstance(self.cls, type) else self.cls.__annotations__["return"]
+
     def module(self, **arguments: Any) -> Module:
         """The Flax module. ``arguments`` replace those of the entry."""
         return self.cls(**{name: made(value) for name, value in {**self.kwargs, **arguments}.items()})
