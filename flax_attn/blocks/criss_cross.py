@@ -38,7 +38,7 @@ def criss_cross_attention(
 
     A position counts itself once, in its row. The largest intermediate arrays are the weights, h * w * (h + w) numbers
     for each sample. Beside the arguments, only the weights are kept for the gradient; ``jax.checkpoint`` drops them
-    too. Sums are float32 at least.
+    too. Sums are float32 at least. Integers are refused.
 
     Args:
         attention_weights: whether to return also the weights of each position for its row (n, h, w, w) and for its
@@ -53,9 +53,8 @@ def criss_cross_attention(
     column = einsum("nwhd,nwgd->nwhg", turned(query), turned(key), wide=True)
     column += own_position(column.shape[-1])
     row, column = joint_softmax(row, column, value.dtype, mesh_axis)
-    along_row = einsum("nhwv,nhvc->nhwc", row, value)
-    along_column = einsum("nwhg,nwgc->nwhc", column, turned(value))
-    out = along_row + turned(along_column)
+    along_column = turned(einsum("nwhg,nwgc->nwhc", column, turned(value)))
+    out = einsum("nhwv,nhvc->nhwc", row, value) + along_column
     return (out, row, turned(column)) if attention_weights else out
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -73,9 +74,9 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         self.check_call()
         if args and is_list_of_numbers(args[0]) and type(self).__module__.startswith("flax_attn."):
             raise ValueError(f"{type(self).__name__}: expected an array, got a {type(args[0]).__name__} of numbers")
-        args, kwargs = tuple(map(on_jax, args)), {name: on_jax(value) for name, value in kwargs.items()}
         given = {**dict(zip(by_position, args, strict=False)), **kwargs}.get("train", default)
         train = checked_train(self, given, default) if takes else None
+        args, kwargs = tuple(map(on_jax, args)), {name: on_jax(value) for name, value in kwargs.items()}
         frames = CALLS.frames
         frames.append(Frame(self, train if train is not None or not frames else frames[-1].train))
         try:
@@ -107,10 +108,11 @@ def is_list_of_numbers(value: Any) -> bool:
 
 
 def checked_train(module: Any, given: Any, default: Any) -> bool | None:
-    """``train`` of a call, if it is a bool; None for the default of a user's module.
+    """``train`` of a call, if it is a bool; None for the default of a user's module, and for a traced bool in a module
+    that does the same in training.
 
     Raises:
-        ValueError: for anything else. JAX's bools are not known while a function is traced.
+        ValueError: for anything else.
     """
     if isinstance(given, bool):
         return given
@@ -119,6 +121,8 @@ def checked_train(module: Any, given: Any, default: Any) -> bool | None:
     if type(given).__name__ in ("bool", "bool_") and type(given).__module__ == "numpy":
         return bool(given)
     who = type(module).__name__
+    if isinstance(given, jax.core.Tracer) and not module.follows_train:
+        return None
     if hasattr(given, "aval"):
         raise ValueError(f"{who}: expected train to be True or False, got an array of JAX; use static_argnames='train'")
     raise ValueError(f"{who}: expected train to be True or False, got {brief(given)}")

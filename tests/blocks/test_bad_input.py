@@ -207,12 +207,15 @@ def test_train_must_be_a_bool(value):
 
 
 @pytest.mark.usefixtures("no_annotation_checks")
-def test_train_may_be_a_bool_of_numpy_but_not_a_traced_one():
+def test_train_may_be_a_bool_of_numpy_but_no_traced_one_where_it_matters():
     module, x = fa.SELayer(8), jnp.ones((1, 3, 4, 8))
     variables = module.init(jax.random.key(0), x)
     assert (module.apply(variables, x, np.bool_(True)) == module.apply(variables, x)).all()
-    with pytest.raises(ValueError, match="got an array of JAX; use static_argnames='train'"):
-        jax.jit(lambda train: module.apply(variables, x, train))(True)
+    jax.jit(lambda train: module.apply(variables, x, train))(True)
+    for follower in (layers.Dropout(), layers.BatchNorm2d(8)):
+        variables = follower.init(jax.random.key(0), x)
+        with pytest.raises(ValueError, match="got an array of JAX; use static_argnames='train'"):
+            jax.eval_shape(lambda train, f=follower, v=variables: f.apply(v, x, train), jnp.array(True))
 
 
 INTEGERS = jnp.ones((1, 3, 4, 8), jnp.int32)
