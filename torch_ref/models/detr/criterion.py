@@ -5,9 +5,15 @@ from torch import Tensor
 from torch.nn import Module, functional
 
 from torch_ref.models.detr.boxes import box_cxcywh_to_xyxy, generalized_box_iou
-from torch_ref.models.detr.targets import pad_masks
 
 LOSSES = ("labels", "boxes", "cardinality", "masks")
+
+
+def pad_masks(targets: list[dict]) -> list[dict]:
+    """The targets with all masks padded at the bottom and at the right to the size of the largest."""
+    h, w = (max(target["masks"].shape[axis] for target in targets) for axis in (1, 2))
+    pads = [(0, w - target["masks"].shape[2], 0, h - target["masks"].shape[1]) for target in targets]
+    return [{**t, "masks": functional.pad(t["masks"], pad)} for t, pad in zip(targets, pads, strict=True)]
 
 
 class HungarianMatcher(Module):
