@@ -16,11 +16,13 @@ from flax_attn.layers import Module
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {entry.cls for entry in CATALOG}
+HOST_ONLY = {"flax_attn.models.detr.targets"}
+"""Files without a class, whose functions PyTorch has no counterpart of."""
 FILES = [
     found.name
     for package in (blocks, models)
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if not found.ispkg
+    if not found.ispkg and found.name not in HOST_ONLY
 ]
 OURS = {"self", "train"} | FLAX_ONLY
 
