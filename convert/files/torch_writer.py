@@ -8,14 +8,14 @@ so that ``torch.load(mmap=True)`` can use it in place.
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from convert.errors import RefusedError, name_file
 from convert.tensors import as_numpy
-from convert.writing.leaves import check_leaves, made, raw, size
+from convert.writing.leaves import check_leaves, pieces, size
 from convert.writing.targets import replaced
 
 FOLDER = "archive"
@@ -63,12 +63,11 @@ def save_torch(path: str | os.PathLike, state_dict: Mapping[str, Any]) -> None:
     storages = _storages(arrays)
     distinct = {number: key for key, number in reversed(storages.items())}
     with replaced(path) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-        _add(archive, file, "data.pkl", b"".join(_pickle(arrays, storages)))
-        for name, content in SMALL:
-            _add(archive, file, name, content)
+        for name, content in (("data.pkl", b"".join(_pickle(arrays, storages))), *SMALL):
+            _add(archive, file, name, [content], len(content))
         for number in sorted(distinct):
             key = distinct[number]
-            _add(archive, file, f"data/{number}", raw(made(key, arrays[key])))
+            _add(archive, file, f"data/{number}", pieces(key, arrays[key]), size(arrays[key]))
 
 
 def _storages(arrays: Mapping[str, Any]) -> dict[str, int]:
@@ -83,16 +82,17 @@ def _identity(array: Any) -> Any:
     return id(array)
 
 
-def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: bytes | memoryview) -> None:
-    """Add an entry whose content begins at a multiple of ``ALIGNMENT``: a field of the header is filled up for it."""
+def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: Iterable[Any], count: int) -> None:
+    """Add an entry of ``count`` bytes that begins at a multiple of ``ALIGNMENT``: a field of its header is filled up."""
     entry = zipfile.ZipInfo(f"{FOLDER}/{name}")
-    entry.file_size = len(content)
-    wide = len(content) * 1.05 > zipfile.ZIP64_LIMIT
+    entry.file_size = count
+    wide = count * 1.05 > zipfile.ZIP64_LIMIT
     start = file.tell() + 30 + len(entry.filename) + 4 + 20 * wide
     fill = -start % ALIGNMENT
     entry.extra = struct.pack("<2sH", b"FB", fill) + b"Z" * fill
     with archive.open(entry, "w", force_zip64=wide) as member:
-        member.write(content)
+        for piece in content:
+            member.write(piece)
     entry.extra = b""
 
 

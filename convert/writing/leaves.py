@@ -1,7 +1,7 @@
 """The arrays of a file by their keys, and the bytes of each."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,9 @@ from flax import traverse_util
 
 from convert.errors import CheckpointError, RefusedError, shown
 from convert.tensors import Lazy, as_numpy
+
+PIECE = 1 << 20
+"""About how many bytes are copied at a time."""
 
 
 def flat(variables: Mapping[str, Any], dtypes: Collection[str], form: str) -> dict[str, Any]:
@@ -47,12 +50,35 @@ def size(leaf: Any) -> int:
 
 
 def made(key: str, leaf: Any) -> np.ndarray:
-    """The array of a leaf, little-endian and in row-major order.
+    """The array of a leaf, little-endian and in row-major order, with the errors of ``pieces``."""
+    array = _little_endian(_checked(key, leaf))
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def pieces(key: str, leaf: Any) -> Iterator[memoryview]:
+    """The bytes of a leaf, little-endian and in row-major order, without a second copy of a transposed array.
 
     Raises:
         CheckpointError: if the numbers cannot be read where they come from.
         RefusedError: if a leaf turns out to be of another shape or dtype than it said.
     """
+    for part in _parts(_checked(key, leaf)):
+        yield np.ascontiguousarray(_little_endian(part)).reshape(-1).view(np.uint8).data
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Parts of an array along its first axes, each contiguous or of about ``PIECE`` bytes."""
+    if array.flags.c_contiguous or array.nbytes <= PIECE:
+        yield array
+        return
+    rows = max(1, len(array) * PIECE // array.nbytes)
+    for start in range(0, len(array), rows):
+        part = array[start : start + rows]
+        yield from _parts(part[0]) if rows == 1 else [part]
+
+
+def _checked(key: str, leaf: Any) -> np.ndarray:
+    """The array of a leaf, if it is what the leaf says of itself."""
     try:
         array = as_numpy(leaf)
     except OSError as error:
@@ -64,11 +90,9 @@ def made(key: str, leaf: Any) -> np.ndarray:
             f"could not be written: expected {leaf.dtype.name} {tuple(leaf.shape)} at {shown(key)}, "
             f"got {array.dtype.name} {array.shape}"
         )
-    if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and not np.little_endian):
-        array = array.astype(array.dtype.newbyteorder("<"))
-    return np.ascontiguousarray(array).reshape(array.shape)
+    return array
 
 
-def raw(array: np.ndarray) -> memoryview:
-    """The bytes of an array that ``made`` gave."""
-    return array.reshape(-1).view(np.uint8).data
+def _little_endian(array: np.ndarray) -> np.ndarray:
+    swapped = array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and not np.little_endian)
+    return array.astype(array.dtype.newbyteorder("<")) if swapped else array

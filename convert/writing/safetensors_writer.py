@@ -11,7 +11,7 @@ import safetensors
 
 from convert.checkpoint import SAFETENSORS, check_safetensors
 from convert.errors import RefusedError, shown
-from convert.writing.leaves import made, raw, size
+from convert.writing.leaves import pieces, size
 from convert.writing.targets import replaced
 
 DTYPES = {ours: name for name, ours in SAFETENSORS.items()}
@@ -31,7 +31,8 @@ def write_safetensors(path: str | os.PathLike, arrays: Mapping[str, Any], metada
     with replaced(path) as file:
         file.write(_header(ordered, metadata))
         for key, leaf in ordered.items():
-            file.write(raw(made(key, leaf)))
+            for piece in pieces(key, leaf):
+                file.write(piece)
         file.flush()
         try:
             check_safetensors(Path(file.name))

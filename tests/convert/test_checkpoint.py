@@ -520,7 +520,7 @@ def test_other_archives_are_named(tmp_path, entries, word):
 
 def test_no_file(tmp_path):
     refused(tmp_path / "x.pth", "could not be read: No such file")
-    refused(tmp_path, "expected a file, got a folder")
+    refused(tmp_path, "expected a folder with one checkpoint, got none in it")
     refused(Path(os.devnull), "expected a file, got a device")
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 import flax_attn
 from convert import CheckpointError, module_of, restore, save
+from convert.errors import RefusedError
 from convert.variables_file import module_in
 from flax_attn import Bottleneck, ResNet
 from flax_attn.catalog.spelling import class_path, library, module_from_json, module_to_json
@@ -274,7 +275,7 @@ def test_random_metadata_give_a_module_or_one_sentence():
         try:
             metadata = {"module": path, "arguments": text}
             built += isinstance(module_in(metadata, ()), nn.Module)
-        except CheckpointError as error:
+        except RefusedError as error:
             sentences.append(str(error))
     assert not [text for text in sentences if "\n" in text or len(text) > 600]
     assert built > 10

@@ -8,8 +8,9 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from convert import load, plan, restore, save
+from convert import from_torch, load, plan, restore, save
 from convert.__main__ import main
+from convert.checkpoint import scan
 from convert.dialects import find_dialect
 from convert.tensors import Lazy
 from flax_attn import layers
@@ -48,8 +49,11 @@ def test_converting_holds_one_tensor_at_a_time(file, tmp_path):
     out = tmp_path / "out"
     assert peak(lambda: save(out, mapping.from_torch(load(path)))) > LAYERS * LARGEST
     whole = out.read_bytes()
-    assert peak(lambda: save(out, traverse_util.unflatten_dict(mapping.leaves(load(path))))) < 1.2 * LARGEST
+    assert peak(lambda: save(out, traverse_util.unflatten_dict(mapping.leaves(scan(path).arrays)))) < 1.2 * LARGEST
     assert out.read_bytes() == whole
+    example = jax.ShapeDtypeStruct((1, WIDTH), "float32")
+    assert peak(lambda: from_torch(wide(), scan(path), example)) < (LAYERS + 1.2) * LARGEST
+    assert peak(lambda: load(path)) < (LAYERS + 0.2) * LARGEST
     kernel = restore(out)["params"]["3"]["kernel"]
     np.testing.assert_array_equal(kernel.T, load(path)["3.weight"])
 

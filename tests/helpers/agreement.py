@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from convert.checkpoint import IGNORED
+from convert.files.tree import IGNORED
 
 try:
     import torch
