@@ -1,17 +1,13 @@
 """The public names, and the file of each. `convert/__init__.py` reads this list, and so do type checkers."""
 
-from .checkpoint import Checkpoint as Checkpoint, load as load, read as read
+from .checkpoint import Checkpoint as Checkpoint, load as load, read as read, scan as scan
 from .comparing.comparison import compare as compare
-from .errors import CheckpointError as CheckpointError
-from .files.torch_writer import save_torch as save_torch
 from .comparing.report import ComparisonError as ComparisonError, Report as Report
+from .errors import CheckpointError as CheckpointError
+from .files.pickled import Inert as Inert
+from .files.torch_writer import save_torch as save_torch
 from .mismatch import MismatchError as MismatchError
 from .precision import HalfPrecisionWarning as HalfPrecisionWarning
-from .state_dict import (
-    Plan as Plan,
-    from_torch as from_torch,
-    plan as plan,
-    to_torch as to_torch,
-)
+from .state_dict import Plan as Plan, from_torch as from_torch, plan as plan, to_torch as to_torch
 from .translation import translate as translate
 from .variables_file import module_of as module_of, restore as restore, save as save

@@ -83,7 +83,7 @@ def _identity(array: Any) -> Any:
 
 
 def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: Iterable[Any], count: int) -> None:
-    """Add an entry of ``count`` bytes that begins at a multiple of ``ALIGNMENT``: a field of its header is filled up."""
+    """Add an entry of ``count`` bytes. It begins at a multiple of ``ALIGNMENT``: a field of its header is filled up."""
     entry = zipfile.ZipInfo(f"{FOLDER}/{name}")
     entry.file_size = count
     wide = count * 1.05 > zipfile.ZIP64_LIMIT
