@@ -21,15 +21,6 @@ jax.config.update("jax_default_matmul_precision", "highest")
 count = itertools.count(1)
 
 
-def pytest_collection_modifyitems(items):
-    """One process runs all tests of the published networks, and so traces each of these only once."""
-    from flax_attn.catalog import Published  # jaxtyping checks what is imported after pytest has started
-
-    for item in items:
-        if hasattr(item, "callspec") and isinstance(item.callspec.params.get("entry"), Published):
-            item.add_marker(pytest.mark.xdist_group("published"))
-
-
 @pytest.fixture(autouse=True)
 def bound_the_compilation_cache():
     """What thousands of tests compile would fill the memory."""

@@ -90,7 +90,7 @@ def test_the_twin_refuses_the_same_arguments():
 
 @pytest.mark.usefixtures("no_annotation_checks")
 def test_a_bad_combination_is_refused_by_the_class():
-    with pytest.raises(ValueError, match=r"^DANet: expected a dilation for each of the .*, got False"):
+    with pytest.raises(ValueError, match=r"^DANet: expected .* for multi_grid, got False"):
         flax_attn.danet_resnet50(multi_grid=False)
     with pytest.raises(ValueError, match=r"^DETRsegm: expected a detector of four stages, got 2"):
         detr_resnet50_panoptic(layers=(1, 1))

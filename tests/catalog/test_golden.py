@@ -57,7 +57,7 @@ from flax_attn import (
 from flax_attn.blocks.resnet import downsample
 from flax_attn.catalog import Entry, Make
 from flax_attn.layers import BatchNorm2d
-from tests.helpers.walk import entry_plan
+from tests.helpers.walk import entry_plan, published
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = {
@@ -186,7 +186,7 @@ for form, d, sub_sample, bn_layer in itertools.product(FORMS, (1, 2, 3), (False,
 
 
 NETWORKS = [entry for entry in PUBLISHED if entry.keys]
-networks = pytest.mark.parametrize("entry", NETWORKS, ids=lambda entry: entry.name)
+networks = published(NETWORKS)
 
 
 def golden(name):

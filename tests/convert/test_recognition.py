@@ -17,7 +17,7 @@ from flax_attn.constructor import constructor
 from flax_attn.models import cifar_resnet, resnet
 from tests.catalog.test_golden import golden
 from tests.convert.test_cli import refusal, run
-from tests.helpers.walk import entry_plan, walk_published
+from tests.helpers.walk import entry_plan, published, walk_published
 
 STALE = "stale: run python -m convert.recognition"
 
@@ -49,7 +49,7 @@ def test_there_is_no_digest_without_an_entry():
     assert digests().keys() <= {entry.name for entry in [*PUBLISHED, *BLOCKS]}, STALE
 
 
-@pytest.mark.parametrize("entry", [e for e in PUBLISHED if e.keys], ids=lambda entry: entry.name)
+@published({entry.makes: entry for entry in reversed(PUBLISHED) if entry.keys}.values())
 def test_a_published_list_is_recognised(entry):
     state = {key: np.zeros(shape, np.float32) for key, shape in golden(entry.keys).items()}
     candidates = [c for c in recognise(state) if c.entry is entry]

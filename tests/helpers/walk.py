@@ -37,7 +37,14 @@ walk_block_classes = entries({entry.cls: entry for entry in reversed(BLOCKS)}.va
 walk_classes = entries({entry.cls: entry for entry in reversed(CATALOG)}.values(), lambda entry: entry in MODELS)
 """One entry of every class, the networks in the slow run."""
 
-walk_published = pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
+
+def published(found):
+    """Parametrise by published networks. One process runs all such tests, and traces each network once."""
+    group = pytest.mark.xdist_group("published")
+    return pytest.mark.parametrize("entry", [pytest.param(entry, id=entry.name, marks=group) for entry in found])
+
+
+walk_published = published(PUBLISHED)
 
 
 def entry_plan(entry: Entry) -> Plan:
