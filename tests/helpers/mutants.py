@@ -3,13 +3,13 @@
 ``python -m tests.helpers.mutants 10000`` prints the figures.
 """
 
+import argparse
 import copy
 import json
 import os
 import pickletools
 import random
 import struct
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -243,8 +243,11 @@ def outcomes(seeds: range, folder: Path) -> Iterator[Outcome]:
         yield outcome(seed, folder)
 
 
-def main(count: int) -> None:
+def main() -> None:
     """Print how many mutants were read and refused, all others, the slowest, and the highest memory."""
+    options = argparse.ArgumentParser(description=main.__doc__)
+    options.add_argument("count", type=int, help="how many mutants to make")
+    count = options.parse_args().count
     with tempfile.TemporaryDirectory() as folder:
         found = list(outcomes(range(count), Path(folder)))
     kinds = Counter(one.kind for one in found)
@@ -257,4 +260,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()
