@@ -48,6 +48,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
         self.keys = Keys()
         self.storages: dict[str | int, Storage] = {}
+        self.views: dict[str | int, Storage] = {}
         self.names: dict[str, str] = {}
 
     def run(self, stream: Any) -> Any:
@@ -188,16 +189,18 @@ class Machine:
             return
         whole = Storage(key, STORAGES[name.dotted], 0, count=count)
         self.storages.setdefault(key, whole)
-        self.push(_view(whole, view[0] if view else None))
+        self.push(self.view(whole, view[0] if view else None))
 
-
-def _view(whole: Storage, view: Any) -> Storage:
-    """The part of ``whole`` that ``view`` tells: (key of the view, start, count), or None for all of it."""
-    if view is None:
-        return whole
-    if type(view) is not tuple or len(view) != 3:
-        raise DamagedError("a view of a storage has not 3 parts")
-    return Storage(whole.key, whole.dtype, view[1], count=view[2])
+    def view(self, whole: Storage, view: Any) -> Storage:
+        """The part of ``whole`` that ``view`` tells: (key of the view, start, count), or None for all of it."""
+        if view is None:
+            return whole
+        if type(view) is not tuple or len(view) != 3 or type(view[0]) not in (str, int):
+            raise DamagedError("a view of a storage has not 3 parts")
+        part = Storage(whole.key, whole.dtype, view[1], count=view[2])
+        if self.views.setdefault(view[0], part) != part:
+            raise DamagedError("two views of storages have one key")
+        return part
 
 
 OPCODES: dict[str, Callable[[Machine, Any], None]] = {

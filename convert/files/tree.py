@@ -20,6 +20,9 @@ WRAPPERS = (
 IGNORED = ("_metadata", "_extra_state")
 """The last part of keys of a state dict that need not hold a tensor."""
 
+PACKED = "_packed_params"
+"""The last part of the key under which PyTorch packs the quantized weight and the bias of a layer."""
+
 DEEPEST, MOST = 4, 2000
 """State dicts are looked for so deep, in so many containers."""
 
@@ -170,13 +173,20 @@ def split(value: Any, where: str) -> tuple[dict[str, Any], dict[Any, Any]]:
     odd = {key: entry for key, entry in found.items() if type(key) is not str and is_tensor(entry)}
     if odd:
         raise RefusedError(f"expected strings as the keys of a state dict, got {listed(odd)}")
-    unread = {key: entry for key, entry in found.items() if is_tensor(entry) and not is_weight(entry)}
+    unread = {key: why for key, entry in found.items() if (why := _unreadable(str(key), entry))}
     if unread:
-        first = next(iter(unread.values()))
+        first, why = next(iter(unread.items()))
         more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
-        raise RefusedError(f"expected plain tensors, got at {shown(next(iter(unread)))}{more} {first.reason}")
+        raise RefusedError(f"expected plain tensors, got at {shown(first)}{more} {why}")
     weights = {key: entry for key, entry in found.items() if is_weight(entry)}
     return weights, {key: entry for key, entry in found.items() if key not in weights}
+
+
+def _unreadable(key: str, entry: Any) -> str:
+    """Why a weight cannot be read, and what to do; empty if it can, or if ``entry`` is no weight."""
+    if key.rpartition(".")[2] == PACKED and type(entry) in (tuple, list, Inert):
+        return "a packed quantized weight: save the state dict of the float model, or unpack it and dequantize()"
+    return entry.reason if is_tensor(entry) and not is_weight(entry) else ""
 
 
 def without(tree: Any, trail: Trail, beside: dict[Any, Any]) -> dict[Any, Any]:

@@ -196,6 +196,12 @@ def test_tensors_without_plain_numbers_matter_only_in_the_state_dict(tmp_path, k
     refused(path, "odd.weight", WORDS[kind])
 
 
+def test_packed_weights_of_a_quantized_model_are_named(tmp_path):
+    packed = b"(" + call("torch._utils._rebuild_qtensor", value(1)) + tensor() + b"t"
+    body = mapping(**{"fc.scale": tensor(), "fc._packed_params._packed_params": packed})
+    refused(write_zip(tmp_path / "x.pth", body), "fc._packed_params._packed_params a packed quantized weight")
+
+
 def test_shards_are_named_with_what_to_do(tmp_path, foreign):
     for dotted in (
         "torch.distributed.tensor._api.DTensor",
