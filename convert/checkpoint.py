@@ -9,15 +9,14 @@ import numpy as np
 import safetensors
 
 from convert.errors import CheckpointError, RefusedError, name_file, shown
+from convert.files.flax_files import is_orbax, read_orbax
 from convert.files.folders import checkpoint_in, is_index, require_whole, shards
 from convert.files.hub import is_remote, local_copy
+from convert.files.opening import FORMAT as FORMAT
 from convert.files.opening import Checkpoint as Checkpoint
-from convert.files.opening import Opened, open_file
+from convert.files.opening import Opened, open_file, open_flax
 from convert.files.safetensors_file import SAFETENSORS as SAFETENSORS
 from convert.prefixes import cleaned
-
-FORMAT = "flax_attn"
-"""The format that the metadata of our own files name."""
 
 
 def load(
@@ -85,6 +84,8 @@ def _read(
 
 def _opened(path: str | os.PathLike, wrapper: str | None, strict: bool) -> Opened:
     place = local_copy(path) if is_remote(path) else Path(path)
+    if is_orbax(place):
+        return open_flax("Orbax", read_orbax(place), wrapper)
     if place.is_dir():
         place = checkpoint_in(place)
     require_whole(place)

@@ -39,13 +39,13 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], module: nn.Modul
 
 
 def restore(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> dict[str, Any]:
-    """The variables that ``save`` wrote: nested dicts with numpy arrays of the same bits, dtypes and shapes.
+    """The variables that ``save`` or ``convert`` wrote: nested dicts with numpy arrays of the same bits and dtypes.
 
     Args:
         cls: the class of module that the file must be of, with the checks of ``module_of``. Any by default.
 
     Raises:
-        CheckpointError: if the file is damaged, was not written by ``save``, or is of another class.
+        CheckpointError: if the file is damaged, holds no Flax variables, or is of another class.
     """
     checkpoint = read(path)
     with name_file(path, "could not be read"):

@@ -24,16 +24,12 @@ DISTRIBUTED = (
 DEEPSPEED = (
     "a checkpoint of DeepSpeed in pieces: write it as one file with the script zero_to_fp32.py that lies beside it"
 )
-ORBAX = "a checkpoint of Orbax, which holds Flax variables already: restore it with orbax.checkpoint"
 
 PIECES = {
     "*.distcp": DISTRIBUTED,
     "zero_to_fp32.py": DEEPSPEED,
     "*_optim_states.pt": DEEPSPEED,
     "global_step*": DEEPSPEED,
-    "_CHECKPOINT_METADATA": ORBAX,
-    "_METADATA": ORBAX,
-    "manifest.ocdbt": ORBAX,
 }
 """What a folder is that has such a file."""
 

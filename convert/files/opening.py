@@ -12,12 +12,14 @@ import numpy as np
 from convert.errors import RefusedError, name_file, shown
 from convert.files import tree
 from convert.files.arrays import lazy_array
+from convert.files.flax_files import is_flax, is_msgpack, is_npz, read_msgpack, read_npz
 from convert.files.modules import is_module
 from convert.files.pickled import Tensor
 from convert.files.plain import plain
 from convert.files.safetensors_file import is_safetensors, read_safetensors
 from convert.files.source import Source
 from convert.files.torch_file import MAGIC, TorchFile, read_legacy, read_pickle, read_zip
+from convert.files.zip_archive import read_archive
 from convert.tensors import Lazy
 
 KINDS = {
@@ -31,6 +33,9 @@ KINDS = {
 }
 """What files of other kinds begin with."""
 
+FORMAT = "flax_attn"
+"""The format that the metadata of our own files name."""
+
 CONSTANTS = "constants"
 """The wrapper under which the tensors of a frozen TorchScript archive are found. They are called "0", "1" and so on."""
 
@@ -41,7 +46,8 @@ class Checkpoint:
 
     Args:
         arrays: the state dict. The arrays that ``read`` gives are the caller's own.
-        format: "zip pickle", "legacy pickle", "pickle", "TorchScript archive" or "safetensors".
+        format: "zip pickle", "legacy pickle", "pickle", "TorchScript archive" or "safetensors"; of Flax variables also
+            "npz", "msgpack" or "Orbax".
         wrapper: the key, or keys joined by dots, under which the state dict was found; None where it was not wrapped.
         prefix: what every key began with ("module."). The keys of ``arrays`` are without it.
         metadata: the text entries of a safetensors file.
@@ -100,12 +106,25 @@ def open_file(path: Path, wrapper: str | None = None, strict: bool = False) -> O
     if is_safetensors(head):
         return _open_safetensors(source, wrapper)
     if head.startswith(b"PK\3\4"):
+        entries = read_archive(source)
+        if is_npz(entries):
+            return open_flax("npz", read_npz(entries), wrapper)
         return _open_torch(read_zip(source, strict), wrapper)
     if MAGIC.to_bytes(10, "little") in head[:32]:
         return _open_torch(read_legacy(source, strict), wrapper)
     if head[:1] == b"\x80":
         return _open_torch(read_pickle(source, strict), wrapper)
+    if is_msgpack(head):
+        return open_flax("msgpack", read_msgpack(source), wrapper)
     raise RefusedError(f"expected a file of torch.save or safetensors, got {_kind(head)}")
+
+
+def open_flax(form: str, arrays: dict[str, Lazy], wrapper: str | None) -> Opened:
+    """Arrays of a format without wrappers and metadata. The metadata here say whether they are Flax variables."""
+    _refuse_wrapper(wrapper, form)
+    metadata = {"format": FORMAT} if is_flax(arrays) else {}
+    about = Checkpoint(arrays, form, metadata=metadata)
+    return Opened(about, lambda names: {name: arrays[key].make() for key, name in names.items()})
 
 
 def _head(path: Path) -> bytes:
@@ -203,8 +222,12 @@ def _lazy(file: TorchFile, key: str, weight: Any) -> Lazy:
 
 
 def _open_safetensors(source: Source, wrapper: str | None) -> Opened:
-    if wrapper is not None:
-        raise RefusedError("expected a file of torch.save, because a wrapper was chosen, got a safetensors file")
+    _refuse_wrapper(wrapper, "safetensors")
     file = read_safetensors(source)
     about = Checkpoint(file.arrays, "safetensors", metadata=file.metadata)
     return Opened(about, lambda names: {name: file.arrays[key].make() for key, name in names.items()})
+
+
+def _refuse_wrapper(wrapper: str | None, form: str) -> None:
+    if wrapper is not None:
+        raise RefusedError(f"expected a file of torch.save, because a wrapper was chosen, got a {form} file")

@@ -8,6 +8,7 @@ from typing import Any
 from convert.errors import RefusedError, shown
 from convert.files import modules
 from convert.files.arrays import is_array, is_scalar
+from convert.files.calls import SHARD
 from convert.files.names import SCRIPT
 from convert.files.pickled import Inert, Tensor
 
@@ -22,6 +23,11 @@ IGNORED = ("_metadata", "_extra_state")
 
 PACKED = "_packed_params"
 """The last part of the key under which PyTorch packs the quantized weight and the bias of a layer."""
+
+FLAT = ("_flat_param", "flat_param")
+"""The last part of the keys under which FSDP has the parameters of several layers in one flat tensor."""
+
+STAGE_3 = "stage 3 of DeepSpeed's ZeRO writes them so: make one file with the script zero_to_fp32.py beside it"
 
 DEEPEST, MOST = 4, 2000
 """State dicts are looked for so deep, in so many containers."""
@@ -179,6 +185,8 @@ def split(value: Any, where: str) -> tuple[dict[str, Any], dict[Any, Any]]:
         more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
         raise RefusedError(f"expected plain tensors, got at {shown(first)}{more} {why}")
     weights = {key: entry for key, entry in found.items() if is_weight(entry)}
+    if len(weights) > 1 and all(type(entry) is Tensor and 0 in entry.size for entry in weights.values()):
+        raise RefusedError(f"expected tensors with numbers, got {len(weights)} empty ones; {STAGE_3}")
     return weights, {key: entry for key, entry in found.items() if key not in weights}
 
 
@@ -186,6 +194,8 @@ def _unreadable(key: str, entry: Any) -> str:
     """Why a weight cannot be read, and what to do; empty if it can, or if ``entry`` is no weight."""
     if key.rpartition(".")[2] == PACKED and type(entry) in (tuple, list, Inert):
         return "a packed quantized weight: save the state dict of the float model, or unpack it and dequantize()"
+    if key.rpartition(".")[2] in FLAT and type(entry) is Tensor and len(entry.size) == 1:
+        return SHARD
     return entry.reason if is_tensor(entry) and not is_weight(entry) else ""
 
 

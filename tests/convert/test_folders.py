@@ -68,7 +68,7 @@ def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path):
         ([".metadata", "__0_0.distcp"], ["torch.distributed in pieces", "dcp_to_torch_save"]),
         (["zero_to_fp32.py", "latest"], ["DeepSpeed", "zero_to_fp32.py"]),
         (["global_step100"], ["DeepSpeed"]),
-        (["_CHECKPOINT_METADATA"], ["Orbax"]),
+        (["_CHECKPOINT_METADATA"], ["damaged"]),
     ],
 )
 def test_other_folders_are_named_with_what_to_do(tmp_path, files, words):

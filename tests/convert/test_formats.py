@@ -236,3 +236,36 @@ def test_the_formats_are_imported_without_orbax(tmp_path):
 
 def test_every_format_is_tested():
     assert {form.name for form in FORMATS} == {form for form, _ in FORMS.values()}
+
+
+@pytest.mark.parametrize("name", ["net.npz", "net.msgpack", "folder"])
+def test_the_converter_reads_every_format_that_it_writes(tmp_path, name, capsys):
+    path, back, model = tmp_path / name, tmp_path / "back.pth", ["--model", "DigitsNet"]
+    assert main(["convert", DIGITS, *model, f"--out={path}", *(["--format=orbax"] if name == "folder" else [])]) == 0
+    expected, got = from_torch(DigitsNet(), load(DIGITS), jnp.zeros((1, 8, 8, 1))), restore(path)
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, got, expected)))
+    capsys.readouterr()
+    assert main(["inspect", str(path)]) == 0
+    assert "Flax variables without the name of their module" in capsys.readouterr().out
+    assert main(["export", str(path), *model, "--out", str(back)]) == 0
+    state, exported = load(DIGITS), load(back)
+    assert state.keys() == exported.keys()
+    weights = [key for key in state if not key.endswith("num_batches_tracked")]
+    assert all(np.array_equal(exported[key], state[key]) for key in weights)
+    pytest.importorskip("torch")
+    assert main(["verify", str(path), *model]) == 0
+
+
+def test_npz_and_msgpack_files_of_others(tmp_path):
+    state = {"fc.weight": np.ones((2, 3), "float32"), "fc.bias": np.asfortranarray(np.eye(3)), "n": np.array(3)}
+    np.savez_compressed(tmp_path / "x.npz", **state)
+    got = load(tmp_path / "x.npz")
+    assert {key: x.tobytes() for key, x in got.items()} == {key: x.tobytes() for key, x in state.items()}
+    np.savez(tmp_path / "y.npz", a=np.array([{}]), b=np.ones(2))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "x.npz").read_bytes()[:-40])
+    (tmp_path / "m.msgpack").write_bytes(b"\x81\xa1a\x93")
+    (tmp_path / "n.msgpack").write_bytes(b"\x81\xa1a\x01")
+    for path in ("y.npz", "cut.npz", "m.msgpack", "n.msgpack"):
+        with pytest.raises(CheckpointError, match="expected"):
+            load(tmp_path / path)
