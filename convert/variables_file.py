@@ -50,10 +50,12 @@ def restore(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> dict[st
     checkpoint = read(path)
     with name_file(path, "could not be read"):
         if checkpoint.metadata.get("format") != FORMAT:
-            raise RefusedError(f"expected a file that save wrote, got a {checkpoint.format} file that it did not write")
+            raise RefusedError(
+                f"expected Flax variables that save or convert wrote, got a {checkpoint.format} file of something else"
+            )
         if cls != ():
             module_in(checkpoint.metadata, cls)
-        paths = {tuple(key.split("/")): array.copy() for key, array in checkpoint.arrays.items()}
+        paths = {tuple(key.split("/")): array for key, array in checkpoint.arrays.items()}
         if any(path[:i] in paths for path in paths for i in range(1, len(path))):
             raise RefusedError("expected a tree of arrays, got an array where other keys have a folder")
         return traverse_util.unflatten_dict(paths)
