@@ -104,8 +104,17 @@ def check_fields(module: Any) -> None:
         given = name in values and value is not fields[name].default
         if given and not fits(value, hint):
             raise ValueError(refusal(cls.__name__, name, hint, value))
-    made = vars(module.parent) if hasattr(module.parent, "parent_context") else {}
+    count_children(module.parent)
+
+
+def count_children(parent: Any) -> None:
+    """Count the modules that ``parent`` makes in its ``setup``, and refuse too many, which would fill the memory.
+
+    A compact method makes its modules again in every call, so that their number says nothing.
+    """
+    if not hasattr(parent, "parent_context") or not parent._state.in_setup:
+        return
+    made = vars(parent)
     made["_made"] = made.get("_made", 0) + 1
     if made["_made"] > CHILDREN:
-        who = type(module.parent).__name__
-        raise ValueError(f"{who}: expected arguments that make at most {CHILDREN} layers, got more")
+        raise ValueError(f"{type(parent).__name__}: expected arguments that make at most {CHILDREN} layers, got more")

@@ -245,7 +245,7 @@ def test_integers_are_refused_where_floats_are_needed(name):
             NEED_FLOATS[name](INTEGERS.astype(dtype))
 
 
-def test_a_module_that_would_make_a_thousand_million_layers_is_refused():
+def test_a_module_that_would_make_too_many_layers_is_refused():
     net = fa.ResNet(fa.Bottleneck, (10**5, 1))
     with pytest.raises(ValueError, match="ResNet: expected arguments that make at most 10000 layers, got more"):
         jax.eval_shape(net.init, jax.random.key(0), jnp.ones((1, 32, 32, 3)))

@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from convert import from_torch, to_torch
-from flax_attn.layers import BatchNorm1d, InitRule, Linear, Module, Sequential, init
+from flax_attn.layers import BatchNorm1d, Identity, InitRule, Linear, Module, ModuleList, Sequential, init
 
 
 class Block(Module):
@@ -254,3 +254,28 @@ def test_a_helper_may_be_called_from_inside_and_as_a_method(cls):
     assert ("scale" in variables["params"]) == (cls is CompactScaled)
     assert jnp.array_equal(module.apply(variables, X, method="project"), y)
     assert "inner" in module.tabulate(jax.random.key(0), X)
+
+
+def test_a_bound_module_may_be_called_any_number_of_times(monkeypatch):
+    class Twice(Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return Linear(3, 3)(Linear(3, 3)(x))
+
+    class Many(Module):
+        count: int
+
+        def setup(self):
+            self.all = ModuleList([Identity() for _ in range(self.count)])
+
+        def __call__(self, x, train=False):
+            return x
+
+    monkeypatch.setattr("flax_attn.layers.arguments.CHILDREN", 10)
+    x = jnp.ones((2, 3))
+    bound = Twice().bind(Twice().init(jax.random.key(0), x))
+    for _ in range(20):
+        bound(x)
+    Many(9).init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="Many: expected arguments that make at most 10 layers, got more"):
+        Many(11).init(jax.random.key(0), x)
