@@ -276,6 +276,6 @@ def test_a_bound_module_may_be_called_any_number_of_times(monkeypatch):
     bound = Twice().bind(Twice().init(jax.random.key(0), x))
     for _ in range(20):
         bound(x)
-    Many(9).init(jax.random.key(0), x)
+    Many(3).init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="Many: expected arguments that make at most 10 layers, got more"):
         Many(11).init(jax.random.key(0), x)
