@@ -177,3 +177,12 @@ def test_every_public_function_and_layer_is_here():
     functions = {name for name, value in names.items() if inspect.isfunction(value) and "flax_attn" in value.__module__}
     assert functions - NO_ARRAYS == FUNCTIONS.keys()
     assert set(public(layers.Module)) - NOT_LAYERS == LAYERS.keys()
+
+
+def test_a_module_of_a_user_may_take_numpy_arrays_as_constants():
+    class Scaled(layers.Module):
+        def __call__(self, x, sizes):
+            return x * sum(sizes.tolist())
+
+    x = jnp.ones((2, 3))
+    assert jax.jit(lambda x: Scaled().apply({}, x, np.array([1, 2])))(x).sum() == 18
