@@ -39,8 +39,7 @@ class Export:
     def state_dict(self, arrays: Mapping[str, Any], dialect: Dialect | None = None) -> dict[str, Any]:
         """The state dict of variables, and a batch counter of 0 for each normalization that has one in PyTorch.
 
-        Without a dialect, each array is read when its ``make`` is called. A dialect joins and splits arrays, so all are
-        read here.
+        Each array is read when its ``make`` is called.
 
         Args:
             arrays: the variables by keys such as "params/fc/0/kernel".
