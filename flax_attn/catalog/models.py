@@ -204,7 +204,7 @@ MODELS = [
         Entry(
             cls,
             (Input(lambda module: (2, *module.size, 3)),),
-            dict(attention=attention, num_classes=5, size=size, width=1),
+            dict(attention=attention, num_classes=5, size=size, width=3),
             outputs=(PLAIN,),
             slow=slow,
         )

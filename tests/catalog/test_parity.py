@@ -9,8 +9,15 @@ import pytest
 from convert.comparing.case import outputs
 from convert.comparing.parity import Parity
 from convert.comparing.report import compared
+from flax_attn.catalog.blocks import BLOCKS
 from tests.helpers.references import torch_steps
 from tests.helpers.walk import entry_plan, walk, walk_blocks, walk_but_slow
+
+NO_GRADIENT = (
+    *("PositionEmbeddingSine", "PositionEmbeddingSine-normalize", "PositionEmbeddingLearned"),
+    *("LocationNetwork", "OldLocationNetwork", "BaselineNetwork", "OldBaselineNetwork"),
+)
+"""Blocks that read a mask or the shape of their input, or stop the gradient of their input."""
 
 
 def check(entry, dtype, train, count=1):
@@ -19,6 +26,9 @@ def check(entry, dtype, train, count=1):
     for number, (ours, theirs) in enumerate(zip(parity.flax_steps(train, count), expected, strict=True)):
         assert ours.keys() == theirs.keys()
         assert {output.dtype for output in outputs(ours).values()} == {np.dtype(dtype)}
+        moved = [name for name, x in theirs.items() if name.startswith("gradient of input") and np.any(x)]
+        if not train and entry in BLOCKS and entry.name not in NO_GRADIENT:
+            assert moved, "the output does not depend on the input: the comparison shows nothing"
         wrong = [str(row) for row in compared(ours, theirs, dtype, f"step {number}") if not row.ok]
         assert not wrong, "\n".join(wrong)
 
