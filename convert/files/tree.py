@@ -27,8 +27,6 @@ PACKED = "_packed_params"
 FLAT = ("_flat_param", "flat_param")
 """The last part of the keys under which FSDP has the parameters of several layers in one flat tensor."""
 
-STAGE_3 = "stage 3 of DeepSpeed's ZeRO writes them so: make one file with the script zero_to_fp32.py beside it"
-
 DEEPEST, MOST = 4, 2000
 """State dicts are looked for so deep, in so many containers."""
 
@@ -185,8 +183,6 @@ def split(value: Any, where: str) -> tuple[dict[str, Any], dict[Any, Any]]:
         more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
         raise RefusedError(f"expected plain tensors, got at {shown(first)}{more} {why}")
     weights = {key: entry for key, entry in found.items() if is_weight(entry)}
-    if len(weights) > 1 and all(type(entry) is Tensor and 0 in entry.size for entry in weights.values()):
-        raise RefusedError(f"expected tensors with numbers, got {len(weights)} empty ones; {STAGE_3}")
     return weights, {key: entry for key, entry in found.items() if key not in weights}
 
 

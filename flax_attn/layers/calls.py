@@ -75,12 +75,12 @@ def watched(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.check_call()
+        given = {**dict(zip(by_position, args, strict=False)), **kwargs}.get("train", default)
+        train = checked_train(self, given, default) if takes else None
         if type(self).__module__.startswith(OWN):
             args, kwargs = tuple(map(on_jax, args)), {name: on_jax(value) for name, value in kwargs.items()}
             if args and is_list_of_numbers(args[0]):
                 raise ValueError(f"{type(self).__name__}: expected an array, got a {type(args[0]).__name__} of numbers")
-        given = {**dict(zip(by_position, args, strict=False)), **kwargs}.get("train", default)
-        train = checked_train(self, given, default) if takes else None
         frames = CALLS.frames
         frames.append(Frame(self, train if train is not None or not frames else frames[-1].train))
         try:
