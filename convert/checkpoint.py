@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import safetensors
 
 from convert.errors import CheckpointError, RefusedError, name_file, shown
 from convert.files.flax_files import is_orbax, read_orbax
@@ -15,7 +14,6 @@ from convert.files.hub import is_remote, local_copy
 from convert.files.opening import FORMAT as FORMAT
 from convert.files.opening import Checkpoint as Checkpoint
 from convert.files.opening import Opened, open_file, open_flax
-from convert.files.safetensors_file import SAFETENSORS as SAFETENSORS
 from convert.prefixes import cleaned
 
 
@@ -110,9 +108,3 @@ def _joined(index: Path, wrapper: str | None, strict: bool) -> Opened:
 
     kind = next(iter(parts.values())).about.format
     return Opened(Checkpoint(arrays, f"{len(parts)} files, {kind}", names=names), make)
-
-
-def check_safetensors(path: Path) -> None:
-    """Raise SafetensorError if the header of a safetensors file does not fit the file."""
-    with safetensors.safe_open(path, framework="numpy"):
-        pass

@@ -1,7 +1,6 @@
 """The PyTorch state dict of the Flax variables in a file that ``save`` wrote."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +8,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from convert.mismatch import refuse, shape_differences
+from convert.planning import Path, owners_recorded
 from convert.recognition import entry_plan
 from convert.renaming import Dialect
 from convert.rules import COUNTER
-from convert.state_dict import Path, Plan, Row, plan, refuse, shape_differences
-from convert.tensors import Lazy, as_numpy
+from convert.state_dict import Plan, in_torch_layout, plan
 from flax_attn.catalog import CATALOG, PUBLISHED, Entry
 from flax_attn.layers import BatchNorm, InstanceNorm, Module
 
@@ -103,28 +103,9 @@ def entry_export(entry: Entry, module: nn.Module) -> Export | None:
     return Export(found, batch_counters(found, owners))
 
 
-@contextmanager
-def owners_recorded() -> Iterator[dict[Path, type]]:
-    """The class of every module that is called in the ``with`` block, by its path."""
-    owners: dict[Path, type] = {}
-
-    def record(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if context.module.scope is not None:
-            owners[context.module.path] = type(context.module)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        yield owners
-
-
 def batch_counters(mapping: Plan, owners: Mapping[Path, type]) -> tuple[str, ...]:
     """The keys of the batch counters that PyTorch's normalizations have beside their running statistics."""
     rows = {row.key: row for row in mapping.rows} | dict(mapping.aliases)
     statistics = [key for key in rows if key.rpartition(".")[2] == STATISTIC]
     counted = [key for key in statistics if issubclass(owners[rows[key].path[1:-1]], COUNTED)]
     return tuple(sorted({key.removesuffix(STATISTIC) + COUNTER for key in counted} - rows.keys()))
-
-
-def in_torch_layout(leaf: Any, row: Row) -> Lazy:
-    """``leaf`` with its axes in PyTorch's order."""
-    return Lazy(row.torch_shape, leaf.dtype, lambda: as_numpy(leaf).transpose(np.argsort(row.axes)))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,13 +109,6 @@ def _traced(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any])
 
 
 def _trace(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, dict[Path, type]]:
-    owners: dict[Path, type] = {}
-
-    def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if context.module.scope is not None:
-            owners[context.module.path] = type(context.module)
-        return call(*args, **kwargs)
-
     fixed = {i: value for i, value in enumerate(inputs) if isinstance(value, bool | str)}
     arrays = {name: value for name, value in kwargs.items() if hasattr(value, "shape")}
     flags = {name: value for name, value in kwargs.items() if name not in arrays}
@@ -123,9 +117,23 @@ def _trace(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) 
         given = [fixed.get(i, value) for i, value in enumerate(args)]
         return module.init(jax.random.key(0), *given, **arrays, **flags)
 
-    with nn.intercept_methods(record):
+    with owners_recorded() as owners:
         shapes = jax.eval_shape(init, [None if i in fixed else x for i, x in enumerate(inputs)], arrays)
     return shapes, owners
+
+
+@contextmanager
+def owners_recorded() -> Iterator[dict[Path, type]]:
+    """The class of every module that is called in the ``with`` block, by its path."""
+    owners: dict[Path, type] = {}
+
+    def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        if context.module.scope is not None:
+            owners[context.module.path] = type(context.module)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        yield owners
 
 
 def _second_names(path: Path, cls: type, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:

@@ -127,7 +127,7 @@ class Plan:
         refuse(problems, f"the variables do not fit {self.module}", variables_advice(expected, shapes))
         pairs = [(r.key, r) for r in self.rows] + [*self.aliases.items()]
         state = {key: in_torch_layout(flat[r.path], r) for key, r in pairs}
-        return owned(spoken.write({k: as_numpy(v) for k, v in state.items()}) if spoken else state)
+        return owned(spoken.write(state) if spoken else state)
 
 
 def in_flax_layout(value: Any, row: Row, precision: Precision) -> Lazy:

@@ -109,18 +109,6 @@ def own_modules(model: str, torch: str, given: Mapping[str, Any]) -> tuple[nn.Mo
     return build_own(flax_class, given), build_own(torch_class, given)
 
 
-def input_shape(text: str) -> tuple[tuple[int, ...], int]:
-    """``2,33,29,3`` -> ((2, 33, 29, 3), 0): floats. ``2,7:10`` -> ((2, 7), 10): integers below 10."""
-    shape, colon, below = text.partition(":")
-    try:
-        sizes, limit = tuple(int(size) for size in shape.split(",")), int(below) if colon else 0
-    except ValueError:
-        sizes, limit = (), -1
-    if not sizes or min(sizes) < 1 or (colon and limit < 1):
-        raise argparse.ArgumentTypeError(f"expected a shape such as 2,33,29,3, or 2,7:10 for integers, got {text!r}")
-    return sizes, limit
-
-
 def random_inputs(shapes: list[tuple[tuple[int, ...], int]], seed: int) -> list[np.ndarray]:
     """An array for each ``--input``: normally distributed numbers, or integers below the given one."""
     rng = np.random.default_rng(seed)

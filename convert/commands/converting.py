@@ -52,8 +52,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     form = chosen_format(options)
     with terminal.progress(f"reading {options.file}"):
         said, entry, module, mapping, checkpoint = source(options)
-        dtype = {"dtype": options.dtype} if options.dtype else {}
-        leaves = mapping.leaves(checkpoint.arrays, options.dialect, **dtype)
+        leaves = mapping.leaves(checkpoint.arrays, options.dialect, options.dtype)
     with terminal.steps(f"writing {options.out}", leaves) as watched:
         form.write(options.out, traverse_util.unflatten_dict(watched), module)
     facts = facts_of(options, checkpoint, module, mapping=mapping) | {

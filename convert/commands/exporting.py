@@ -8,9 +8,9 @@ from typing import Any
 import flax.linen as nn
 
 from convert.checkpoint import FORMAT, Checkpoint, scan
-from convert.commands.chosen import find_class, input_shape
+from convert.commands.chosen import find_class
 from convert.commands.converting import spelled_arguments
-from convert.commands.options import key_value
+from convert.commands.options import add_arguments, add_inputs
 from convert.commands.terminal import Terminal
 from convert.dialects import DIALECTS, NATIVE, find_dialect
 from convert.errors import RefusedError, name_file
@@ -59,17 +59,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", help="the model, if the file names none; your own class as package.module:Class, with --input"
     )
-    command.add_argument(
-        "--arg", type=key_value, action="append", default=[], metavar="NAME=VALUE", help="an argument of --model"
-    )
-    command.add_argument(
-        "--input",
-        type=input_shape,
-        action="append",
-        default=[],
-        metavar="SHAPE",
-        help="with your own class: the shape of an input, such as 2,33,29,3; 2,7:10 stands for integers",
-    )
+    add_arguments(command)
+    add_inputs(command, "with your own class")
     command.add_argument("--json", action="store_true", help="print one JSON object in place of the summary")
 
 

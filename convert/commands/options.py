@@ -39,15 +39,21 @@ def add_model(command: argparse.ArgumentParser, required: bool) -> None:
         help=f"the code whose names the keys are: {AUTO} (the default) finds it out from the keys, {NATIVE} stands for "
         f"the names that this package uses; one of {', '.join(dialect_names())}",
     )
-    command.add_argument(
-        "--arg",
-        type=key_value,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an argument of the model, as `models` lists it; may be given several times",
-    )
+    add_arguments(command)
     command.add_argument("--all", action="store_true", help="where the file does not fit, list every difference")
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of the model to a command."""
+    about = "an argument of the model, as `models` lists it; may be given several times"
+    command.add_argument("--arg", type=key_value, action="append", default=[], metavar="NAME=VALUE", help=about)
+
+
+def add_inputs(command: argparse.ArgumentParser, when: str) -> None:
+    """Add the shapes of the inputs to a command that needs them ``when`` the catalog does not tell."""
+    about = f"{when}: the shape of an input, channels last, such as 2,33,29,3; 2,7:10 stands for integers below 10"
+    shown = f"{about}; may be given several times"
+    command.add_argument("--input", type=input_shape, action="append", default=[], metavar="SHAPE", help=shown)
 
 
 def dialect_names() -> list[str]:
@@ -72,3 +78,15 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return key, value
+
+
+def input_shape(text: str) -> tuple[tuple[int, ...], int]:
+    """``2,33,29,3`` -> ((2, 33, 29, 3), 0): floats. ``2,7:10`` -> ((2, 7), 10): integers below 10."""
+    shape, colon, below = text.partition(":")
+    try:
+        sizes, limit = tuple(int(size) for size in shape.split(",")), int(below) if colon else 0
+    except ValueError:
+        sizes, limit = (), -1
+    if not sizes or min(sizes) < 1 or (colon and limit < 1):
+        raise argparse.ArgumentTypeError(f"expected a shape such as 2,33,29,3, or 2,7:10 for integers, got {text!r}")
+    return sizes, limit

@@ -14,13 +14,12 @@ from convert.commands.chosen import (
     arguments_of,
     chosen_model,
     entry_of,
-    input_shape,
     own_modules,
     part,
     random_inputs,
     recognised,
 )
-from convert.commands.options import add_file, add_model
+from convert.commands.options import add_file, add_inputs, add_model
 from convert.commands.terminal import OUTSIDE, REFUSED, Terminal
 from convert.comparing.comparison import compare
 from convert.comparing.diagnosis import without_numbers
@@ -56,15 +55,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="your PyTorch class, as package.module:Class, importable from the current directory; --model is your Flax "
         "class then, and --arg goes to both",
     )
-    command.add_argument(
-        "--input",
-        type=input_shape,
-        action="append",
-        default=[],
-        metavar="SHAPE",
-        help="with --torch: the shape of an input, channels last, such as 2,33,29,3; 2,7:10 stands for integers below "
-        "10; may be given several times",
-    )
+    add_inputs(command, "with --torch")
     command.add_argument(
         "--layouts",
         type=lambda text: text.split(","),

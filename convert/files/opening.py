@@ -36,6 +36,9 @@ KINDS = {
 FORMAT = "flax_attn"
 """The format that the metadata of our own files name."""
 
+HEAD = 512
+"""So many bytes at the beginning tell the kind of a file."""
+
 CONSTANTS = "constants"
 """The wrapper under which the tensors of a frozen TorchScript archive are found. They are called "0", "1" and so on."""
 
@@ -101,15 +104,15 @@ def open_file(path: Path, wrapper: str | None = None, strict: bool = False) -> O
     Raises:
         RefusedError: if the file is of another kind, or holds no state dict.
     """
-    head = _head(path)
     source = Source(path)
+    head = source.read(0, min(HEAD, source.size)).tobytes()
     if is_safetensors(head):
         return _open_safetensors(source, wrapper)
     if head.startswith(b"PK\3\4"):
         entries = read_archive(source)
         if is_npz(entries):
             return open_flax("npz", read_npz(entries), wrapper)
-        return _open_torch(read_zip(source, strict), wrapper)
+        return _open_torch(read_zip(source, strict, entries), wrapper)
     if MAGIC.to_bytes(10, "little") in head[:32]:
         return _open_torch(read_legacy(source, strict), wrapper)
     if head[:1] == b"\x80":
@@ -125,15 +128,6 @@ def open_flax(form: str, arrays: dict[str, Lazy], wrapper: str | None) -> Opened
     metadata = {"format": FORMAT} if is_flax(arrays) else {}
     about = Checkpoint(arrays, form, metadata=metadata)
     return Opened(about, lambda names: {name: arrays[key].make() for key, name in names.items()})
-
-
-def _head(path: Path) -> bytes:
-    if path.is_dir():
-        raise RefusedError("expected a file, got a folder")
-    if path.exists() and not path.is_file():
-        raise RefusedError("expected a file, got a device or pipe")
-    with open(path, "rb") as file:
-        return file.read(512)
 
 
 def _kind(head: bytes) -> str:

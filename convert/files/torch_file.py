@@ -142,16 +142,19 @@ def _view(tensor: Tensor, raw: np.ndarray, start: int) -> np.ndarray:
     return np.ndarray(tensor.size, tensor.dtype, raw.data, start, strides)
 
 
-def read_zip(source: Source, strict: bool = False) -> TorchFile:
+def read_zip(source: Source, strict: bool = False, entries: Mapping[str, Entry] | None = None) -> TorchFile:
     """Read ``x/data.pkl``, ``x/byteorder`` (absent: little) and the storages ``x/data/key`` of a zip archive.
 
     A TorchScript archive has also ``x/constants.pkl`` and ``x/constants/key``. Its code is not read.
+
+    Args:
+        entries: those of the archive, where they are read already.
 
     Raises:
         RefusedError: if it is another kind of archive, or its pickle holds what no state dict needs.
         DamagedError: if the archive or its pickle is damaged.
     """
-    entries = read_archive(source)
+    entries = read_archive(source) if entries is None else entries
     folder = _folder(entries)
     big_endian = _big_endian(entries.get(f"{folder}/byteorder"))
     found = partial(_pickled, source, entries, big_endian=big_endian, strict=strict)

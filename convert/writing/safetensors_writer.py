@@ -4,13 +4,12 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors
 
-from convert.checkpoint import SAFETENSORS, check_safetensors
 from convert.errors import RefusedError, shown
+from convert.files.safetensors_file import SAFETENSORS
 from convert.writing.leaves import pieces, size
 from convert.writing.targets import replaced
 
@@ -35,7 +34,8 @@ def write_safetensors(path: str | os.PathLike, arrays: Mapping[str, Any], metada
                 file.write(piece)
         file.flush()
         try:
-            check_safetensors(Path(file.name))
+            with safetensors.safe_open(file.name, framework="numpy"):
+                pass
         except safetensors.SafetensorError as error:
             raise RefusedError(f"could not be written: {shown(str(error))}") from error
 

@@ -25,8 +25,8 @@ import safetensors.numpy
 from flax import traverse_util
 
 from convert import CheckpointError, load, read, restore, save
-from convert.checkpoint import SAFETENSORS
 from convert.files.pickled import DTYPES
+from convert.files.safetensors_file import SAFETENSORS
 from convert.files.torch_file import MAGIC
 from convert.files.tree import WRAPPERS
 from tests.helpers.handmade import (
