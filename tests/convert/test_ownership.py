@@ -79,8 +79,8 @@ def test_read_only_arrays_of_other_libraries_become_writable_ones():
 
 def test_training_the_torch_module_does_not_move_the_variables():
     torch = pytest.importorskip("torch")
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
-    ours = layers.Sequential([layers.Conv2d(3, 4, 3), layers.BatchNorm2d(4), layers.relu])
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Sigmoid())
+    ours = layers.Sequential([layers.Conv2d(3, 4, 3), layers.BatchNorm2d(4), layers.sigmoid])
     variables = from_torch(ours, net.state_dict(), X)
     assert_owned(variables, {key: value.numpy() for key, value in net.state_dict().items()})
     before = copied(variables)
