@@ -1,0 +1,1 @@
+"""The losses that the published networks are trained with."""

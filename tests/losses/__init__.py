@@ -1,0 +1,1 @@
+"""PyTorch's semantics, layer by layer."""
