@@ -15,7 +15,6 @@ from convert.arguments import described, require_module, state_dict_of
 from convert.checkpoint import Checkpoint
 from convert.dialects import AUTO, choose
 from convert.planning import Row
-from convert.renaming import Dialect
 from convert.rules import dropped
 from convert.state_dict import Plan, in_torch_layout, plan
 from convert.tensors import Lazy, as_numpy, owned
@@ -169,11 +168,8 @@ def optimizer_of(
     given, states = require_state_dict(state_dict)
     found = kind_of(given, states, kind)
     keys = grouped(names.order, given, groups, recipe)
-    places = {
-        index: key
-        for group, own in zip(given, keys, strict=True)
-        for index, key in zip(group["params"], own, strict=True)
-    }
+    numbers = [index for group in given for index in group["params"]]
+    places = dict(zip(numbers, [key for group in keys for key in group], strict=True))
     stored = {places[index]: values for index, values in states.items()}
     made = tuple(Group(own, options_of(group)) for group, own in zip(given, keys, strict=True))
     taken = steps_taken(stored) if step is None else step
@@ -221,9 +217,7 @@ def optimizer_from_torch(
     arrays = state_dict_of(state_dict)
     mapping = plan(module, *example_inputs, **kwargs)
     params = mapping.from_torch(arrays, dialect, dtype)["params"]
-    names = names_of(
-        mapping, {key: tuple(value.shape) for key, value in arrays.items()}, spoken_in(mapping, arrays, dialect)
-    )
+    names = names_in(mapping, arrays, dialect)
     optimizer, stored = optimizer_of(
         names, optimizer_state, kind=kind, groups=groups, step=step, start_missing=start_missing
     )
@@ -274,7 +268,8 @@ def options_of(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: number(value) for name, value in group.items() if name != "params"}
 
 
-def spoken_in(mapping: Plan, arrays: Mapping[str, Any], dialect: str | None) -> Dialect | None:
-    """The dialect in which a state dict is read; None for the names here."""
+def names_in(mapping: Plan, arrays: Mapping[str, Any], dialect: str | None) -> Names:
+    """The names of the parameters in a state dict that is read in ``dialect``."""
     native = {key for key in mapping.shapes if not dropped(key)} == {key for key in arrays if not dropped(key)}
-    return None if dialect == AUTO and native else choose(dialect, arrays)
+    chosen = None if dialect == AUTO and native else choose(dialect, arrays)
+    return names_of(mapping, {key: tuple(value.shape) for key, value in arrays.items()}, chosen)

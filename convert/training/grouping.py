@@ -12,7 +12,7 @@ from convert.prefixes import cleaned
 from convert.training.kinds import Groups
 
 Selector = str | Sequence[str] | Callable[[str], bool]
-"""A group of parameters: a regular expression that is searched for in their keys, their keys, or a function of a key."""
+"""A group of parameters: a regular expression that is searched for in their keys, the keys, or a function of a key."""
 
 HOW = (
     "pass groups=[...] with one item for each group: a regular expression that is searched for in the keys of its "
@@ -50,7 +50,7 @@ def grouped(
         return [tuple(keys)]
     total = f"{len(found)} group{'s' * (len(found) > 1)}, of {_listed(counts)} parameters"
     raise ValueError(
-        f"the optimizer has {total}, the module has {len(keys)}, and the file does not say which parameters they are; {HOW}"
+        f"the optimizer has {total}, the module has {len(keys)}, and the file does not say which ones they are; {HOW}"
     )
 
 

@@ -57,8 +57,8 @@ def steps_of(stored: Stored) -> dict[str, int]:
 
 
 def steps_taken(stored: Stored) -> int:
-    """How many steps the optimizer has taken, as far as that is stored."""
-    return max(steps_of(stored).values(), default=0)
+    """How many steps the optimizer has taken. SGD does not store the number: it is 1 if anything is stored, else 0."""
+    return max(steps_of(stored).values(), default=int(any(stored.values())))
 
 
 def labelled(
@@ -90,7 +90,7 @@ def labelled(
         f"* {key}: {', '.join(names.origins[key])} are not trained alike" for key, f in found.items() if len(f) > 1
     ]
     refuse(mixed, "the state of the optimizer cannot be mapped")
-    return {key: next(iter(f), None) for key, f in found.items()}
+    return {key: next(iter(own), None) for key, own in found.items()}
 
 
 def is_stored(values: Mapping[str, Any] | None, slots: Mapping[str, str]) -> bool:

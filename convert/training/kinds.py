@@ -184,17 +184,14 @@ def kind_of(groups: Groups, states: States, name: str | None = None) -> Kind:
         ValueError: if it is of none, or of several, or not of the one called ``name``.
     """
     found = candidates(groups, states)
+    if found == [ADAM] and not any(group["weight_decay"] for group in groups):
+        found += [ADAMW] * (name is not None)
     names = " or ".join(kind.name for kind in found)
-    if name is not None:
-        kind = find_kind(name)
-        if kind not in found:
-            raise ValueError(f"expected the state of {kind.name}, got that of {names}")
-        return kind
-    if len(found) > 1:
-        raise ValueError(
-            f"the optimizer may be {names}, which look the same in this file; pass kind={found[0].name!r} or such"
-        )
-    return found[0]
+    if name is not None and find_kind(name) not in found:
+        raise ValueError(f"expected the state of {find_kind(name).name}, got that of {names}")
+    if name is None and len(found) > 1:
+        raise ValueError(f"the optimizer may be {names}, which look the same in this file; say which with kind=")
+    return found[0] if name is None else find_kind(name)
 
 
 def candidates(groups: Groups, states: States) -> list[Kind]:
