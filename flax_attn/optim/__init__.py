@@ -1,1 +1,5 @@
 """PyTorch's optimizers and learning rate schedules, as transformations and schedules of optax."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
