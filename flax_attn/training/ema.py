@@ -37,7 +37,7 @@ def update_ema(
         variables: the variables of the network after the step.
         decay: a number in [0, 1].
         buffers: whether "batch_stats" are averaged; otherwise they are copied. PyTorch's ``use_buffers``; timm's
-            average has True. Averages of integers are rounded towards zero, as in PyTorch.
+            average has True. Averages of integers are computed in float32 and rounded towards zero, as in PyTorch.
 
     Raises:
         ValueError: if ``decay`` is not in [0, 1].
@@ -57,7 +57,7 @@ def update_ema(
 def _lerp(old: Any, new: Any, decay: float) -> Array:
     """``torch.lerp(old, new, 1 - decay)``, which leaves equal numbers equal; its formula depends on the weight."""
     if not jnp.issubdtype(old.dtype, jnp.inexact):
-        return (old * decay + new * (1 - decay)).astype(old.dtype)
+        return (jnp.float32(old) * decay + jnp.float32(new) * (1 - decay)).astype(old.dtype)
     weight = 1 - decay
     value = old + weight * (new - old) if weight < 0.5 else new - (new - old) * (1 - weight)
     return value.astype(old.dtype)
