@@ -14,9 +14,12 @@ from flax import errors, traverse_util
 from convert.advice import foreign_layers
 from convert.arguments import require_call
 from convert.mismatch import refuse
+from convert.registration import Names, Registration, names_recorded
+from convert.registration import Path as Path
 from convert.rules import Axes, leaf_rule
 
-Path = tuple[str, ...]
+Trace = tuple[Any, Mapping[Path, type], Names]
+"""The shapes of all variables, the class of the module at each path, and the names that each module registers."""
 
 COLLECTIONS = ("params", "batch_stats")
 
@@ -48,17 +51,15 @@ class Row:
         return self.path[0] != "params"
 
 
-def traced_rows(
-    module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Row, ...], dict[str, Row]]:
-    """The rows of ``module``, and those that PyTorch's state dict has under a second key, by this key.
+def traced_rows(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Row]:
+    """The rows of ``module`` by key, in the order of PyTorch's state dict; some have a second key there.
 
     Raises:
         MismatchError: if the module has layers of linen, or two leaves with one key.
         ValueError: if the example inputs have their channels first, or are no arrays.
     """
     require_call(module, inputs, kwargs)
-    shapes, owners = _traced(module, inputs, kwargs)
+    shapes, owners, names = _traced(module, inputs, kwargs)
     leaves = traverse_util.flatten_dict({k: v for k, v in shapes.items() if k in COLLECTIONS})
     who = type(module).__name__
     foreign = foreign_layers(((path[1:], leaf.shape) for path, leaf in leaves.items()), owners)
@@ -66,7 +67,11 @@ def traced_rows(
     rows = tuple(_row(path, leaf, owners) for path, leaf in leaves.items())
     counts = Counter(r.key for r in rows)
     refuse([f"* {key}: {n} leaves have this key" for key, n in counts.items() if n > 1], f"{who} cannot be mapped")
-    return rows, {key: r for path, cls in owners.items() for key, r in _second_names(path, cls, rows)}
+    keyed = [(r.path[1:], r.key, r) for r in rows]
+    keyed += [second for path, cls in owners.items() for second in _second_names(path, cls, rows)]
+    registration = Registration(names, owners)
+    keyed.sort(key=lambda entry: registration.position(entry[0], entry[2].statistic))
+    return {key: r for _, key, r in keyed}
 
 
 def channels_moved(inputs: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -93,8 +98,8 @@ def _moved(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:], x.shape[1]), x.dtype)
 
 
-def _traced(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, dict[Path, type]]:
-    """The shapes of all variables, and the class of the module at each path."""
+def _traced(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
+    """What a call of ``module`` shows, or an error that says which axis of the inputs is to be moved."""
     try:
         return _trace(module, inputs, kwargs)
     except REFUSALS as refusal:
@@ -108,7 +113,7 @@ def _traced(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any])
         raise
 
 
-def _trace(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, dict[Path, type]]:
+def _trace(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
     fixed = {i: value for i, value in enumerate(inputs) if isinstance(value, bool | str)}
     arrays = {name: value for name, value in kwargs.items() if hasattr(value, "shape")}
     flags = {name: value for name, value in kwargs.items() if name not in arrays}
@@ -117,9 +122,9 @@ def _trace(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) 
         given = [fixed.get(i, value) for i, value in enumerate(args)]
         return module.init(jax.random.key(0), *given, **arrays, **flags)
 
-    with owners_recorded() as owners:
+    with owners_recorded() as owners, names_recorded() as names:
         shapes = jax.eval_shape(init, [None if i in fixed else x for i, x in enumerate(inputs)], arrays)
-    return shapes, owners
+    return shapes, owners, names
 
 
 @contextmanager
@@ -136,11 +141,14 @@ def owners_recorded() -> Iterator[dict[Path, type]]:
         yield owners
 
 
-def _second_names(path: Path, cls: type, rows: Sequence[Row]) -> Iterator[tuple[str, Row]]:
-    """The second keys of the rows below the module at ``path``, of class ``cls``, as its ``aliases`` say."""
+def _second_names(path: Path, cls: type, rows: Sequence[Row]) -> Iterator[tuple[Path, str, Row]]:
+    """The second paths and keys of the rows below the module at ``path``, of class ``cls``, as its ``aliases`` say."""
     for second, first in getattr(cls, "aliases", ()):
-        old, new = (".".join([*path, name]) for name in (first, second))
-        yield from ((new + r.key.removeprefix(old), r) for r in rows if r.key.startswith(f"{old}."))
+        old, new = ((*path, *name.split(".")) for name in (first, second))
+        inside = (r for r in rows if r.path[1 : len(old) + 1] == old)
+        yield from (
+            ((*new, *r.path[len(old) + 1 :]), ".".join(new) + r.key.removeprefix(".".join(old)), r) for r in inside
+        )
 
 
 def _row(path: Path, leaf: Any, owners: Mapping[Path, type]) -> Row:

@@ -31,26 +31,43 @@ Variables = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """Every leaf of a module with its torch key, sorted by path. The conversion in both directions follows this table.
+    """Every leaf of a module by its key in PyTorch. The conversion in both directions follows this table.
 
     Args:
-        aliases: {second key: row}, for leaves that PyTorch's state dict holds twice.
+        module: the name of the module's class.
+        keyed: {key: row}, in the order of PyTorch's state dict. A leaf that the state dict holds twice has two keys.
         training: makes the plan of the module as it is called with ``train=True``, for the advice in an error.
         moved: gives the shapes that the module has with example inputs whose channels are moved to the last axis, and
             a sentence that says so, for the advice in an error.
     """
 
     module: str
-    rows: tuple[Row, ...]
-    aliases: Mapping[str, Row] = field(default_factory=dict)
+    keyed: Mapping[str, Row]
     training: Callable[[], "Plan | None"] = field(default=lambda: None, compare=False, repr=False)
     moved: Callable[[], Iterable[tuple[Shapes, str]]] = field(default=lambda: (), compare=False, repr=False)
 
+    @functools.cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """Every leaf once, in the order of PyTorch's state dict."""
+        return tuple(r for key, r in self.keyed.items() if key == r.key)
+
+    @functools.cached_property
+    def aliases(self) -> dict[str, Row]:
+        """The rows of the leaves that PyTorch's state dict holds twice, by their second keys."""
+        return {key: r for key, r in self.keyed.items() if key != r.key}
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The keys of the parameters in the order of PyTorch's ``module.parameters()``, each parameter once.
+
+        PyTorch's optimizers number the parameters in this order.
+        """
+        return tuple(r.key for r in self.rows if not r.statistic)
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every key of the state dict."""
-        shapes = {r.key: r.torch_shape for r in self.rows}
-        return shapes | {key: r.torch_shape for key, r in self.aliases.items()}
+        """The shape of every key of the state dict, in its order."""
+        return {key: r.torch_shape for key, r in self.keyed.items()}
 
     def leaves(
         self, state_dict: Mapping[str, Any] | Checkpoint, dialect: str | None = None, dtype: Any = None
@@ -77,14 +94,13 @@ class Plan:
             return found
         if match.dialect:
             return ""
-        rows = {r.key: r for r in self.rows} | dict(self.aliases)
 
         @functools.cache
         def training() -> Shapes:
             trained = self.training()
             return trained.shapes if trained else {}
 
-        stored = {key: r.shape for key, r in rows.items()}
+        stored = {key: r.shape for key, r in self.keyed.items()}
         known = dialect_hint(match, given)
         return known or advice(match.expected, match.shapes, stored, training=training, moved=self.moved)
 
@@ -125,8 +141,7 @@ class Plan:
         problems = shape_differences(wanted, shapes, names)
         problems += [f"! {names[path]}: expected an array of numbers, found {text}" for path, text in useless.items()]
         refuse(problems, f"the variables do not fit {self.module}", variables_advice(expected, shapes))
-        pairs = [(r.key, r) for r in self.rows] + [*self.aliases.items()]
-        state = {key: in_torch_layout(flat[r.path], r) for key, r in pairs}
+        state = {key: in_torch_layout(flat[r.path], r) for key, r in self.keyed.items()}
         return owned(spoken.write(state) if spoken else state)
 
 
@@ -157,10 +172,10 @@ def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
         ValueError: if ``module`` is no linen module, or cannot be called with the example inputs.
     """
     require_module("plan", module)
-    rows, aliases = traced_rows(module, example_inputs, kwargs)
+    keyed = traced_rows(module, example_inputs, kwargs)
     training = functools.partial(trained_plan, module, example_inputs, kwargs)
     moved = functools.partial(moved_shapes, module, example_inputs, kwargs)
-    return Plan(type(module).__name__, rows, aliases, training=training, moved=moved)
+    return Plan(type(module).__name__, keyed, training=training, moved=moved)
 
 
 def trained_plan(module: nn.Module, example_inputs: tuple, kwargs: Mapping[str, Any]) -> Plan | None:

@@ -158,6 +158,8 @@ class CBAM(Module):
 class _CBAMGate(Module):
     """Mixed into a residual block: its residual branch ends in a CBAM."""
 
+    registered_last = ("downsample", "cbam")
+
     def setup(self) -> None:
         super().setup()
         self.cbam: Module = CBAM(self.planes * self.expansion)

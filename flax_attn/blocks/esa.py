@@ -146,9 +146,6 @@ class _Block(Module):
     mlp_dim: int = 512
     dropout: float = 0.0
 
-    def setup(self) -> None:
-        self.ff = _PreNorm(self.dim, self.mlp_dim, self.dropout)
-
     def add(self, attended: Tokens, x: Image, train: bool) -> Image:
         """Add the attended tokens to x, and a feed-forward network of the sum to the sum."""
         t = attended + tokens(self.cast(x))
@@ -159,8 +156,8 @@ class ESABlock(_Block):
     """Add ``ESA`` of x to x; then add a feed-forward network of the sum's LayerNorm to the sum."""
 
     def setup(self) -> None:
-        super().setup()
-        self.ESAlayer: Module = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.ESAlayer = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.ff = _PreNorm(self.dim, self.mlp_dim, self.dropout)
 
     def __call__(self, x: Image, train: bool = False) -> Image:
         return self.add(self.ESAlayer(x, train=train), x, train)
@@ -170,8 +167,8 @@ class LCABlock(_Block):
     """Add ``LCA`` of x and ``mask`` (n, h, w, 1) to x; then add a feed-forward network of the sum's LayerNorm to it."""
 
     def setup(self) -> None:
-        super().setup()
-        self.LCAlayer: Module = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.LCAlayer = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.ff = _PreNorm(self.dim, self.mlp_dim, self.dropout)
 
     def __call__(self, x: Image, mask: Array, train: bool = False) -> Image:
         return self.add(self.LCAlayer(x, mask, train=train), x, train)

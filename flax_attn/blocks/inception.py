@@ -58,9 +58,6 @@ class _Gated(Module):
 
     gated: bool = dataclasses.field(default=False, kw_only=True)
 
-    def setup(self) -> None:
-        self.SELayer: Module = SELayer(self.in_channels)
-
     def gate(self, x: Image) -> Image:
         """x, scaled by the SELayer if the block is ``gated``."""
         if self.gated or self.is_initializing():
@@ -74,7 +71,6 @@ class InceptionA(_Gated):
     pool_features: int
 
     def setup(self) -> None:
-        super().setup()
         self.branch1x1 = BasicConv2d(self.in_channels, 64, 1)
         self.branch5x5_1 = BasicConv2d(self.in_channels, 48, 1)
         self.branch5x5_2 = BasicConv2d(48, 64, 5, padding=2)
@@ -82,6 +78,7 @@ class InceptionA(_Gated):
         self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
         self.branch_pool = BasicConv2d(self.in_channels, self.pool_features, 1)
+        self.SELayer = SELayer(self.in_channels)
 
     def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
@@ -95,11 +92,11 @@ class InceptionB(_Gated):
     """Three branches of stride 2 side by side: 3x3, two 3x3, and max pooling; 480 channels more than x has."""
 
     def setup(self) -> None:
-        super().setup()
         self.branch3x3 = BasicConv2d(self.in_channels, 384, 3, stride=2)
         self.branch3x3dbl_1 = BasicConv2d(self.in_channels, 64, 1)
         self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
+        self.SELayer = SELayer(self.in_channels)
 
     def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.gate(x)
@@ -113,7 +110,6 @@ class InceptionC(_Gated):
     channels_7x7: int
 
     def setup(self) -> None:
-        super().setup()
         c = self.channels_7x7
         self.branch1x1 = BasicConv2d(self.in_channels, 192, 1)
         self.branch7x7_1 = BasicConv2d(self.in_channels, c, 1)
@@ -125,6 +121,7 @@ class InceptionC(_Gated):
         self.branch7x7dbl_4 = BasicConv2d(c, c, (7, 1), padding=(3, 0))
         self.branch7x7dbl_5 = BasicConv2d(c, 192, (1, 7), padding=(0, 3))
         self.branch_pool = BasicConv2d(self.in_channels, 192, 1)
+        self.SELayer = SELayer(self.in_channels)
 
     def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
@@ -139,13 +136,13 @@ class InceptionD(_Gated):
     """Three branches of stride 2 side by side: 3x3, 7x7 with 3x3, and max pooling; 512 channels more than x has."""
 
     def setup(self) -> None:
-        super().setup()
         self.branch3x3_1 = BasicConv2d(self.in_channels, 192, 1)
         self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
         self.branch7x7x3_1 = BasicConv2d(self.in_channels, 192, 1)
         self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
         self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
         self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
+        self.SELayer = SELayer(self.in_channels)
 
     def __call__(self, x: Image, train: bool = False) -> Features:
         x = self.gate(x)
@@ -161,7 +158,6 @@ class InceptionE(_Gated):
     """
 
     def setup(self) -> None:
-        super().setup()
         self.branch1x1 = BasicConv2d(self.in_channels, 320, 1)
         self.branch3x3_1 = BasicConv2d(self.in_channels, 384, 1)
         self.branch3x3_2a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
@@ -171,6 +167,7 @@ class InceptionE(_Gated):
         self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
         self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
         self.branch_pool = BasicConv2d(self.in_channels, 192, 1)
+        self.SELayer = SELayer(self.in_channels)
 
     def __call__(self, x: Image, train: bool = False) -> Widened:
         x = self.gate(x)
@@ -188,10 +185,10 @@ class InceptionAux(_Gated):
     num_classes: int
 
     def setup(self) -> None:
-        super().setup()
         self.conv0 = BasicConv2d(self.in_channels, 128, 1)
         self.conv1 = BasicConv2d(128, 768, 5, stddev=0.01)
         self.fc = Linear(768, self.num_classes, kernel_init=init.normal(0.001))
+        self.SELayer = SELayer(self.in_channels)
 
     def __call__(self, x: Image, train: bool = False) -> Scores:
         x = avg_pool(self.gate(x), 5, 3)

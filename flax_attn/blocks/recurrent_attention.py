@@ -241,5 +241,6 @@ def reinforce_loss(
     shapes = [a.shape for a in (log_pi, reward, baseline)]
     fit = len(set(shapes)) == 1 and log_pi.ndim == 2
     require(fit, f"reinforce_loss: expected log_pi, reward and baseline of one shape (n, t), got {shapes}")
+    log_pi, reward, baseline = (a.astype(accumulator(a.dtype)) for a in (log_pi, reward, baseline))
     advantage = lax.stop_gradient(reward - baseline)
     return jnp.square(baseline - reward).mean() - weight * (log_pi * advantage).sum(1).mean()

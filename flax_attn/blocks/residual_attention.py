@@ -78,10 +78,10 @@ class _AttentionModule(Module):
     def setup(self) -> None:
         self.first_residual_blocks = self.residual(1)
         self.trunk_branches = self.residual(2)
-        for level in range(1, self.depth):
-            setattr(self, f"skip{level}_connection_residual_block", self.residual(1))
         for i, name in enumerate(self.blocks[:-1], 1):
             setattr(self, name, self.residual(2 if i == self.depth else 1))
+            if i < self.depth:
+                setattr(self, f"skip{i}_connection_residual_block", self.residual(1))
         setattr(self, self.blocks[-1], self.gate())
         self.last_blocks = self.residual(1)
 

@@ -74,6 +74,7 @@ class SAM(Module):
     def setup(self) -> None:
         dim, heads, wide = self.dim, self.ca_num_heads, self.dim * self.expand_ratio
         each = dim // heads
+        self.proj = linear(dim, dim)
         self.v = linear(dim, dim, self.qkv_bias)
         self.s = linear(dim, dim, self.qkv_bias)
         for i in range(1, heads + 1):
@@ -81,7 +82,6 @@ class SAM(Module):
         self.proj0 = conv(dim, wide, 1, groups=each)
         self.bn = BatchNorm2d(wide)
         self.proj1 = conv(wide, dim, 1)
-        self.proj = linear(dim, dim)
         self.dropout = Dropout(self.proj_drop)
 
     def __call__(
@@ -117,11 +117,11 @@ class SAMAttention(Module):
         require(divides, f"SAMAttention: expected sa_num_heads to divide dim={dim}, got {heads}")
 
     def setup(self) -> None:
+        self.proj = linear(self.dim, self.dim)
         self.q = linear(self.dim, self.dim, self.qkv_bias)
         self.attn_dropout = Dropout(self.attn_drop)
         self.kv = linear(self.dim, 2 * self.dim, self.qkv_bias)
         self.local_conv = conv(self.dim, self.dim, 3, groups=self.dim)
-        self.proj = linear(self.dim, self.dim)
         self.proj_dropout = Dropout(self.proj_drop)
 
     def __call__(

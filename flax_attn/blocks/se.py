@@ -113,11 +113,11 @@ class SqueezeExcitation(_Gate):
     def setup(self) -> None:
         channels, hidden = self.input_channels, self.squeeze_channels
         self.fc1 = Conv2d(channels, hidden, 1, bias=self.bias)
+        if self.norm_layer:
+            setattr(self, "bn1" if self.norm_both else "bn", self.norm_layer(hidden))
         self.fc2 = Conv2d(hidden, channels, 1, bias=self.bias)
         if self.norm_layer and self.norm_both:
-            self.bn1, self.bn2 = self.norm_layer(hidden), self.norm_layer(channels)
-        elif self.norm_layer:
-            self.bn = self.norm_layer(hidden)
+            self.bn2 = self.norm_layer(channels)
         self.act: Module = (self.activation or ReLU)()
         self.scale: Module = (self.scale_activation or Sigmoid)()
 
@@ -228,8 +228,7 @@ class CifarSEBasicBlock(CifarBasicBlock):
 
     reduction: int = 16
 
-    def setup(self) -> None:
-        super().setup()
+    def setup_gate(self) -> None:
         self.se: Module = SELayer(self.planes, self.reduction)
 
     def gate(self, y: Features, train: bool) -> Features:

@@ -53,6 +53,8 @@ class SpatialGroupEnhance(Module):
 class _SGEGate(Module):
     """Mixed into a residual block: its residual branch ends in a SpatialGroupEnhance of 64 groups."""
 
+    registered_last = ("downsample", "sge")
+
     def setup(self) -> None:
         super().setup()
         self.sge: Module = SpatialGroupEnhance(64)

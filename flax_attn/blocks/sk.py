@@ -20,16 +20,23 @@ class SKBottleneck(Bottleneck):
     With ``attention_weights=True`` the call returns also the share of each convolution in each channel (n, 2, planes).
     """
 
+    registered_last = ("downsample", "conv_fc1", "bn_fc1", "conv_fc2")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         got = (self.groups, self.base_width)
         require(got == (1, 64), f"SKBottleneck: expected groups, base_width = 1, 64, got {got[0]}, {got[1]}")
 
     def setup(self) -> None:
-        super().setup()
         planes, hidden, d = self.planes, self.planes // 16, self.dilation
+        self.conv1 = Conv2d(self.inplanes, planes, 1, bias=False)
+        self.bn1 = self.norm(planes)
+        self.conv2 = Conv2d(planes, planes, 3, stride=self.stride, padding=d, dilation=d, bias=False)
+        self.bn2 = self.norm(planes)
         self.conv2g = Conv2d(planes, planes, 3, stride=self.stride, padding=d, dilation=d, groups=32, bias=False)
         self.bn2g = self.norm(planes)
+        self.conv3 = Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = self.norm(planes * self.expansion)
         self.conv_fc1 = Conv2d(planes, hidden, 1, bias=False)
         self.bn_fc1 = self.norm(hidden)
         self.conv_fc2 = Conv2d(hidden, 2 * planes, 1, bias=False)

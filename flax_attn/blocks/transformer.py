@@ -179,6 +179,8 @@ class TransformerEncoder(Module):
     num_layers: int
     norm: LayerNorm | None = None
 
+    registered_last = ("norm",)
+
     def setup(self) -> None:
         self.layers = ModuleList([self.encoder_layer.clone() for _ in range(self.num_layers)])
 
@@ -206,6 +208,8 @@ class TransformerDecoder(Module):
     num_layers: int
     norm: LayerNorm | None = None
     return_intermediate: bool = False
+
+    registered_last = ("norm",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -138,10 +138,14 @@ class Module(_Dataclass):
     ``init_rules`` of a network say how leaves of the layers inside start, as a PyTorch network does in a loop over its
     modules. The rules of the outermost network win. ``aliases`` of a network are second names of children that the
     published state dict has: (second, first).
+
+    ``registered_last`` names the children that the PyTorch module registers after all others, in this order. Where it
+    does not say otherwise, children that are arguments are registered first, then those that ``setup`` assigns.
     """
 
     init_rules: ClassVar[Sequence[InitRule]] = ()
     aliases: ClassVar[Sequence[tuple[str, str]]] = ()
+    registered_last: ClassVar[Sequence[str]] = ()
 
     dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)
     param_dtype: DTypeLike | None = dataclasses.field(default=None, kw_only=True)

@@ -190,6 +190,8 @@ class TransformerEncoder(Module):
     num_layers: int
     norm: LayerNorm | None = None
 
+    registered_last = ("norm",)
+
     def setup(self) -> None:
         self.layers = ModuleList([self.encoder_layer.clone() for _ in range(self.num_layers)])
 
@@ -215,6 +217,8 @@ class TransformerDecoder(Module):
     decoder_layer: TransformerDecoderLayer
     num_layers: int
     norm: LayerNorm | None = None
+
+    registered_last = ("norm",)
 
     def setup(self) -> None:
         self.layers = ModuleList([self.decoder_layer.clone() for _ in range(self.num_layers)])

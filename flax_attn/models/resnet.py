@@ -79,6 +79,10 @@ class ResNet(Module):
         stem = Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.conv1 = stem if self.stem_width is None else deep_stem(self.stem_width, self.norm)
         self.bn1 = self.norm(width)
+        self.setup_stages(width)
+
+    def setup_stages(self, width: int) -> None:
+        """Create the layers that follow a stem of ``width`` channels."""
         for i, (stride, dilations) in enumerate(self.geometry()):
             planes = 64 * 2**i
             blocks = [self.make(planes, dilation) for dilation in dilations]

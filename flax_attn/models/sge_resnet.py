@@ -29,10 +29,10 @@ def in_turn(first: Callable[..., Features], second: Callable[..., Features]) -> 
 class BAMResNet(ResNet):
     """A ResNet with a BAM behind each stage but the last; ``features`` gives the feature maps behind the BAMs."""
 
-    def setup(self) -> None:
-        super().setup()
+    def setup_stages(self, width: int) -> None:
         for i in range(len(self.layers) - 1):
             setattr(self, f"bam{i + 1}", BAM(64 * 2**i * self.block.expansion))
+        super().setup_stages(width)
 
     def stages(self) -> list[Callable[..., Features]]:
         *stages, last = super().stages()

@@ -30,13 +30,13 @@ class SpatialTransformerNet(SpatialTransformer):
         require(fit, f"{type(self).__name__}: expected a size of 16 or more each way, got {tuple(self.size)}")
 
     def setup(self) -> None:
-        super().setup()
         self.conv1 = Conv2d(self.in_channels, 10, 5)
         self.conv2 = Conv2d(10, 20, 5)
         self.conv2_drop = Dropout2d()
         self.fc1 = Linear(20 * pixels(self.size, (5, 5), (2, 2)), 50)
         self.fc1_drop = Dropout()
         self.fc2 = Linear(50, self.num_classes)
+        super().setup()
 
     def stn(self, x: Image, train: bool = False) -> Any:
         """The resampled images, which the classifier reads."""

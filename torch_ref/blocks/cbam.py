@@ -79,8 +79,7 @@ class CBAM(Module):
 
 
 class _CBAMGate(Module):
-    def setup(self):
-        super().setup()
+    def setup_last(self):
         self.cbam = CBAM(self.planes * self.expansion)
 
     def gate(self, y: Tensor) -> Tensor:

@@ -35,7 +35,11 @@ class CifarBasicBlock(Module):
         self.bn1 = BatchNorm2d(self.first_norm)
         self.conv2 = Conv2d(self.planes, self.planes, 3, padding=1, bias=False)
         self.bn2 = BatchNorm2d(self.planes)
+        self.setup_gate()
         self.downsample = Sequential() if self.inplanes == self.planes else self.shortcut()
+
+    def setup_gate(self):
+        pass
 
     def shortcut(self) -> Module:
         return downsample(self.inplanes, self.planes, self.stride)

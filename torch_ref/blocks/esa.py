@@ -85,10 +85,6 @@ class _PreNorm(Module):
 
 
 class _Block(Module):
-    def __init__(self, dim, mlp_dim, dropout):
-        super().__init__()
-        self.ff = _PreNorm(dim, mlp_dim, dropout)
-
     def add(self, attended: Tensor, x: Tensor) -> Tensor:
         t = attended + tokens(x)
         return (self.ff(t) + t).mT.reshape(x.shape)
@@ -96,8 +92,9 @@ class _Block(Module):
 
 class ESABlock(_Block):
     def __init__(self, dim, heads=8, dim_head=64, mlp_dim=512, dropout=0.0):
-        super().__init__(dim, mlp_dim, dropout)
+        super().__init__()
         self.ESAlayer = ESA(dim, heads, dim_head, dropout=dropout)
+        self.ff = _PreNorm(dim, mlp_dim, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.add(self.ESAlayer(x), x)
@@ -105,8 +102,9 @@ class ESABlock(_Block):
 
 class LCABlock(_Block):
     def __init__(self, dim, heads=8, dim_head=64, mlp_dim=512, dropout=0.0):
-        super().__init__(dim, mlp_dim, dropout)
+        super().__init__()
         self.LCAlayer = LCA(dim, heads, dim_head, dropout=dropout)
+        self.ff = _PreNorm(dim, mlp_dim, dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.add(self.LCAlayer(x, mask), x)

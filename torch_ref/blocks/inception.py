@@ -26,10 +26,9 @@ def chain(x: Tensor, *layers: Module) -> Tensor:
 
 
 class _Gated(Module):
-    def __init__(self, in_channels, gated):
+    def __init__(self, gated):
         super().__init__()
         self.gated = gated
-        self.SELayer = SELayer(in_channels)
 
     def gate(self, x: Tensor) -> Tensor:
         return self.SELayer(x) if self.gated else x
@@ -37,7 +36,7 @@ class _Gated(Module):
 
 class InceptionA(_Gated):
     def __init__(self, in_channels, pool_features, *, gated=False):
-        super().__init__(in_channels, gated)
+        super().__init__(gated)
         self.branch1x1 = BasicConv2d(in_channels, 64, 1)
         self.branch5x5_1 = BasicConv2d(in_channels, 48, 1)
         self.branch5x5_2 = BasicConv2d(48, 64, 5, padding=2)
@@ -45,6 +44,7 @@ class InceptionA(_Gated):
         self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
         self.branch_pool = BasicConv2d(in_channels, pool_features, 1)
+        self.SELayer = SELayer(in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -56,11 +56,12 @@ class InceptionA(_Gated):
 
 class InceptionB(_Gated):
     def __init__(self, in_channels, *, gated=False):
-        super().__init__(in_channels, gated)
+        super().__init__(gated)
         self.branch3x3 = BasicConv2d(in_channels, 384, 3, stride=2)
         self.branch3x3dbl_1 = BasicConv2d(in_channels, 64, 1)
         self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
+        self.SELayer = SELayer(in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -70,7 +71,7 @@ class InceptionB(_Gated):
 
 class InceptionC(_Gated):
     def __init__(self, in_channels, channels_7x7, *, gated=False):
-        super().__init__(in_channels, gated)
+        super().__init__(gated)
         c = channels_7x7
         self.branch1x1 = BasicConv2d(in_channels, 192, 1)
         self.branch7x7_1 = BasicConv2d(in_channels, c, 1)
@@ -82,6 +83,7 @@ class InceptionC(_Gated):
         self.branch7x7dbl_4 = BasicConv2d(c, c, (7, 1), padding=(3, 0))
         self.branch7x7dbl_5 = BasicConv2d(c, 192, (1, 7), padding=(0, 3))
         self.branch_pool = BasicConv2d(in_channels, 192, 1)
+        self.SELayer = SELayer(in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -94,13 +96,14 @@ class InceptionC(_Gated):
 
 class InceptionD(_Gated):
     def __init__(self, in_channels, *, gated=False):
-        super().__init__(in_channels, gated)
+        super().__init__(gated)
         self.branch3x3_1 = BasicConv2d(in_channels, 192, 1)
         self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
         self.branch7x7x3_1 = BasicConv2d(in_channels, 192, 1)
         self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
         self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
         self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
+        self.SELayer = SELayer(in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -111,7 +114,7 @@ class InceptionD(_Gated):
 
 class InceptionE(_Gated):
     def __init__(self, in_channels, *, gated=False):
-        super().__init__(in_channels, gated)
+        super().__init__(gated)
         self.branch1x1 = BasicConv2d(in_channels, 320, 1)
         self.branch3x3_1 = BasicConv2d(in_channels, 384, 1)
         self.branch3x3_2a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
@@ -121,6 +124,7 @@ class InceptionE(_Gated):
         self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
         self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
         self.branch_pool = BasicConv2d(in_channels, 192, 1)
+        self.SELayer = SELayer(in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.gate(x)
@@ -134,11 +138,12 @@ class InceptionE(_Gated):
 
 class InceptionAux(_Gated):
     def __init__(self, in_channels, num_classes, *, gated=False):
-        super().__init__(in_channels, gated)
+        super().__init__(gated)
         self.conv0 = BasicConv2d(in_channels, 128, 1)
         self.conv1 = BasicConv2d(128, 768, 5, stddev=0.01)
         self.fc = Linear(768, num_classes)
         init.normal_(self.fc.weight, std=0.001)
+        self.SELayer = SELayer(in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         x = avg_pool2d(self.gate(x), 5, 3)

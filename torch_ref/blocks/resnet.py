@@ -41,6 +41,10 @@ class _Residual(Module):
         self.norm = norm_layer or BatchNorm2d
         self.setup()
         self.downsample = downsample
+        self.setup_last()
+
+    def setup_last(self):
+        pass
 
     def residual(self, x: Tensor) -> Tensor:
         raise NotImplementedError

@@ -36,6 +36,7 @@ class SAM(Module):
         self.ca_num_heads = ca_num_heads
         wide = dim * expand_ratio
         each = dim // ca_num_heads
+        self.proj = linear(dim, dim)
         self.v = linear(dim, dim, qkv_bias)
         self.s = linear(dim, dim, qkv_bias)
         for i in range(1, ca_num_heads + 1):
@@ -43,7 +44,6 @@ class SAM(Module):
         self.proj0 = conv(dim, wide, 1, groups=each)
         self.bn = BatchNorm2d(wide)
         self.proj1 = conv(wide, dim, 1)
-        self.proj = linear(dim, dim)
         self.dropout = Dropout(proj_drop)
 
     def forward(self, x: Tensor, H, W, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:
@@ -62,11 +62,11 @@ class SAMAttention(Module):
             raise ValueError(f"SAMAttention: expected sa_num_heads to divide dim={dim}, got {sa_num_heads}")
         self.sa_num_heads = sa_num_heads
         self.scale = qk_scale or (dim // sa_num_heads) ** -0.5
+        self.proj = linear(dim, dim)
         self.q = linear(dim, dim, qkv_bias)
         self.attn_dropout = Dropout(attn_drop)
         self.kv = linear(dim, 2 * dim, qkv_bias)
         self.local_conv = conv(dim, dim, 3, groups=dim)
-        self.proj = linear(dim, dim)
         self.proj_dropout = Dropout(proj_drop)
 
     def forward(self, x: Tensor, H, W, attention_weights=False) -> Tensor | tuple[Tensor, Tensor]:

@@ -59,11 +59,11 @@ class SqueezeExcitation(_Gate):
         super().__init__()
         self.norm_layer, self.norm_both = norm_layer, norm_both
         self.fc1 = Conv2d(input_channels, squeeze_channels, 1, bias=bias)
+        if norm_layer:
+            setattr(self, "bn1" if norm_both else "bn", norm_layer(squeeze_channels))
         self.fc2 = Conv2d(squeeze_channels, input_channels, 1, bias=bias)
         if norm_layer and norm_both:
-            self.bn1, self.bn2 = norm_layer(squeeze_channels), norm_layer(input_channels)
-        elif norm_layer:
-            self.bn = norm_layer(squeeze_channels)
+            self.bn2 = norm_layer(input_channels)
         self.act = (activation or ReLU)()
         self.scale = (scale_activation or Sigmoid)()
 
@@ -172,8 +172,7 @@ class CifarSEBasicBlock(CifarBasicBlock):
         self.reduction = reduction
         super().__init__(inplanes, planes, stride)
 
-    def setup(self):
-        super().setup()
+    def setup_gate(self):
         self.se = SELayer(self.planes, self.reduction)
 
     def gate(self, y: Tensor) -> Tensor:

@@ -25,8 +25,7 @@ class SpatialGroupEnhance(Module):
 
 
 class _SGEGate(Module):
-    def setup(self):
-        super().setup()
+    def setup_last(self):
         self.sge = SpatialGroupEnhance(64)
 
     def gate(self, y: Tensor) -> Tensor:

@@ -12,10 +12,18 @@ class SKBottleneck(Bottleneck):
         got = (self.groups, self.base_width)
         if got != (1, 64):
             raise ValueError(f"SKBottleneck: expected groups, base_width = 1, 64, got {got[0]}, {got[1]}")
-        super().setup()
-        planes, hidden, d = self.planes, self.planes // 16, self.dilation
+        planes, d = self.planes, self.dilation
+        self.conv1 = Conv2d(self.inplanes, planes, 1, bias=False)
+        self.bn1 = self.norm(planes)
+        self.conv2 = Conv2d(planes, planes, 3, stride=self.stride, padding=d, dilation=d, bias=False)
+        self.bn2 = self.norm(planes)
         self.conv2g = Conv2d(planes, planes, 3, stride=self.stride, padding=d, dilation=d, groups=32, bias=False)
         self.bn2g = self.norm(planes)
+        self.conv3 = Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = self.norm(planes * self.expansion)
+
+    def setup_last(self):
+        planes, hidden = self.planes, self.planes // 16
         self.conv_fc1 = Conv2d(planes, hidden, 1, bias=False)
         self.bn_fc1 = self.norm(hidden)
         self.conv_fc2 = Conv2d(hidden, 2 * planes, 1, bias=False)

@@ -30,17 +30,22 @@ class SpatialTransformer(Module):
         align_corners=False,
     ):
         super().__init__()
+        self.in_channels, self.size, self.channels = in_channels, size, channels
+        self.kernel_sizes, self.pools, self.hidden = kernel_sizes, pools, hidden
         self.align_corners = align_corners
+        self.setup()
+
+    def setup(self):
         stages: list[Module] = []
-        inputs = [in_channels, *channels[:-1]]
-        for c, out, kernel, pool in zip(inputs, channels, kernel_sizes, pools, strict=True):
+        inputs = [self.in_channels, *self.channels[:-1]]
+        for c, out, kernel, pool in zip(inputs, self.channels, self.kernel_sizes, self.pools, strict=True):
             stages += [Conv2d(c, out, kernel), MaxPool2d(pool), ReLU()]
         self.localization = Sequential(*stages)
-        features = channels[-1] * pixels(size, kernel_sizes, pools)
-        theta = Linear(hidden, 6)
+        features = self.channels[-1] * pixels(self.size, self.kernel_sizes, self.pools)
+        theta = Linear(self.hidden, 6)
         init.zeros_(theta.weight)
         identity(theta.bias)
-        self.fc_loc = Sequential(Linear(features, hidden), ReLU(), theta)
+        self.fc_loc = Sequential(Linear(features, self.hidden), ReLU(), theta)
 
     def forward(self, x: Tensor, attention_weights=False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         features = self.localization(x).flatten(1)

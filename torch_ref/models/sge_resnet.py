@@ -16,10 +16,10 @@ def in_turn(first, second):
 
 
 class BAMResNet(ResNet):
-    def setup(self):
-        super().setup()
+    def setup_stages(self, width):
         for i in range(len(self.layers) - 1):
             setattr(self, f"bam{i + 1}", BAM(64 * 2**i * self.block.expansion))
+        super().setup_stages(width)
 
     def stages(self):
         *stages, last = super().stages()

@@ -21,6 +21,7 @@ class SpatialTransformerNet(SpatialTransformer):
         align_corners=False,
         num_classes=10,
     ):
+        self.num_classes = num_classes
         super().__init__(
             in_channels,
             size,
@@ -30,12 +31,15 @@ class SpatialTransformerNet(SpatialTransformer):
             hidden=hidden,
             align_corners=align_corners,
         )
-        self.conv1 = Conv2d(in_channels, 10, 5)
+
+    def setup(self):
+        self.conv1 = Conv2d(self.in_channels, 10, 5)
         self.conv2 = Conv2d(10, 20, 5)
         self.conv2_drop = Dropout2d()
-        self.fc1 = Linear(20 * pixels(size, (5, 5), (2, 2)), 50)
+        self.fc1 = Linear(20 * pixels(self.size, (5, 5), (2, 2)), 50)
         self.fc1_drop = Dropout()
-        self.fc2 = Linear(50, num_classes)
+        self.fc2 = Linear(50, self.num_classes)
+        super().setup()
 
     def stn(self, x: Tensor) -> Tensor:
         return super().forward(x)

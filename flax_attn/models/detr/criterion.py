@@ -117,6 +117,7 @@ def sigmoid_focal_loss(inputs: Masks, targets: Masks, alpha: float = 0.25, gamma
 
     ``alpha`` is the weight of pixels whose target is 1.
     """
+    inputs = wide(inputs)
     prob = sigmoid(inputs)
     ce = jnp.logaddexp(inputs, 0) - inputs * targets
     p_t = prob * targets + (1 - prob) * (1 - targets)
@@ -126,7 +127,7 @@ def sigmoid_focal_loss(inputs: Masks, targets: Masks, alpha: float = 0.25, gamma
 
 def dice_loss(inputs: Masks, targets: Masks) -> Float[Array, "*n"]:
     """1 minus the Dice coefficient of each map of logits and its target, with 1 added to both counts."""
-    prob = sigmoid(inputs)
+    prob = sigmoid(wide(inputs))
     numerator = 2 * (prob * targets).sum((-2, -1))
     denominator = prob.sum((-2, -1)) + targets.sum((-2, -1))
     return 1 - (numerator + 1) / (denominator + 1)

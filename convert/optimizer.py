@@ -1,0 +1,275 @@
+"""The state of PyTorch's optimizers <-> the state of optax transformations that do the same arithmetic."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+import optax
+from flax import traverse_util
+from optax.transforms import MaskedNode
+
+from convert.arguments import described, require_module, state_dict_of
+from convert.checkpoint import Checkpoint
+from convert.dialects import AUTO, choose
+from convert.planning import Row
+from convert.rules import dropped
+from convert.state_dict import Plan, in_torch_layout, plan
+from convert.tensors import Lazy, as_numpy, owned
+from convert.training.grouping import Selector, grouped, selected
+from convert.training.groups import Group, Label, Stored, labelled, number, require_fit, steps_taken
+from convert.training.kinds import Kind, find_kind, kind_of
+from convert.training.naming import Names, names_of
+from convert.training.optax_state import fields_of, part_of, with_fields, with_part
+from convert.values import numpy_dtype
+
+FROZEN = "frozen"
+"""The part of the optax state of the parameters that the optimizer leaves as they are."""
+
+Schedule = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class TorchOptimizer:
+    """An optimizer of PyTorch, and the optax transformation that does the same arithmetic.
+
+    Args:
+        kind: the class in ``torch.optim``.
+        groups: its parameter groups.
+        names: the parameters on both sides.
+        labels: which part of the optax state each parameter belongs to, by its key here; None where it is frozen.
+        step: the number of steps that were taken.
+        schedules: for each group the learning rate by the number of steps that were taken; None: constant.
+    """
+
+    kind: Kind
+    groups: tuple[Group, ...]
+    names: Names = field(repr=False)
+    labels: Mapping[str, Label | None] = field(repr=False)
+    step: int = 0
+    schedules: Sequence[Schedule] | None = None
+
+    @functools.cached_property
+    def transformation(self) -> optax.GradientTransformation:
+        """The optax transformation, for the parameters of the module."""
+        made = {str(label): self._of_group(label) for label in self.parts}
+        frozen = None in self.labels.values()
+        if len(made) == 1 and not frozen:
+            return next(iter(made.values()))
+        words = {key: str(label) if label else FROZEN for key, label in self.labels.items()}
+        return optax.partition(made | ({FROZEN: optax.set_to_zero()} if frozen else {}), self._tree(words))
+
+    @property
+    def parts(self) -> list[Label]:
+        """The labels, each once."""
+        return list(dict.fromkeys(label for label in self.labels.values() if label))
+
+    def from_torch(self, stored: Stored, params: Any) -> Any:
+        """The optax state, from what the PyTorch optimizer stores for each parameter.
+
+        Args:
+            params: the parameters here.
+
+        Raises:
+            MismatchError: if an array is missing or has another shape; all are listed at once.
+        """
+        require_fit(self.kind, self.groups, self.names, stored)
+        state = self.transformation.init(params)
+        for label in self.parts:
+            origins = [origin for key in self._rows(label) for origin in self.names.origins[key]]
+            given = {key: stored[key] for key in origins if stored.get(key)}
+            fields = self._fields(label, given) if given else self._count(label)
+            state = with_part(state, str(label), with_fields(part_of(state, str(label)), fields))
+        return state
+
+    def to_torch(self, state: Any) -> dict[str, Any]:
+        """The state dict of the PyTorch optimizer: {"state": {0: {...}, ...}, "param_groups": [...]}.
+
+        Args:
+            state: the optax state, as ``from_torch`` or ``transformation.update`` gives it.
+        """
+        stored: dict[str, dict[str, Any]] = {}
+        for label in self.parts:
+            for key, values in self._stored(label, fields_of(part_of(state, str(label)))).items():
+                stored[key] = values
+        numbers = {key: i for i, key in enumerate(key for group in self.groups for key in group.keys)}
+        groups = [{**group.options, "params": [numbers[key] for key in group.keys]} for group in self.groups]
+        return {"state": {i: stored[key] for key, i in numbers.items() if key in stored}, "param_groups": groups}
+
+    def _of_group(self, label: Label) -> optax.GradientTransformation:
+        options = self.groups[label.group].options
+        if self.schedules is None:
+            return self.kind.transformation(options, options["lr"])
+        schedule, behind = self.schedules[label.group], label.behind
+        return self.kind.transformation(options, (lambda count: schedule(count + behind)) if behind else schedule)
+
+    def _rows(self, label: Label) -> dict[str, Row]:
+        """The parameters with this label, by their keys here."""
+        return {key: row for key, row in self.names.rows.items() if self.labels[key] == label}
+
+    def _tree(self, leaves: Mapping[str, Any]) -> dict[str, Any]:
+        """A tree like the parameters, with the ``leaves`` by their keys here, and nothing in the other places."""
+        rows = self.names.rows
+        return traverse_util.unflatten_dict({row.path[1:]: leaves.get(key, MaskedNode()) for key, row in rows.items()})
+
+    def _fields(self, label: Label, stored: Stored) -> dict[str, Any]:
+        """The fields of a part of the optax state, from what PyTorch stores for its parameters."""
+        rows, fields = self._rows(label), {}
+        for slot, name in self.kind.slots_of(self.groups[label.group].options).items():
+            values = self.names.read({key: values[slot] for key, values in stored.items()})
+            fields[name] = self._tree(owned({key: in_flax(values[key], row) for key, row in rows.items()}))
+        first = next(iter(stored.values()))
+        for scalar, name in self.kind.scalars.items():
+            fields[name] = np.asarray(number(first[scalar]))
+        return fields | self._count(label)
+
+    def _count(self, label: Label) -> dict[str, Any]:
+        return {"count": np.asarray(self.step - label.behind, np.int32)}
+
+    def _stored(self, label: Label, fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What PyTorch stores for the parameters of a part of the optax state, by their PyTorch keys."""
+        rows = self._rows(label)
+        stored: dict[str, dict[str, Any]] = {origin: {} for key in rows for origin in self.names.origins[key]}
+        for scalar, name in self.kind.scalars.items():
+            for values in stored.values():
+                values[scalar] = np.asarray(fields[name], np.float32)
+        for slot, name in self.kind.slots_of(self.groups[label.group].options).items():
+            flat = traverse_util.flatten_dict(fields[name])
+            arrays = {key: in_torch_layout(flat[row.path[1:]], row) for key, row in rows.items()}
+            for key, array in owned(self.names.write(arrays)).items():
+                stored[key][slot] = array
+        return stored if self.kind.slots_of(self.groups[label.group].options) else {}
+
+
+def in_flax(value: Any, row: Row) -> Lazy:
+    """``value`` with its axes in Flax's order, in its own dtype."""
+    return Lazy(row.shape, numpy_dtype(value), lambda: as_numpy(value).transpose(row.axes))
+
+
+def optimizer_of(
+    names: Names,
+    state_dict: Mapping[str, Any],
+    *,
+    kind: str | None = None,
+    groups: Sequence[Selector] | None = None,
+    recipe: Sequence[Selector] | None = None,
+    step: int | None = None,
+    start_missing: bool = False,
+) -> tuple[TorchOptimizer, dict[str, Mapping[str, Any]]]:
+    """The optimizer whose state dict this is, and what it stores for each parameter, by its PyTorch key.
+
+    See ``optimizer_from_torch``.
+
+    Args:
+        recipe: the groups of the published training of the network.
+    """
+    given, states = require_state_dict(state_dict)
+    found = kind_of(given, states, kind)
+    keys = grouped(names.order, given, groups, recipe)
+    numbers = [index for group in given for index in group["params"]]
+    places = dict(zip(numbers, [key for group in keys for key in group], strict=True))
+    stored = {places[index]: values for index, values in states.items()}
+    made = tuple(Group(own, options_of(group)) for group, own in zip(given, keys, strict=True))
+    taken = steps_taken(stored) if step is None else step
+    labels = labelled(found, made, names, stored, step=taken, start_missing=start_missing)
+    return TorchOptimizer(found, made, names, labels=labels, step=taken), stored
+
+
+def optimizer_from_torch(
+    module: nn.Module,
+    optimizer_state: Mapping[str, Any],
+    state_dict: Mapping[str, Any] | Checkpoint,
+    *example_inputs: Any,
+    kind: str | None = None,
+    groups: Sequence[Selector] | None = None,
+    step: int | None = None,
+    start_missing: bool = False,
+    dialect: str | None = None,
+    dtype: Any = None,
+    **kwargs: Any,
+) -> tuple[TorchOptimizer, Any]:
+    """The optimizer of a PyTorch training, and its optax state.
+
+    ``optimizer.transformation`` is the optax transformation, and ``optimizer.to_torch(state)`` goes back.
+
+    PyTorch stores the state by the number of each parameter. The names behind the numbers are known if the state dict
+    has them (``param_names``), or if one group has all parameters of the module; else pass ``groups``.
+
+    Args:
+        optimizer_state: what ``torch.optim.Optimizer.state_dict`` gives, or that entry of ``read(path).extras``.
+        state_dict: the state dict of the PyTorch module, in its own order.
+        example_inputs, kwargs, dialect, dtype: as for ``from_torch``.
+        kind: the class in ``torch.optim``: "AdamW". It is needed only where the state dict does not tell it: before
+            version 2.7, Adam and AdamW with a weight decay look the same.
+        groups: an item for each parameter group: a regular expression that is searched for in the keys of its
+            parameters, their keys, or a function of a key. Parameters in no group are frozen.
+        step: the number of steps that were taken, where the optimizer does not store it, as SGD.
+        start_missing: parameters for which nothing is stored begin at step 0. Without it they are frozen, as
+            parameters without a gradient are in PyTorch.
+
+    Raises:
+        MismatchError: if the state does not fit the module; all differences are listed at once.
+        ValueError: if the optimizer is of another class, or if the names of its parameters cannot be known.
+    """
+    require_module("optimizer_from_torch", module)
+    arrays = state_dict_of(state_dict)
+    mapping = plan(module, *example_inputs, **kwargs)
+    params = mapping.from_torch(arrays, dialect, dtype)["params"]
+    names = names_in(mapping, arrays, dialect)
+    optimizer, stored = optimizer_of(
+        names, optimizer_state, kind=kind, groups=groups, step=step, start_missing=start_missing
+    )
+    return optimizer, optimizer.from_torch(stored, params)
+
+
+def torch_optimizer(
+    module: nn.Module,
+    kind: str,
+    *example_inputs: Any,
+    groups: Sequence[Mapping[str, Any]] = ({"params": ""},),
+    **options: Any,
+) -> TorchOptimizer:
+    """An optimizer for a training that begins here and may go on in PyTorch.
+
+    Args:
+        kind: the class in ``torch.optim``: "AdamW".
+        groups: the parameter groups, with "params", as ``groups`` of ``optimizer_from_torch``, and the options of the
+            group. Parameters in no group are frozen. The default is one group with all parameters.
+        options: the options of all groups, by PyTorch's names: lr, betas and so on.
+
+    Raises:
+        ValueError: if there is no such optimizer, or if it has no such option.
+    """
+    require_module("torch_optimizer", module)
+    found, names = find_kind(kind), names_of(plan(module, *example_inputs))
+    keys = selected(names.order, [group["params"] for group in groups])
+    own = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+    made = tuple(Group(k, found.defaults() | options | o) for k, o in zip(keys, own, strict=True))
+    for group in made:
+        found.transformation(group.options, group.options["lr"])
+    return TorchOptimizer(found, made, names, labels=labelled(found, made, names, stored={}, step=0))
+
+
+def require_state_dict(value: Any) -> tuple[list[Mapping[str, Any]], Mapping[Any, Mapping[str, Any]]]:
+    """The groups and the states of an optimizer's state dict. ValueError for anything else."""
+    is_one = isinstance(value, Mapping) and isinstance(value.get("param_groups"), list | tuple)
+    if not is_one or not isinstance(value.get("state"), Mapping):
+        raise ValueError(
+            'expected the state dict of an optimizer, {"state": ..., "param_groups": [...]}, got '
+            + (f"a dict with the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else described(value))
+        )
+    return list(value["param_groups"]), value["state"]
+
+
+def options_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a group of a state dict, as numbers of Python."""
+    return {name: number(value) for name, value in group.items() if name != "params"}
+
+
+def names_in(mapping: Plan, arrays: Mapping[str, Any], dialect: str | None) -> Names:
+    """The names of the parameters in a state dict that is read in ``dialect``."""
+    native = {key for key in mapping.shapes if not dropped(key)} == {key for key in arrays if not dropped(key)}
+    chosen = None if dialect == AUTO and native else choose(dialect, arrays)
+    return names_of(mapping, {key: tuple(value.shape) for key, value in arrays.items()}, chosen)

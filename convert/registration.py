@@ -1,0 +1,89 @@
+"""The order in which PyTorch registers the parameters and children of a module, found while a module is traced.
+
+PyTorch's state dict lists the parameters of a module, then its buffers, then its children, each group in the order of
+registration. ``module.parameters()`` has the same order. Linen registers the children that are arguments first, then
+those that ``setup`` assigns, then those that a compact call makes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+
+Path = tuple[str, ...]
+
+Names = dict[Path, dict[str, None]]
+"""The names that the module at each path has registered, in order; the values mean nothing."""
+
+Position = tuple[tuple[int, int, str], ...]
+"""What leaves are sorted by."""
+
+
+@contextmanager
+def names_recorded() -> Iterator[Names]:
+    """The names in every module that is called in the ``with`` block, and in the modules around it."""
+    names: Names = {}
+
+    def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        result = call(*args, **kwargs)
+        scope = context.module.scope
+        while scope is not None:
+            names.setdefault(scope.path, {}).update(dict.fromkeys(scope.reservations))
+            scope = scope.parent
+        return result
+
+    with nn.intercept_methods(record):
+        yield names
+
+
+class Registration:
+    """The order in which PyTorch registers the leaves and the children of each module.
+
+    Args:
+        names: what ``names_recorded`` gives.
+        classes: the class of the module at each path. Its ``registered_last`` and its ``aliases`` count.
+    """
+
+    def __init__(self, names: Names, classes: Mapping[Path, type]) -> None:
+        found = {path: dict(registered) for path, registered in names.items()}
+        self.firsts: dict[Path, Path] = {}
+        for path, cls in classes.items():
+            for second, first in getattr(cls, "aliases", ()):
+                parts = second.split(".")
+                self.firsts[(*path, *parts)] = (*path, *first.split("."))
+                for i, name in enumerate(parts):
+                    found.setdefault((*path, *parts[:i]), {}).setdefault(name)
+        self.places = {path: places(registered, last_of(classes.get(path))) for path, registered in found.items()}
+
+    def position(self, path: Path, statistic: bool) -> Position:
+        """What a leaf is sorted by.
+
+        Args:
+            path: the path of the leaf, or a second path of it that ``aliases`` give.
+            statistic: whether the leaf is a buffer.
+        """
+        *parents, leaf = path
+        module: Path = ()
+        position = []
+        for name in parents:
+            position.append((2, self.place(module, name), name))
+            module = self.firsts.get((*module, name), (*module, name))
+        return (*position, (int(statistic), self.place(module, leaf), leaf))
+
+    def place(self, path: Path, name: str) -> int:
+        """The place of ``name`` in the module at ``path``; behind all others if the trace did not show it."""
+        known = self.places.get(path, {})
+        return known.get(name, len(known))
+
+
+def last_of(cls: type | None) -> Sequence[str]:
+    """The names that modules of class ``cls`` register after all others."""
+    return getattr(cls, "registered_last", ())
+
+
+def places(registered: Iterable[str], last: Sequence[str]) -> dict[str, int]:
+    """The place of each name that is registered; the names in ``last`` come at the end, in the order given there."""
+    names = list(registered)
+    names = [name for name in names if name not in last] + [name for name in last if name in names]
+    return {name: place for place, name in enumerate(names)}

@@ -1,0 +1,102 @@
+"""Which parameter of a module each parameter of an optimizer is.
+
+The state dict of an optimizer counts the parameters: the first group has 0, 1, 2 and so on. The names are known if the
+file has them (``param_names``, of PyTorch 2.6 and later), if the user gives them, if a recipe of the network is known,
+or if one group has all parameters, in the order of ``module.parameters()``.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from convert.prefixes import cleaned
+from convert.training.kinds import Groups
+
+Selector = str | Sequence[str] | Callable[[str], bool]
+"""A group of parameters: a regular expression that is searched for in their keys, the keys, or a function of a key."""
+
+HOW = (
+    "pass groups=[...] with one item for each group: a regular expression that is searched for in the keys of its "
+    "parameters, such as '^backbone', or the list of the keys"
+)
+
+
+def grouped(
+    keys: Sequence[str],
+    found: Groups,
+    wanted: Sequence[Selector] | None = None,
+    recipe: Sequence[Selector] | None = None,
+) -> list[tuple[str, ...]]:
+    """The keys of the parameters of each group, in the order of its numbers.
+
+    Args:
+        keys: the parameters of the module, in the order of ``module.parameters()``.
+        found: the groups in the state dict of the optimizer.
+        wanted: what the user says of each group.
+        recipe: the groups of the published training of the network.
+
+    Raises:
+        ValueError: if the names cannot be known, or if what is said of them does not fit.
+    """
+    counts = [len(group["params"]) for group in found]
+    if wanted is not None:
+        return _counted(selected(keys, wanted), counts, "groups")
+    if all("param_names" in group for group in found):
+        return _counted(_named(keys, [group["param_names"] for group in found]), counts, "param_names in the file")
+    if recipe is not None:
+        published = selected(keys, recipe)
+        if [len(group) for group in published] == counts:
+            return published
+    if counts == [len(keys)]:
+        return [tuple(keys)]
+    total = f"{len(found)} group{'s' * (len(found) > 1)}, of {_listed(counts)} parameters"
+    raise ValueError(
+        f"the optimizer has {total}, the module has {len(keys)}, and the file does not say which ones they are; {HOW}"
+    )
+
+
+def selected(keys: Sequence[str], groups: Sequence[Selector]) -> list[tuple[str, ...]]:
+    """The keys that each selector stands for, in the order of ``keys``, or in that of the selector if it lists keys."""
+    if isinstance(groups, str) or not isinstance(groups, Sequence):
+        raise ValueError(f"expected a list with an item for each group, got {groups!r:.80}; {HOW}")
+    chosen = [_chosen(keys, selector) for selector in groups]
+    listed = [key for group in chosen for key in group]
+    if twice := sorted({key for key in listed if listed.count(key) > 1}):
+        raise ValueError(f"groups: expected each parameter in one group, found {_some(twice)} in two")
+    return chosen
+
+
+def _chosen(keys: Sequence[str], selector: Selector) -> tuple[str, ...]:
+    if callable(selector):
+        return tuple(key for key in keys if selector(key))
+    if isinstance(selector, str):
+        try:
+            return tuple(key for key in keys if re.search(selector, key))
+        except re.error as error:
+            raise ValueError(f"groups: expected a regular expression, got {selector!r}: {error}") from error
+    if unknown := [key for key in selector if key not in set(keys)]:
+        raise ValueError(f"groups: expected keys of parameters, got {_some(unknown)}")
+    return tuple(selector)
+
+
+def _named(keys: Sequence[str], names: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The groups that the names in a file stand for, which may have the prefix of a wrapper such as ``module.``."""
+    flat = [name for group in names for name in group]
+    bare = dict(zip(flat, flat, strict=True)) if set(flat) <= set(keys) else cleaned(flat)[0]
+    return selected(keys, [[bare.get(name, name) for name in group] for group in names])
+
+
+def _counted(groups: list[tuple[str, ...]], counts: Sequence[int], who: str) -> list[tuple[str, ...]]:
+    got = [len(group) for group in groups]
+    if got != list(counts):
+        raise ValueError(
+            f"{who}: expected {_listed(counts)} parameters, as the groups of the optimizer have, got {_listed(got)}"
+        )
+    return groups
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers)) or "no"
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:5]) + f" and {len(keys) - 5} more" * (len(keys) > 5)

@@ -1,0 +1,201 @@
+"""CCNet's losses with and without hard pixels, and DANet's, beside the published arithmetic in numpy and PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flax_attn.losses as losses
+from tests.helpers.losses import check_loss, rng
+
+torch = pytest.importorskip("torch")
+ndimage = pytest.importorskip("scipy.ndimage")
+F = torch.nn.functional
+
+
+def threshold(prob, target, ignore, thresh, min_kept, factor):
+    """The probability (n, c, h, w) up to which pixels are hard, as loss/loss.py of CCNet finds it."""
+    small = ndimage.zoom(prob, (1.0, 1.0, 1.0 / factor, 1.0 / factor), order=1)
+    label = ndimage.zoom(target, (1.0, 1.0 / factor, 1.0 / factor), order=0).ravel()
+    kept, valid = min_kept // factor**2, label != ignore
+    if kept >= valid.sum():
+        return 1.0
+    right = np.moveaxis(small, 1, 0).reshape(prob.shape[1], -1)[:, valid][label[valid], np.arange(valid.sum())]
+    return max(thresh, np.sort(right)[min(len(right), kept) - 1]) if kept > 0 else thresh
+
+
+def ohem(x, y, ignore=255, thresh=0.7, min_kept=100000, factor=8):
+    prob = x.softmax(1).detach().numpy()
+    limit = threshold(prob, y.numpy(), ignore, thresh, min_kept, factor)
+    right = np.take_along_axis(prob, np.minimum(y.numpy(), prob.shape[1] - 1)[:, None], 1)[:, 0]
+    hard = (y.numpy() != ignore) & (right <= limit)
+    return F.cross_entropy(x, torch.where(torch.tensor(hard), y, ignore), ignore_index=ignore), hard
+
+
+def example(shape, ignored=0.3, scale=3.0, seed=0):
+    n, h, w, k = shape
+    x = rng(seed).normal(size=shape) * scale
+    y = rng(seed + 1).integers(0, k, (n, h, w))
+    return x, np.where(rng(seed + 2).uniform(size=y.shape) < ignored, 255, y)
+
+
+CASES = {
+    "published": ((1, 49, 33, 4), dict(factor=8, min_kept=100000)),
+    "few kept": ((2, 65, 97, 5), dict(factor=8, min_kept=64 * 12)),
+    "more kept than hard": ((2, 65, 97, 5), dict(factor=8, min_kept=64 * 50, thresh=0.01)),
+    "none kept": ((2, 31, 17, 3), dict(factor=4, min_kept=0, thresh=0.3)),
+    "less than one kept": ((2, 31, 17, 3), dict(factor=4, min_kept=15, thresh=0.3)),
+    "factor 1": ((2, 9, 7, 3), dict(factor=1, min_kept=20, thresh=0.05)),
+    "factor 3": ((1, 22, 40, 6), dict(factor=3, min_kept=90, thresh=0.1)),
+    "smaller than the factor": ((2, 3, 5, 3), dict(factor=8, min_kept=0, thresh=0.2)),
+    "one row left": ((2, 11, 40, 3), dict(factor=8, min_kept=64 * 2, thresh=0.05)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("ignored", [0.0, 0.4, 0.95])
+def test_ohem_keeps_the_published_pixels(name, ignored):
+    shape, kwargs = CASES[name]
+    x, y = example(shape, ignored, seed=len(name))
+    reference = torch.tensor(y)
+    hard = ohem(torch.tensor(x).movedim(-1, 1), reference, **kwargs)[1]
+    ours = jax.jit(jax.grad(lambda x: losses.ohem_cross_entropy(x, y, **kwargs)))(x)
+    assert (np.asarray(ours).any(-1) == hard).all()
+    if hard.any():
+        check_loss(
+            lambda x: losses.ohem_cross_entropy(x, y, **kwargs),
+            lambda x: ohem(x.movedim(-1, 1), reference, **kwargs)[0],
+            x,
+        )
+    else:
+        assert jnp.isnan(losses.ohem_cross_entropy(jnp.asarray(x), y, **kwargs))
+
+
+def test_ties_are_kept():
+    x = np.zeros((1, 4, 6, 2))
+    x[0, :2, :, 0] = 5
+    y = np.zeros((1, 4, 6), int)
+    kwargs = dict(factor=1, min_kept=3, thresh=0.1)
+    loss, hard = ohem(torch.tensor(x).movedim(-1, 1), torch.tensor(y), **kwargs)
+    assert hard.sum() == 12
+    assert abs(float(losses.ohem_cross_entropy(jnp.asarray(x), y, **kwargs)) - float(loss)) < 1e-12
+
+
+def test_ohem_of_ignored_pixels_only_is_nan():
+    x, y = jnp.ones((1, 9, 9, 3)), np.full((1, 9, 9), 255)
+    assert jnp.isnan(losses.ohem_cross_entropy(x, y))
+    assert jnp.isnan(losses.ohem_cross_entropy(x, y, min_kept=0))
+
+
+@pytest.mark.parametrize("n", [*range(1, 60), 97, 321, 512, 713, 769, 1024])
+def test_positions_are_scipys(n):
+    from flax_attn.losses.ohem import _nearest, _zoomed
+
+    x, y = rng(n).normal(size=(1, n, 1, 1)), rng(n).integers(0, 9, (1, n, 1))
+    for factor in (1, 2, 3, 8):
+        zoom = 1.0 / factor
+        if round(n * zoom) > 0:
+            expected = ndimage.zoom(x, (1.0, zoom, 1.0, 1.0), order=1)
+            np.testing.assert_allclose(_zoomed(jnp.asarray(x), 1, factor), expected, rtol=0, atol=1e-13)
+            expected = ndimage.zoom(y, (1.0, zoom, 1.0), order=0)
+            np.testing.assert_array_equal(_nearest(jnp.asarray(y), 1, factor), expected)
+
+
+def resized(x, y):
+    return F.interpolate(x.movedim(-1, 1), size=y.shape[1:], mode="bilinear", align_corners=True)
+
+
+def test_dsn_losses_resize_and_add_the_auxiliary_scores():
+    y = example((2, 17, 25, 4))[1]
+    x, aux = rng(1).normal(size=(2, 3, 5, 4)), rng(2).normal(size=(2, 4, 4, 4))
+    reference = torch.tensor(y)
+
+    def plain(x):
+        return F.cross_entropy(resized(x, reference), reference, ignore_index=255)
+
+    check_loss(lambda x, aux: losses.dsn_loss([x, aux], y), lambda x, aux: plain(x) + 0.4 * plain(aux), x, aux)
+    check_loss(lambda x: losses.dsn_loss([x], y), plain, x)
+    kwargs = dict(thresh=0.3, min_kept=200, factor=4)
+    check_loss(
+        lambda x, aux: losses.ohem_dsn_loss([x, aux], y, **kwargs),
+        lambda x, aux: ohem(resized(x, reference), reference, **kwargs)[0] + 0.4 * plain(aux),
+        x,
+        aux,
+    )
+
+
+def test_danets_loss_is_the_sum_of_three():
+    y = np.where((labels := example((2, 5, 7, 4))[1]) == 255, -1, labels)
+    weight, reference = rng(9).uniform(0.5, 2, 4), torch.tensor(y)
+    xs = [rng(i).normal(size=(2, 5, 7, 4)) for i in range(3)]
+
+    def total(*xs):
+        return sum(F.cross_entropy(x.movedim(-1, 1), reference, torch.tensor(weight), ignore_index=-1) for x in xs)
+
+    check_loss(lambda *xs: losses.segmentation_multi_losses(xs, y, weight), total, *xs)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_encodings_losses(weighted):
+    y = np.where((labels := example((2, 4, 3, 6))[1]) == 255, -1, labels)
+    y[0][y[0] == 5] = 0
+    x, aux, se = rng(1).normal(size=(2, 4, 3, 6)), rng(2).normal(size=(2, 4, 3, 6)), rng(3).normal(size=(2, 6))
+    weight = rng(4).uniform(0.5, 2, 6) if weighted else None
+    w, reference = torch.tensor(weight) if weighted else None, torch.tensor(y)
+    occurs = torch.stack([torch.histc(t.double(), bins=6, min=0, max=5) > 0 for t in reference]).double()
+    assert 0 < occurs.sum() < occurs.numel()
+
+    def ce(x):
+        return F.cross_entropy(x.movedim(-1, 1), reference, w, ignore_index=-1)
+
+    def encoding(se):
+        return F.binary_cross_entropy(torch.sigmoid(se), occurs, w)
+
+    kwargs = dict(weight=weight)
+    check_loss(
+        lambda x, aux, se: losses.segmentation_losses(x, y, aux, se, **kwargs),
+        lambda x, aux, se: ce(x) + 0.4 * ce(aux) + 0.2 * encoding(se),
+        x,
+        aux,
+        se,
+    )
+    check_loss(
+        lambda x, se: losses.segmentation_losses(x, y, None, se, **kwargs),
+        lambda x, se: ce(x) + 0.2 * encoding(se),
+        x,
+        se,
+    )
+    check_loss(lambda x: losses.segmentation_losses(x, y, **kwargs), ce, x)
+
+
+def test_half_precision_is_float32():
+    x, y = example((1, 17, 17, 3))
+    half = jnp.asarray(x, jnp.bfloat16)
+    for loss in (
+        losses.ohem_cross_entropy(half, y),
+        losses.dsn_loss([half], y),
+        losses.segmentation_multi_losses([half] * 3, y, ignore_index=255),
+    ):
+        assert loss.dtype == jnp.float32
+
+
+X, Y = jnp.ones((2, 4, 4, 3)), np.zeros((2, 4, 4), int)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: losses.ohem_cross_entropy(X[0], Y[0]), r"logits of shape \(n, h, w, k\), got \(4, 4, 3\)"),
+        (lambda: losses.ohem_cross_entropy(X, Y + 3), "labels from 0 to 2, or ignore_index=255, got 3"),
+        (lambda: losses.ohem_cross_entropy(X, Y[:1]), r"labels of shape \(2, 4, 4\), got \(1, 4, 4\)"),
+        (lambda: losses.ohem_cross_entropy(X, Y, factor=0), "min_kept >= 0 and factor >= 1, got 100000, 0"),
+        (lambda: losses.dsn_loss([], Y), "expected the scores of CCNet, got none"),
+        (lambda: losses.dsn_loss([X], Y[0]), r"labels of shape \(n, h, w\), got \(4, 4\)"),
+        (lambda: losses.ohem_dsn_loss([X], Y), "scores and auxiliary scores, got 1 output"),
+        (lambda: losses.segmentation_multi_losses([X, X], Y), "expected three outputs, got 2"),
+        (lambda: losses.segmentation_losses(X, Y, None, X[:, 0, 0, :2]), r"se_logits of shape \(2, 3\), got \(2, 2\)"),
+    ],
+)
+def test_bad_input_is_refused(call, words, no_annotation_checks):
+    with pytest.raises(ValueError, match=words):
+        call()
