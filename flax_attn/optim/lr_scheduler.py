@@ -69,9 +69,7 @@ def constant_lr(lr: Number, factor: Number = 1.0 / 3, total_iters: int = 5) -> S
     return from_start(lr * factor, constant_ratio(factor, total_iters))
 
 
-def linear_lr(
-    lr: Number, start_factor: Number = 1.0 / 3, end_factor: Number = 1.0, total_iters: int = 5
-) -> Schedule:
+def linear_lr(lr: Number, start_factor: Number = 1.0 / 3, end_factor: Number = 1.0, total_iters: int = 5) -> Schedule:
     """PyTorch's ``LinearLR``: ``lr`` times a factor that goes from ``start_factor`` to ``end_factor``.
 
     Shapes: the count and the learning rate are scalars, or arrays of one shape.
