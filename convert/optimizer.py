@@ -100,8 +100,21 @@ class TorchOptimizer:
             for key, values in self._stored(label, fields_of(part_of(state, str(label)))).items():
                 stored[key] = values
         numbers = {key: i for i, key in enumerate(key for group in self.groups for key in group.keys)}
-        groups = [{**group.options, "params": [numbers[key] for key in group.keys]} for group in self.groups]
+        groups = [
+            {**group.options, "lr": self.lr(state, i), "params": [numbers[key] for key in group.keys]}
+            for i, group in enumerate(self.groups)
+        ]
         return {"state": {i: stored[key] for key, i in numbers.items() if key in stored}, "param_groups": groups}
+
+    def lr(self, state: Any, number: int) -> float:
+        """The learning rate of a group at the next step."""
+        part = next((label for label in self.parts if label.group == number), None)
+        if part is None or (self.schedules is None and not self.adjustable):
+            return self.groups[number].options["lr"]
+        fields = fields_of(part_of(state, str(part)))
+        if self.schedules is None:
+            return float(fields["hyperparams"]["lr"])
+        return float(self.schedules[number](fields["count"] + part.behind))
 
     def set_lr(self, state: Any, lrs: Sequence[float]) -> Any:
         """The optax state with another learning rate for each group. The optimizer must be ``adjustable``."""

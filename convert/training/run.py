@@ -26,6 +26,7 @@ class Layout:
         optimizer: where the state of the optimizer is.
         scheduler: where the state of the scheduler is; None if there is none.
         ema: where the averaged weights are; None if there are none, or if they were not asked for.
+        ema_prefix: what the keys of the averaged weights begin with.
         beside: everything else in the file, as plain values.
     """
 
@@ -36,6 +37,7 @@ class Layout:
     optimizer: Trail = ("optimizer",)
     scheduler: Trail | None = None
     ema: Trail | None = None
+    ema_prefix: str = ""
     beside: Mapping[str, Any] = field(default_factory=dict)
 
 

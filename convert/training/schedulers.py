@@ -162,9 +162,10 @@ def _placed(curve: Schedule, steps_per_epoch: int, count: int, step_in_epoch: in
     return schedule
 
 
-def _cycles_momentum(kind: str, state: State) -> bool:
+def moves_momentum(kind: str, state: State) -> bool:
+    """Whether a scheduler moves the momentum as well as the learning rate."""
     inside = parts_of(kind, state) if "_schedulers" in state else []
-    return bool(state.get("cycle_momentum")) or any(_cycles_momentum(*part) for part in inside)
+    return bool(state.get("cycle_momentum")) or any(moves_momentum(*part) for part in inside)
 
 
 def schedule_of(
@@ -205,7 +206,7 @@ def schedule_of(
     plateau = kind == "ReduceLROnPlateau"
     require(not plateau, f"{kind}: expected a scheduler that depends on the step alone; call plateau_of(state)")
     require(
-        lr_only or not _cycles_momentum(kind, state),
+        lr_only or not moves_momentum(kind, state),
         f"{kind}: expected a scheduler of the learning rate alone, got cycle_momentum=True, which moves the momentum "
         "too; pass lr_only=True, and give the optimizer the schedules of momentum_of(state)",
     )

@@ -6,7 +6,8 @@ from typing import Any
 
 from convert.optimizer import Group, TorchOptimizer
 from convert.training.scheduler_kinds import kind_of
-from convert.training.schedulers import moves_momentum, momentum_of, plateau_after, plateau_of, schedule_of, stepped
+from convert.training.scheduler_steps import stepped
+from convert.training.schedulers import momentum_of, moves_momentum, plateau_after, plateau_of, schedule_of
 from flax_attn.optim import PlateauState, ReduceLROnPlateau
 
 PLATEAU = "ReduceLROnPlateau"
@@ -69,8 +70,8 @@ def scheduler_of(
         return Scheduler(name, state, plateau=plateau)
     if steps_per_epoch is None:
         raise ValueError(
-            f"the file has the scheduler {name}, and does not say how often PyTorch steps it; pass steps_per_epoch, the "
-            "number of optimizer steps for each scheduler step: 1 if the scheduler is stepped after each batch, the "
+            f"the file has the scheduler {name}, and does not say how often PyTorch steps it; pass steps_per_epoch, "
+            "the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped after each batch, the "
             "number of batches if it is stepped after each epoch"
         )
     return Scheduler(name, state, steps_per_epoch, step_in_epoch=step_in_epoch)

@@ -14,11 +14,12 @@ import numpy as np
 import optax
 
 from convert.arguments import require_module
-from convert.checkpoint import Checkpoint, load, read
+from convert.checkpoint import Checkpoint, read
 from convert.exported import batch_counters
 from convert.files.torch_writer import save_torch
 from convert.optimizer import Schedule, TorchOptimizer, names_in, optimizer_of
 from convert.planning import owners_recorded
+from convert.prefixes import cleaned
 from convert.rules import COUNTER, dropped
 from convert.state_dict import Plan, plan
 from convert.tensors import as_numpy
@@ -28,6 +29,7 @@ from convert.training.run import Layout, Run
 from convert.training.scheduling import scheduler_of
 from flax_attn.optim import PlateauState
 from flax_attn.training import TrainState, new_ema
+from flax_attn.training.ema import COUNT
 
 
 def from_torch_checkpoint(
@@ -138,8 +140,10 @@ def to_torch_checkpoint(
         tree = put(tree, run.layout.scheduler or ("lr_scheduler",), scheduler)
     tree = put(tree, run.layout.optimizer, optimizer)
     if run.layout.ema and state.ema is not None:
-        tree = put(tree, run.layout.ema, model_state(run, state.ema_variables, steps))
-    save_torch(path, put(tree, run.layout.model, model_state(run, state.variables, steps)))
+        average = model_state(run, state.ema_variables, steps, run.layout.ema_prefix)
+        count = {COUNT: np.asarray(state.ema[COUNT], np.int64)} if COUNT in state.ema else {}
+        tree = put(tree, run.layout.ema, OrderedDict(count | average))
+    save_torch(path, put(tree, run.layout.model, model_state(run, state.variables, steps, run.layout.prefix)))
 
 
 def start_run(
@@ -215,11 +219,13 @@ def averaged(
     """The average of the weights in a file, as ``TrainState.create`` takes it, and the layout that says where it is."""
     if ema is None:
         return False, layout
-    arrays = {key: value for key, value in load(path, ema).items() if key != "n_averaged"}
+    arrays = dict(read(path, ema).arrays)
+    count = arrays.pop(COUNT, None)
+    bare, prefix = cleaned(arrays)
+    variables = mapping.from_torch({bare[key]: value for key, value in arrays.items()}, dialect, dtype)
+    average = new_ema(variables, copy_first=False) | ({} if count is None else {COUNT: jnp.int32(as_numpy(count))})
     trail = tuple(ema.split("."))
-    return new_ema(mapping.from_torch(arrays, dialect, dtype), copy_first=False), replace(
-        layout, ema=trail, beside=without(layout.beside, trail)
-    )
+    return average, replace(layout, ema=trail, ema_prefix=prefix, beside=without(layout.beside, trail))
 
 
 def state_of(variables: Mapping[str, Any], optimizer: TorchOptimizer, opt_state: Any, rng: Any, ema: Any) -> TrainState:
@@ -228,10 +234,10 @@ def state_of(variables: Mapping[str, Any], optimizer: TorchOptimizer, opt_state:
     return state.replace(step=jnp.int32(optimizer.step), opt_state=jax.tree.map(jnp.array, opt_state))
 
 
-def model_state(run: Run, variables: Mapping[str, Any], steps: int) -> OrderedDict[str, Any]:
-    """The state dict of the model, with the keys in the order of PyTorch's, and the batch counters moved on."""
+def model_state(run: Run, variables: Mapping[str, Any], steps: int, prefix: str) -> OrderedDict[str, Any]:
+    """A state dict of the model, with the keys in PyTorch's order below ``prefix``, and the batch counters moved on."""
     dialect = run.optimizer.names.dialect
     arrays: dict[str, Any] = dict(run.plan.to_torch(variables, dialect.name if dialect else None))
     arrays |= {key: np.asarray(count + steps, np.int64) for key, count in run.layout.counters.items()}
     keys = dict.fromkeys([*(key for key in run.layout.keys if key in arrays), *arrays])
-    return OrderedDict((run.layout.prefix + key, arrays[key]) for key in keys)
+    return OrderedDict((prefix + key, arrays[key]) for key in keys)
