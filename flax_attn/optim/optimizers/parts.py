@@ -19,7 +19,7 @@ LearningRate = ArrayLike | Callable[[Any], ArrayLike]
 """A number, or a schedule: a function from the number of steps already taken (0 at the first) to the learning rate."""
 
 
-def check(who: str, most: float = math.inf, **values: Any) -> None:
+def check(who: str, most: float | int = math.inf, **values: Any) -> None:
     """ValueError unless each value is from 0 to ``most``. Schedules, and values traced by jit, are let pass."""
     limits = "at least 0" if most == math.inf else f"from 0 to {most}"
     for name, value in values.items():
