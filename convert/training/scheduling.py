@@ -71,7 +71,7 @@ def scheduler_of(
     if steps_per_epoch is None:
         raise ValueError(
             f"the file has the scheduler {name}, and does not say how often PyTorch steps it; pass steps_per_epoch, "
-            "the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped after each batch, the "
-            "number of batches if it is stepped after each epoch"
+            "the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped after each batch, "
+            "the number of batches if it is stepped after each epoch"
         )
     return Scheduler(name, state, steps_per_epoch, step_in_epoch=step_in_epoch)
