@@ -54,7 +54,7 @@ def ohem_cross_entropy(
         small, small_y = _zoomed(small, axis, factor), _nearest(small_y, axis, factor)
     small_p = jnp.where(small_y == ignore_index, jnp.inf, _right(small, small_y)).ravel()
     threshold = _threshold(jnp.sort(small_p), (small_y != ignore_index).sum(), thresh, min_kept // factor**2)
-    hard = (y != ignore_index) & ~(_right(probs, y) > threshold)
+    hard = (y != ignore_index) & (_right(probs, y) <= threshold)
     return cross_entropy(logits, jnp.where(hard, y, ignore_index), ignore_index=ignore_index)
 
 
@@ -103,7 +103,7 @@ def dsn_loss(
     """cross_entropy(outputs[0]) + ``aux_weight`` * cross_entropy(outputs[1]): CCNet's ``CriterionDSN``.
 
     The outputs are scores (n, h, w, k), which are first resized to the size of the labels (n, h2, w2), bilinearly with
-    ``align_corners=True``. One output alone has no auxiliary loss; outputs behind the second do not count, as in the published code.
+    ``align_corners=True``. One output alone has no auxiliary loss. Outputs behind the second do not count.
 
     Raises:
         ValueError: for no outputs, and as ``cross_entropy`` does.

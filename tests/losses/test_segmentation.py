@@ -1,6 +1,5 @@
 """CCNet's losses with and without hard pixels, and DANet's, beside the published arithmetic in numpy and PyTorch."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
