@@ -3,7 +3,7 @@
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,18 @@ from convert.errors import CheckpointError, RefusedError, name_file
 from convert.files.hub import is_remote
 from convert.writing.targets import check_target
 
-ASKED = ("wrapper", "prefix", "strict_pickle", "model", "dialect", "seed", "torch", "layouts")
-"""The options of ``verify`` that a certificate holds as they are."""
+TEXT = (str, type(None))
+ASKED: Mapping[str, tuple[type, ...]] = {
+    "wrapper": TEXT,
+    "prefix": TEXT,
+    "strict_pickle": (bool,),
+    "model": TEXT,
+    "dialect": (str,),
+    "seed": (int,),
+    "torch": TEXT,
+    "layouts": (list, type(None)),
+}
+"""The options of ``verify`` that a certificate holds as they are, and their types."""
 
 
 def add_certificate(command: argparse.ArgumentParser) -> None:
@@ -84,7 +94,7 @@ def seen_from(certificate: Path, file: str | os.PathLike) -> str:
     if is_remote(file):
         return str(file)
     with suppress(ValueError):
-        return Path(os.path.relpath(file, os.path.abspath(certificate.parent))).as_posix()
+        return Path(os.path.relpath(file, os.path.realpath(certificate.parent))).as_posix()
     return str(Path(file).absolute())
 
 
@@ -116,11 +126,13 @@ def asked_again(options: argparse.Namespace, asked: dict[str, Any]) -> dict[str,
     """The options in a certificate, as the command line gives them."""
     kept = {name: value for name, value in vars(options).items() if name != "file"}
     try:
-        again = {name: asked[name] for name in ASKED}
+        again = {name: asked[name] for name, kinds in ASKED.items() if type(asked[name]) in kinds}
         again |= {"arg": [key_value(text) for text in asked["arg"]]}
         again |= {"input": [input_shape(text) for text in asked["input"]]}
-    except (KeyError, TypeError, AttributeError, argparse.ArgumentTypeError) as error:
-        raise RefusedError("expected the options of verify in the certificate, got others; make a new one") from error
+    except (KeyError, TypeError, AttributeError, argparse.ArgumentTypeError):
+        again = {}
+    if not again.keys() >= ASKED.keys():
+        raise RefusedError("expected the options of verify in the certificate, got others; make a new one")
     return {**kept, **again}
 
 
