@@ -11,7 +11,7 @@ import numpy as np
 
 from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.chosen import arguments_of, chosen_model, entry_of, own_modules, part, random_inputs, recognised
-from convert.commands.converting import spelled_arguments, spoken
+from convert.commands.converting import dialect_name, spelled_arguments
 from convert.comparing.comparison import compare
 from convert.comparing.report import Report
 from convert.dialects import NATIVE
@@ -55,7 +55,7 @@ def subject_of(options: argparse.Namespace) -> Subject:
         entry, module, mapping, given = named(options)
     arrays = {key: as_numpy(array) for key, array in checkpoint.arrays.items()}
     state = mapping.to_torch(mapping.from_torch(arrays, options.dialect, dtype=KEEP))
-    dialect = spoken(options.dialect, mapping, checkpoint.arrays)
+    dialect = dialect_name(options.dialect, mapping, checkpoint.arrays)
     facts = facts_of(entry.cls.__name__, module, checkpoint, dialect)
     return Subject(entry, module, mapping, arguments=given, state=state, facts=facts)
 
