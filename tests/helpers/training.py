@@ -222,11 +222,13 @@ class TorchRun:
 
     def optimizer_state(self) -> dict[str, Arrays]:
         """The state of the optimizer, by part and by parameter."""
+        import torch
+
         parts: dict[str, Arrays] = {}
         for key, parameter in self.module.named_parameters():
             for name, value in self.optimizer.state[parameter].items():
                 if value is not None:
-                    parts.setdefault(name, {})[key] = np.array(value)
+                    parts.setdefault(name, {})[key] = np.array(torch.as_tensor(value).numpy())
         return parts
 
 
