@@ -11,10 +11,12 @@ from convert.mismatch import shape_differences
 from convert.planning import Row
 from convert.precision import Precision
 from convert.renaming import Dialect, Read, Translation
+from convert.replacing import Replaced
 from convert.rules import dropped
 from convert.values import dtype_of, trouble
 
 Shapes = Mapping[str, tuple[int, ...]]
+NOTHING = Replaced()
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,13 @@ class Match:
         return [f"! {self.labels[key]}: {text}" for key, text in texts.items() if text]
 
 
-def matched(shapes: Shapes, given: Mapping[str, Any], dialect: str | None) -> Match:
-    """The state dict ``given``, read in ``dialect``, held against ``shapes``."""
-    if dialect == AUTO and set(untranslated(shapes)) == set(untranslated(given)):
-        dialect = None
-    chosen = choose(dialect, given)
+def matched(shapes: Shapes, given: Mapping[str, Any], dialect: str | None, replaced: Replaced = NOTHING) -> Match:
+    """The state dict ``given``, read in ``dialect``, held against ``shapes``. What is ``replaced`` is left out."""
+    chosen = spoken(shapes, given, dialect, replaced)
+    shapes, given = replaced.without(shapes), given if chosen else replaced.without(given)
     useless = {k: text for k, value in given.items() if (k in shapes or not dropped(k)) and (text := trouble(value))}
     usable = {key: value for key, value in given.items() if key not in useless}
-    entries, problems = chosen.read(usable) if chosen else Translation(untranslated(usable), [])
+    entries, problems = replaced.untouched(chosen.read(usable)) if chosen else Translation(untranslated(usable), [])
     found = {key: entry.value for key, entry in entries.items() if entry.value is not None}
     found |= {key: usable.get(key, np.zeros((), np.int64)) for key in shapes if dropped(key) and key not in useless}
     lost = {*entries, *useless} - found.keys()
@@ -63,6 +64,12 @@ def matched(shapes: Shapes, given: Mapping[str, Any], dialect: str | None) -> Ma
     problems = shape_differences(expected, {k: tuple(v.shape) for k, v in found.items()}, labels) + problems
     problems += [f"! {key}: expected an array of numbers, found {text}" for key, text in useless.items()]
     return Match(found, expected, labels, problems=problems, dialect=chosen)
+
+
+def spoken(shapes: Iterable[str], given: Iterable[str], dialect: str | None, replaced: Replaced) -> Dialect | None:
+    """The dialect that the keys ``given`` are read in. With "auto", none if they are those of ``shapes``."""
+    ours, theirs = ({key for key in keys if not (dropped(key) or replaced.covers(key))} for keys in (shapes, given))
+    return None if dialect == AUTO and ours == theirs else choose(dialect, given)
 
 
 def untranslated(state_dict: Mapping[str, Any]) -> dict[str, Read]:

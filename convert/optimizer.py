@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
@@ -42,6 +43,8 @@ class TorchOptimizer:
         labels: which part of the optax state each parameter belongs to, by its key here; None where it is frozen.
         step: the number of steps that were taken.
         schedules: for each group the learning rate by the number of steps that were taken; None: constant.
+        momentums: for each group the momentum, for Adam the first of the betas, in the same way; None: constant.
+        adjustable: whether the learning rate is in the optax state, where ``set_lr`` changes it.
     """
 
     kind: Kind
@@ -50,6 +53,8 @@ class TorchOptimizer:
     labels: Mapping[str, Label | None] = field(repr=False)
     step: int = 0
     schedules: Sequence[Schedule] | None = None
+    momentums: Sequence[Schedule] | None = None
+    adjustable: bool = False
 
     @functools.cached_property
     def transformation(self) -> optax.GradientTransformation:
@@ -95,15 +100,43 @@ class TorchOptimizer:
             for key, values in self._stored(label, fields_of(part_of(state, str(label)))).items():
                 stored[key] = values
         numbers = {key: i for i, key in enumerate(key for group in self.groups for key in group.keys)}
-        groups = [{**group.options, "params": [numbers[key] for key in group.keys]} for group in self.groups]
+        groups = [
+            {**group.options, "lr": self.lr(state, i), "params": [numbers[key] for key in group.keys]}
+            for i, group in enumerate(self.groups)
+        ]
         return {"state": {i: stored[key] for key, i in numbers.items() if key in stored}, "param_groups": groups}
+
+    def lr(self, state: Any, number: int) -> float:
+        """The learning rate of a group at the next step."""
+        part = next((label for label in self.parts if label.group == number), None)
+        if part is None or (self.schedules is None and not self.adjustable):
+            return self.groups[number].options["lr"]
+        fields = fields_of(part_of(state, str(part)))
+        if self.schedules is None:
+            return float(fields["hyperparams"]["lr"])
+        return float(self.schedules[number](fields["count"] + part.behind))
+
+    def set_lr(self, state: Any, lrs: Sequence[float]) -> Any:
+        """The optax state with another learning rate for each group. The optimizer must be ``adjustable``."""
+        for label in self.parts:
+            part = part_of(state, str(label))
+            lr = jnp.asarray(lrs[label.group], part.hyperparams["lr"].dtype)
+            state = with_part(state, str(label), part._replace(hyperparams={**part.hyperparams, "lr": lr}))
+        return state
 
     def _of_group(self, label: Label) -> optax.GradientTransformation:
         options = self.groups[label.group].options
-        if self.schedules is None:
-            return self.kind.transformation(options, options["lr"])
-        schedule, behind = self.schedules[label.group], label.behind
-        return self.kind.transformation(options, (lambda count: schedule(count + behind)) if behind else schedule)
+        lr = options["lr"] if self.schedules is None else delayed(self.schedules[label.group], label.behind)
+        if self.momentums is None and not self.adjustable:
+            return self.kind.transformation(options, lr)
+        moving = {"lr": lr}
+        if self.momentums is not None:
+            moving["momentum"] = delayed(self.momentums[label.group], label.behind)
+
+        def make(lr: Any, momentum: Any = None) -> optax.GradientTransformation:
+            return self.kind.transformation(options if momentum is None else with_momentum(options, momentum), lr)
+
+        return optax.inject_hyperparams(make)(**moving)
 
     def _rows(self, label: Label) -> dict[str, Row]:
         """The parameters with this label, by their keys here."""
@@ -141,6 +174,18 @@ class TorchOptimizer:
             for key, array in owned(self.names.write(arrays)).items():
                 stored[key][slot] = array
         return stored if self.kind.slots_of(self.groups[label.group].options) else {}
+
+
+def delayed(schedule: Schedule, steps: int) -> Schedule:
+    """``schedule``, for a count that began ``steps`` later."""
+    return (lambda count: schedule(count + steps)) if steps else schedule
+
+
+def with_momentum(options: Mapping[str, Any], momentum: Any) -> dict[str, Any]:
+    """The options of a group with another momentum: for Adam, the first of its betas."""
+    if "betas" in options:
+        return {**options, "betas": (momentum, *options["betas"][1:])}
+    return {**options, "momentum": momentum}
 
 
 def in_flax(value: Any, row: Row) -> Lazy:

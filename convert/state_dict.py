@@ -22,6 +22,7 @@ from convert.mismatch import refuse, shape_differences
 from convert.planning import REFUSALS, Path, Row, channels_first, channels_moved, traced_rows
 from convert.precision import HalfPrecisionWarning, Precision, half_precision, is_floating
 from convert.quantized import quantized_hint
+from convert.replacing import Initial, initial_leaves, new_leaves, no_initial, replaced_of
 from convert.tensors import Lazy, as_numpy, owned, same_bits
 from convert.values import numpy_dtype, trouble
 from flax_attn.layers.calls import frozen, takes_train
@@ -39,12 +40,14 @@ class Plan:
         training: makes the plan of the module as it is called with ``train=True``, for the advice in an error.
         moved: gives the shapes that the module has with example inputs whose channels are moved to the last axis, and
             a sentence that says so, for the advice in an error.
+        initial: gives the leaves of ``module.init`` with a key, by path.
     """
 
     module: str
     keyed: Mapping[str, Row]
     training: Callable[[], "Plan | None"] = field(default=lambda: None, compare=False, repr=False)
     moved: Callable[[], Iterable[tuple[Shapes, str]]] = field(default=lambda: (), compare=False, repr=False)
+    initial: Initial = field(default=no_initial, compare=False, repr=False)
 
     @functools.cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -70,22 +73,29 @@ class Plan:
         return {key: r.torch_shape for key, r in self.keyed.items()}
 
     def leaves(
-        self, state_dict: Mapping[str, Any] | Checkpoint, dialect: str | None = None, dtype: Any = None
+        self,
+        state_dict: Mapping[str, Any] | Checkpoint,
+        dialect: str | None = None,
+        dtype: Any = None,
+        replace: str | Sequence[str] = (),
+        rng: Any = 0,
     ) -> dict[Path, Lazy]:
         """The leaves by path, with the checks of ``from_torch``. Each is computed when its ``make`` is called.
 
         What ``make`` gives may be a view of an array in ``state_dict``. There is no note on half precision.
         """
         precision, given = Precision.of(dtype), state_dict_of(state_dict)
-        match = matched(self.shapes, given, dialect)
+        replaced = replaced_of(replace, self.keyed, self.module)
+        match = matched(self.shapes, given, dialect, replaced)
         problems = match.problems + match.value_problems(self.rows, precision)
         summary = f"the state dict does not fit {self.module}"
         summary += f", read as {match.dialect.name}" if match.dialect else ""
         refuse(problems, summary, self.hint(match, given) if problems else "")
-        found, label = match.found, match.labels
-        twice = [(k, r.key) for k, r in self.aliases.items() if not same_bits(found[k], found[r.key])]
-        refuse([f"! {label[second]}: differs from {label[first]}" for second, first in twice], summary)
-        return {r.path: in_flax_layout(found[r.key], r, precision) for r in self.rows}
+        found, label, second = match.found, match.labels, replaced.without(self.aliases)
+        twice = [(k, r.key) for k, r in second.items() if not same_bits(found[k], found[r.key])]
+        refuse([f"! {label[other]}: differs from {label[first]}" for other, first in twice], summary)
+        new = new_leaves([r for r in self.rows if replaced.covers(r.key)], self.initial, rng, precision=precision)
+        return {r.path: new.get(r.path) or in_flax_layout(found[r.key], r, precision) for r in self.rows}
 
     def hint(self, match: Match, given: Mapping[str, Any]) -> str:
         """The likely cause of the differences; empty where none is known."""
@@ -105,10 +115,15 @@ class Plan:
         return known or advice(match.expected, match.shapes, stored, training=training, moved=self.moved)
 
     def from_torch(
-        self, state_dict: Mapping[str, Any] | Checkpoint, dialect: str | None = None, dtype: Any = None
+        self,
+        state_dict: Mapping[str, Any] | Checkpoint,
+        dialect: str | None = None,
+        dtype: Any = None,
+        replace: str | Sequence[str] = (),
+        rng: Any = 0,
     ) -> Variables:
         """See ``convert.from_torch``."""
-        return self.variables(self.leaves(state_dict, dialect, dtype), dtype)
+        return self.variables(self.leaves(state_dict, dialect, dtype, replace=replace, rng=rng), dtype)
 
     def variables(self, leaves: Mapping[Path, Lazy], dtype: Any, depth: int = 2) -> Variables:
         """The variables of ``leaves``, in memory of their own, with the note on half precision if ``dtype`` is None.
@@ -175,7 +190,8 @@ def plan(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Plan:
     keyed = traced_rows(module, example_inputs, kwargs)
     training = functools.partial(trained_plan, module, example_inputs, kwargs)
     moved = functools.partial(moved_shapes, module, example_inputs, kwargs)
-    return Plan(type(module).__name__, keyed, training=training, moved=moved)
+    initial = functools.partial(initial_leaves, module, example_inputs, kwargs)
+    return Plan(type(module).__name__, keyed, training=training, moved=moved, initial=initial)
 
 
 def trained_plan(module: nn.Module, example_inputs: tuple, kwargs: Mapping[str, Any]) -> Plan | None:
@@ -202,6 +218,8 @@ def from_torch(
     *example_inputs: Any,
     dialect: str | None = None,
     dtype: Any = None,
+    replace: str | Sequence[str] = (),
+    rng: Any = 0,
     **kwargs: Any,
 ) -> Variables:
     """The Flax variables of ``module`` that hold the numbers of a PyTorch ``state_dict``.
@@ -218,6 +236,10 @@ def from_torch(
             with a ``HalfPrecisionWarning`` if parameters are in half precision and the module's are not. Running
             statistics are never below float32 then. "keep" keeps all dtypes, those of the statistics too, without
             the warning.
+        replace: prefixes of keys, such as ("fc",), by the names of this package. The leaves of these keys keep the
+            values that ``module.init`` gives them. The state dict may have other shapes there, or more keys, or none.
+            Everywhere else it must fit as usual.
+        rng: the key of JAX for these initial values, or an int as its seed.
 
     Returns:
         ``{"params": ..., "batch_stats": ...}``; the leaves are numpy arrays in memory of their own.
@@ -225,13 +247,13 @@ def from_torch(
     Raises:
         MismatchError: for any missing key, left-over key, wrong shape or wrong kind of value, such as integers where
             the module has floating point numbers; all are listed at once.
-        ValueError: if there is no such dialect or dtype, if with "auto" the keys may be those of several dialects, or
-            if an argument is not what is described here.
+        ValueError: if there is no such dialect or dtype, if with "auto" the keys may be those of several dialects, if
+            a prefix in ``replace`` names no leaf of the module, or if an argument is not what is described here.
     """
     require_module("from_torch", module)
     given = state_dict_of(state_dict)
     mapping = plan(module, *example_inputs, **kwargs)
-    return mapping.variables(mapping.leaves(given, dialect, dtype), dtype)
+    return mapping.variables(mapping.leaves(given, dialect, dtype, replace=replace, rng=rng), dtype)
 
 
 def to_torch(

@@ -108,7 +108,7 @@ def _arguments(text: str) -> Any:
 
 def _about(module: nn.Module | None) -> dict[str, str]:
     """The metadata of a file: its format, the versions that wrote it, and the module that it is for."""
-    about = {"format": FORMAT, **{name: _version(name) for name in ("flax_attn", "jax", "flax")}}
+    about = {"format": FORMAT, **{name: version_of(name) for name in ("flax_attn", "jax", "flax")}}
     if module is None:
         return about
     try:
@@ -118,7 +118,8 @@ def _about(module: nn.Module | None) -> dict[str, str]:
     return {**about, "module": spelled["module"], "arguments": json.dumps(spelled["arguments"])}
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of an installed package."""
     with suppress(PackageNotFoundError):
         return version(package)
     return "not installed"

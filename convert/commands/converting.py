@@ -14,8 +14,10 @@ from convert.commands.chosen import chosen_model, part, recognised
 from convert.commands.inspecting import assumptions, describe
 from convert.commands.options import add_file, add_model
 from convert.commands.terminal import Terminal, printable
-from convert.dialects import AUTO, NATIVE, choose
+from convert.dialects import NATIVE
+from convert.matching import NOTHING, spoken
 from convert.precision import KEEP
+from convert.replacing import Replaced
 from convert.rules import dropped
 from convert.state_dict import Plan
 from convert.writing.formats import FORMATS, Format, find_format
@@ -43,6 +45,15 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help=f"the dtype of floating-point numbers; {KEEP}: that of the file, in every array (default: that of the "
         "file, but float32 for statistics in half precision)",
     )
+    command.add_argument(
+        "--replace",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="take nothing below this prefix of keys from the file, such as fc with another --arg num_classes=7, but "
+        "the initial values of the model; the file may have other shapes there, or nothing; may be given several times",
+    )
+    command.add_argument("--seed", type=int, default=0, help="the seed of the initial values (default: 0)")
     command.add_argument("--json", action="store_true", help="print one JSON object in place of the summary")
 
 
@@ -52,7 +63,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     form = chosen_format(options)
     with terminal.progress(f"reading {options.file}"):
         said, entry, module, mapping, checkpoint = source(options)
-        leaves = mapping.leaves(checkpoint.arrays, options.dialect, options.dtype)
+        new = {"replace": options.replace, "rng": options.seed}
+        leaves = mapping.leaves(checkpoint.arrays, options.dialect, options.dtype, **new)
     with terminal.steps(f"writing {options.out}", leaves) as watched:
         form.write(options.out, traverse_util.unflatten_dict(watched), module)
     facts = facts_of(options, checkpoint, module, mapping=mapping) | {
@@ -99,6 +111,9 @@ def foreign_checkpoint(options: argparse.Namespace) -> Checkpoint:
 
 def facts_of(options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Module, mapping: Plan) -> dict[str, Any]:
     """What was read, as which model, and how much of it was used: plain values for JSON."""
+    replaced = Replaced(tuple(name.removesuffix(".") for name in options.replace))
+    new = [row.key for row in mapping.rows if replaced.covers(row.key)]
+    kept = [row for row in mapping.rows if not replaced.covers(row.key)]
     return {
         "file": str(options.file),
         "format": checkpoint.format,
@@ -106,10 +121,11 @@ def facts_of(options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Mod
         "prefix": checkpoint.prefix,
         "model": type(module).__name__,
         "arguments": spelled_arguments(module),
-        "dialect": spoken(options.dialect, mapping, checkpoint.arrays),
+        "dialect": dialect_name(options.dialect, mapping, checkpoint.arrays, replaced),
         "dtype": options.dtype,
-        "arrays": len(mapping.rows),
-        "transposed": sum(row.transposed for row in mapping.rows),
+        "arrays": len(kept),
+        "transposed": sum(row.transposed for row in kept),
+        "replaced": new,
         "dropped": [key for key in checkpoint.arrays if dropped(key)],
         "out": str(options.out),
     }
@@ -122,12 +138,9 @@ def spelled_arguments(module: nn.Module) -> dict[str, Any] | None:
     return None
 
 
-def spoken(dialect: str, mapping: Plan, keys: Iterable[str]) -> str:
+def dialect_name(dialect: str, mapping: Plan, keys: Iterable[str], replaced: Replaced = NOTHING) -> str:
     """The name of the dialect in which the keys are read."""
-    names = {key for key in keys if not dropped(key)}
-    if dialect == AUTO and names == {key for key in mapping.shapes if not dropped(key)}:
-        return NATIVE
-    chosen = choose(dialect, names)
+    chosen = spoken(mapping.shapes, list(keys), dialect, replaced)
     return chosen.name if chosen else NATIVE
 
 
@@ -139,10 +152,11 @@ def written(path: Path) -> int:
 
 def summary(facts: Mapping[str, Any]) -> list[str]:
     """What was done, as lines of text."""
-    left = facts["dropped"]
+    left, new = facts["dropped"], facts["replaced"]
     lines = [
         f"{facts['model']}: mapped {facts['arrays']} arrays, {facts['transposed']} of them transposed",
         f"dropped {len(left)}: {', '.join(left) or 'nothing'}",
         f"wrote {facts['out']}, {facts['bytes']:,} bytes, {facts['out_format']}",
     ]
+    lines[1:1] = [f"replaced {len(new)} by initial values: {', '.join(new)}"] * bool(new)
     return lines + [f"note: {facts['note']}"] * bool(facts["note"])

@@ -10,10 +10,11 @@ from convert.files.hub import is_remote
 from flax_attn.catalog import close_names
 
 
-def add_file(command: argparse.ArgumentParser) -> None:
+def add_file(command: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the checkpoint file to a command, and the options that say where in it the state dict is."""
+    count = None if required else "?"
     kinds = "a file of torch.save or safetensors, a folder with one, an index of shards, or hf://owner/name"
-    command.add_argument("file", type=checkpoint_path, help=f"the checkpoint: {kinds}")
+    command.add_argument("file", type=checkpoint_path, nargs=count, help=f"the checkpoint: {kinds}")
     command.add_argument("--wrapper", help="the key, or keys joined by dots, under which the file has the state dict")
     command.add_argument(
         "--prefix", help="read only the keys below this prefix, such as model., and remove it from them"

@@ -1,36 +1,24 @@
 """The command ``verify``: runs a checkpoint in Flax and in PyTorch, and prints how far the results are apart."""
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from convert.checkpoint import FORMAT, Checkpoint, scan
-from convert.commands.chosen import (
-    arguments_of,
-    chosen_model,
-    entry_of,
-    own_modules,
-    part,
-    random_inputs,
-    recognised,
-)
+from convert.commands.certifying import add_certificate, certificate_of, repeated, require_target, written
 from convert.commands.options import add_file, add_inputs, add_model
-from convert.commands.terminal import OUTSIDE, REFUSED, Terminal
-from convert.comparing.comparison import compare
+from convert.commands.subject import compare_own, subject_of
+from convert.commands.terminal import FEW, OUTSIDE, REFUSED, Terminal
 from convert.comparing.diagnosis import without_numbers
 from convert.comparing.movement import unmoved
 from convert.comparing.parity import in_eval_mode, moved_in_eval_mode
+from convert.comparing.provenance import bytes_of
 from convert.comparing.report import KINDS, Report, Row, compared
-from convert.dialects import choose
-from convert.precision import KEEP
+from convert.comparing.whole import IN_FILE, compare_whole
 from convert.state_dict import Plan
-from convert.tensors import as_numpy
-from convert.variables_file import module_of, restore
 from flax_attn.catalog import Entry
 from flax_attn.layers import Module
 
@@ -40,13 +28,12 @@ EXIT_STATUS = (
     "on its input, or not on the parameters."
 )
 UNPROVEN = "PROVES NOTHING"
-IN_FILE = "Look at the numbers of the file: weights that are all 0, or a scale gamma that is 0, hide all others."
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the options of ``verify``."""
     command.epilog = EXIT_STATUS
-    add_file(command)
+    add_file(command, required=False)
     add_model(command, required=False)
     command.add_argument("--seed", type=int, default=0, help="the seed of the random input (default: 0)")
     command.add_argument(
@@ -62,12 +49,52 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="with --torch: image or plain for each input, such as image,plain; see convert.compare",
     )
+    add_certificate(command)
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Run a checkpoint in Flax and in PyTorch on the same random input, and compare the results."""
-    with terminal.progress(f"running {options.file} on both sides"):
-        report = report_of(options)
+    if options.check:
+        return check(options, terminal)
+    require_options(options)
+    if options.certificate is None:
+        with terminal.progress(f"running {options.file} on both sides"):
+            report, _ = verified(options)
+        return show(report, terminal)
+    require_target(options)
+    content = bytes_of(options.file)
+    with terminal.progress(f"running and training {options.file} on both sides"):
+        found = verified(options)
+    status = show(found[0], terminal)
+    if status:
+        terminal.out.print(f"{options.certificate}: no certificate was written", soft_wrap=True)
+        return status
+    terminal.say(written(certificate_of(options, options.certificate, content, found), options.certificate))
+    return 0
+
+
+def check(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Run the comparison of a certificate again, and say in what it is worse now."""
+    again, old = repeated(options)
+    content = bytes_of(again.file)
+    with terminal.progress(f"running and training {again.file} on both sides"):
+        found = verified(again)
+    status = show(found[0], terminal)
+    new = certificate_of(again, options.check, content, found)
+    for line in new.differences(old):
+        terminal.say(f"note: {line}")
+    wrong = new.worse_than(old)
+    for line in wrong[:FEW]:
+        terminal.out.print(line, soft_wrap=True)
+    if len(wrong) > FEW:
+        terminal.out.print(f"... and {len(wrong) - FEW} more", soft_wrap=True)
+    if not wrong and not status:
+        terminal.say(f"{options.check}: none of {len(new.results)} results is worse than in the certificate")
+    return OUTSIDE if wrong else status
+
+
+def show(report: Report, terminal: Terminal) -> int:
+    """Print a report. The result is the exit status."""
     terminal.out.print(table_of(report))
     for line in str(report).splitlines() if report.wrong else report.movement():
         terminal.say(line)
@@ -113,71 +140,38 @@ def compare_with_twin(
     )
 
 
-def compare_own(options: argparse.Namespace) -> Report:
-    """Run the classes of ``--model`` and ``--torch`` with the numbers of the file, and compare all results."""
-    if not options.input:
-        raise ValueError("verify needs --input with --torch: the shape of each input, such as --input 2,33,29,3")
-    module, torch_module = own_modules(options.model, options.torch, dict(options.arg))
-    checkpoint = scan(options.file, options.wrapper, options.prefix, options.strict_pickle)
-    inputs = random_inputs(options.input, options.seed)
-    numbers: dict[str, Any] = {"state_dict": {key: as_numpy(array) for key, array in checkpoint.arrays.items()}}
-    if checkpoint.metadata.get("format") == FORMAT:
-        numbers = {"variables": restore(options.file)}
-    try:
-        return compare(module, torch_module, *inputs, **numbers, seed=options.seed, layouts=options.layouts or None)
-    except TypeError as error:
-        raise ValueError(f"{options.model} cannot be called with these inputs: {error}") from error
+def verified(options: argparse.Namespace) -> tuple[Report, dict[str, Any]]:
+    """The comparison that the options ask for, and what was compared: plain values for JSON."""
+    require_options(options)
+    if options.torch:
+        return compare_own(options)
+    subject = subject_of(options)
+    compared = compare_whole if options.certificate or options.check else compare_with_twin
+    report = compared(
+        subject.entry,
+        subject.module,
+        subject.plan,
+        state_dict=subject.state,
+        arguments=subject.arguments,
+        seed=options.seed,
+    )
+    return report, subject.facts
 
 
-def report_of(options: argparse.Namespace) -> Report:
-    """The comparison that the options ask for."""
+def require_options(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and a Python without PyTorch."""
     try:
         import_module("torch_ref.twins")
     except ImportError as error:
         raise ValueError(f'verify needs PyTorch: pip install "flax_attn[torch]" ({error})') from error
+    if options.file is None:
+        raise ValueError("verify needs a FILE: the checkpoint")
     if options.torch and not options.model:
         raise ValueError("verify needs --model with --torch: your Flax class, as package.module:Class")
-    if options.torch:
-        return compare_own(options)
-    if ":" in (options.model or ""):
+    if ":" in (options.model or "") and not options.torch:
         raise ValueError(f"verify needs --torch with {options.model}: its PyTorch class, as package.module:Class")
-    if options.input or options.layouts:
+    if (options.input or options.layouts) and not options.torch:
         raise ValueError("--input and --layouts need --torch: the models of this package have example inputs")
-    checkpoint = scan(options.file, options.wrapper, options.prefix, options.strict_pickle)
-    if checkpoint.metadata.get("format") == FORMAT:
-        return compare_converted(options, checkpoint)
-    given: Mapping[str, Any]
-    if options.model is None:
-        candidate = recognised(options, checkpoint)
-        checkpoint = part(checkpoint, candidate)
-        entry, module, mapping, given = candidate.entry, candidate.module, candidate.plan, candidate.arguments
-    else:
-        entry, module, mapping, given = named(options)
-    arrays = {key: as_numpy(array) for key, array in checkpoint.arrays.items()}
-    if choose(options.dialect, arrays):
-        arrays = mapping.to_torch(mapping.from_torch(arrays, options.dialect, dtype=KEEP))
-    return compare_with_twin(entry, module, mapping, state_dict=arrays, arguments=given, seed=options.seed)
-
-
-def named(options: argparse.Namespace) -> tuple[Entry, Module, Plan, Mapping[str, Any]]:
-    """Entry, module, plan and arguments of the model that the options name."""
-    entry, module, mapping = chosen_model(options)
-    return entry, module, mapping, {name: getattr(module, name, value) for name, value in options.arg}
-
-
-def compare_converted(options: argparse.Namespace, checkpoint: Checkpoint) -> Report:
-    """Run a file that ``convert`` or ``save`` wrote: its module is in its metadata, unless the options name one."""
-    if options.model is not None:
-        entry, module, mapping, given = named(options)
-    elif "module" not in checkpoint.metadata:
-        raise ValueError(f"{options.file}: its metadata name no module; say what it is with --model")
-    else:
-        module = cast(Module, module_of(options.file).copy(dtype=None, param_dtype=None))
-        given = arguments_of(module)
-        entry, mapping = entry_of(module)
-        entry = dataclasses.replace(entry, cls=type(module))
-    state = mapping.to_torch(restore(options.file))
-    return compare_with_twin(entry, module, mapping, state_dict=state, arguments=given, seed=options.seed)
 
 
 def table_of(report: Report) -> Table:

@@ -88,12 +88,24 @@ class Parity:
 
     ``flax_steps`` and ``torch_steps`` must give the same numbers. Each side takes its steps of gradient descent by
     itself. The numbers are numpy's, so that PyTorch's steps can be stored and read where torch is not installed.
+
+    Args:
+        state: the parameters and statistics in place of random ones, by their PyTorch key.
+        module: the Flax module in place of the one that ``entry`` makes; it has the arguments of ``entry``.
     """
 
-    def __init__(self, entry: Entry, plan: Plan, dtype: DTypeLike, seed: int = 0):
+    def __init__(
+        self,
+        entry: Entry,
+        plan: Plan,
+        dtype: DTypeLike,
+        seed: int = 0,
+        state: Mapping[str, np.ndarray] | None = None,
+        module: Module | None = None,
+    ):
         self.entry, self.dtype = entry, np.dtype(dtype)
-        module, rng = entry.module(), np.random.default_rng(seed)
-        state = random_state(plan, rng, self.dtype)
+        module, rng = module or entry.module(), np.random.default_rng(seed)
+        state = random_state(plan, rng, self.dtype) if state is None else in_precision(state, self.dtype.name)
         batches = [entry.draw(module, rng, self.dtype) for _ in range(2)]
         structs, self.masks = trace(entry, module, plan.from_torch(state, dtype=KEEP), batches[0])
         self.case = Case(

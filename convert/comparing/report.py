@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convert.comparing.case import Step, gradients, largest_gradient, outputs
-from convert.comparing.tolerances import TOLERANCE, absolute_difference, difference
+from convert.comparing.tolerances import TOLERANCE, absolute_difference, difference, largest
 
 LINES = 12
 """How many rows ``str(report)`` shows at most."""
@@ -24,6 +24,7 @@ class Row:
         kind: "outputs", "gradients" or "statistics".
         absolute: the largest difference of two numbers; infinite where the shapes differ.
         relative: what ``allowed`` bounds; see ``convert.comparing.tolerances.difference``.
+        magnitude: the largest finite number of the torch side.
     """
 
     dtype: str
@@ -32,6 +33,7 @@ class Row:
     absolute: float
     relative: float
     allowed: float
+    magnitude: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -130,7 +132,8 @@ def compared(
         if mine.shape == expected.shape:
             absolute = absolute_difference(mine, expected)
             relative = difference(mine, expected, scale if kind == KINDS[1] else 0.0)
-        rows.append(Row(dtype, f"{phase}: {name}", kind, absolute=absolute, relative=relative, allowed=allowed))
+        numbers = {"absolute": absolute, "relative": relative, "allowed": allowed, "magnitude": largest(expected)}
+        rows.append(Row(dtype, f"{phase}: {name}", kind, **numbers))
     return rows
 
 

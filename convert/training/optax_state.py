@@ -16,6 +16,8 @@ def fields_of(state: Any) -> dict[str, Any]:
 
 def with_fields(state: Any, values: Mapping[str, Any]) -> Any:
     """``state`` with ``values`` in its fields of these names, wherever they occur."""
+    if isinstance(state, dict):
+        return {name: with_fields(value, values) for name, value in state.items()}
     if not isinstance(state, tuple):
         return state
     new = [values[name] if name in values else with_fields(value, values) for name, value in _members(state)]

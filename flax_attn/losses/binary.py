@@ -13,6 +13,9 @@ from jaxtyping import Array, ArrayLike, Float
 from flax_attn.layers import log_sigmoid, require
 from flax_attn.losses.common import check_reduction, reduced, same_shape, wide
 
+SMALLEST = float(np.float32(1e-12))
+"""The divisor of PyTorch's gradient is at least this: a constant of float32, also in float64."""
+
 
 @jax.custom_jvp
 def _entropy(probs: Array, targets: Array) -> Array:
@@ -26,7 +29,7 @@ def _log(x: Array) -> Array:
 @_entropy.defjvp
 def _entropy_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (probs, targets), (dprobs, dtargets) = primals, tangents
-    slope = (probs - targets) / jnp.maximum(probs * (1 - probs), 1e-12)
+    slope = (probs - targets) / jnp.maximum(probs * (1 - probs), SMALLEST)
     return _entropy(probs, targets), slope * dprobs + (_log(1 - probs) - _log(probs)) * dtargets
 
 

@@ -16,7 +16,7 @@ def nll_loss(
     weight: ArrayLike | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-) -> Float[Array, "*n"]:
+) -> Float[Array, "*m"]:
     """-weight[y] * log_probs[y] for each label y.
 
     The mean is weighted: it is the sum of the losses, divided by the sum of weight[y]. Labels equal to
@@ -59,7 +59,7 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> Float[Array, "*n"]:
+) -> Float[Array, "*m"]:
     """The cross-entropy of softmax(logits) and the labels.
 
     With p = softmax(logits), e = ``label_smoothing`` and a class y as label, the loss is

@@ -29,7 +29,7 @@ def bce_dice_loss(probs: Image, targets: ArrayLike) -> Float[Array, ""]:
     return binary_cross_entropy(p, t) + 1 - dice.mean()
 
 
-def deep_supervision_loss(outputs: Sequence[Image], targets: ArrayLike) -> Float[Array, ""]:
+def deep_supervision_loss(outputs: Sequence[Array], targets: ArrayLike) -> Float[Array, ""]:
     """The sum of ``bce_dice_loss`` of the maps of LDNet, each with targets of its size.
 
     The first map has the size of the targets. For each next map, the targets are halved again, bilinearly with

@@ -54,7 +54,7 @@ def ohem_cross_entropy(
         small, small_y = _zoomed(small, axis, factor), _nearest(small_y, axis, factor)
     small_p = jnp.where(small_y == ignore_index, jnp.inf, _right(small, small_y)).ravel()
     threshold = _threshold(jnp.sort(small_p), (small_y != ignore_index).sum(), thresh, min_kept // factor**2)
-    hard = (y != ignore_index) & ~(_right(probs, y) > threshold)
+    hard = (y != ignore_index) & (_right(probs, y) <= threshold)
     return cross_entropy(logits, jnp.where(hard, y, ignore_index), ignore_index=ignore_index)
 
 
@@ -71,31 +71,39 @@ def _right(probs: Array, y: Array) -> Array:
     return jnp.take_along_axis(probs, jnp.clip(y, 0, probs.shape[-1] - 1)[..., None], -1)[..., 0]
 
 
-def _positions(n: int, factor: int) -> np.ndarray:
-    """Where each pixel of the small map lies among n pixels: the corners of both maps coincide."""
+def _positions(n: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pixel of the small map lies among n pixels, and whether scipy takes it to lie inside them.
+
+    The corners of both maps coincide. For some sizes, such as n=713, rounding brings the last pixel out of the map, and
+    scipy makes it 0.
+    """
     out = round(n / factor)
-    return np.minimum(np.arange(out) * ((n - 1) / (out - 1) if out > 1 else 1.0), n - 1)
+    position = np.arange(out) * ((n - 1) / (out - 1) if out > 1 else 1.0)
+    return np.minimum(position, n - 1), position <= n - 1
 
 
 def _zoomed(x: Array, axis: int, factor: int) -> Array:
-    position = _positions(x.shape[axis], factor)
+    position, inside = _positions(x.shape[axis], factor)
     low = np.floor(position).astype(int)
     high = np.minimum(low + 1, x.shape[axis] - 1)
-    t = jnp.asarray(np.expand_dims(position - low, tuple(range(1, x.ndim - axis))), x.dtype)
-    return jnp.take(x, low, axis) * (1 - t) + jnp.take(x, high, axis) * t
+    column = (-1,) + (1,) * (x.ndim - axis - 1)
+    before, after = ((w * inside).reshape(column) for w in (1 - (position - low), position - low))
+    return jnp.take(x, low, axis) * before.astype(x.dtype) + jnp.take(x, high, axis) * after.astype(x.dtype)
 
 
 def _nearest(y: Array, axis: int, factor: int) -> Array:
-    return jnp.take(y, np.floor(_positions(y.shape[axis], factor) + 0.5).astype(int), axis)
+    position, inside = _positions(y.shape[axis], factor)
+    nearest = jnp.take(y, np.floor(position + 0.5).astype(int), axis)
+    return nearest * inside.reshape((-1,) + (1,) * (y.ndim - axis - 1)).astype(y.dtype)
 
 
 def dsn_loss(
-    outputs: Sequence[ScoreMap], labels: ArrayLike, ignore_index: int = 255, aux_weight: float = 0.4
+    outputs: Sequence[Array], labels: ArrayLike, ignore_index: int = 255, aux_weight: float = 0.4
 ) -> Float[Array, ""]:
     """cross_entropy(outputs[0]) + ``aux_weight`` * cross_entropy(outputs[1]): CCNet's ``CriterionDSN``.
 
-    The scores are first resized to the size of the labels (n, h, w), bilinearly with ``align_corners=True``. One output
-    alone has no auxiliary loss; outputs behind the second do not count, as in the published code.
+    The outputs are scores (n, h, w, k), which are first resized to the size of the labels (n, h2, w2), bilinearly with
+    ``align_corners=True``. One output alone has no auxiliary loss. Outputs behind the second do not count.
 
     Raises:
         ValueError: for no outputs, and as ``cross_entropy`` does.
@@ -106,7 +114,7 @@ def dsn_loss(
 
 
 def ohem_dsn_loss(
-    outputs: Sequence[ScoreMap],
+    outputs: Sequence[Array],
     labels: ArrayLike,
     ignore_index: int = 255,
     thresh: float = 0.7,
@@ -116,7 +124,7 @@ def ohem_dsn_loss(
 ) -> Float[Array, ""]:
     """ohem_cross_entropy(outputs[0]) + ``aux_weight`` * cross_entropy(outputs[1]): CCNet's ``CriterionOhemDSN``.
 
-    The scores are first resized to the size of the labels (n, h, w), as in ``dsn_loss``.
+    The outputs are scores (n, h, w, k), which are first resized to the size of the labels, as in ``dsn_loss``.
 
     Raises:
         ValueError: for fewer outputs than two, and as ``ohem_cross_entropy`` does.
@@ -127,7 +135,7 @@ def ohem_dsn_loss(
     return hard + aux_weight * cross_entropy(auxiliary, labels, ignore_index=ignore_index)
 
 
-def resized(scores: ScoreMap, labels: ArrayLike) -> ScoreMap:
+def resized(scores: ScoreMap, labels: ArrayLike) -> Float[Array, "n h2 w2 k"]:
     """The scores in float32 at least, at the height and the width of the labels (n, h, w)."""
     shape = np.shape(labels)
     require(len(shape) == 3, f"dsn_loss: expected labels of shape (n, h, w), got {shape}")

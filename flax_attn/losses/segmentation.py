@@ -16,7 +16,7 @@ from flax_attn.shapes import ScoreMap, Scores
 
 
 def segmentation_multi_losses(
-    outputs: Sequence[ScoreMap], labels: ArrayLike, weight: ArrayLike | None = None, ignore_index: int = -1
+    outputs: Sequence[Array], labels: ArrayLike, weight: ArrayLike | None = None, ignore_index: int = -1
 ) -> Float[Array, ""]:
     """The sum of the cross-entropies of the three outputs of DANet, all of the same weight.
 

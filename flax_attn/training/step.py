@@ -83,7 +83,7 @@ def train_step(
         loss_scale=loss_scale,
         skip_nonfinite=skip_nonfinite,
     )
-    return jax.jit(step.__call__, donate_argnums=(0,) if donate else ())
+    return jax.jit(step.__call__, donate_argnums=(0,) if donate else (), keep_unused=True)
 
 
 def eval_step(
@@ -200,11 +200,10 @@ def _check(state: TrainState, optimizer: optax.GradientTransformation, averages:
         "train_step: expected an opt_state of its optimizer, got one of another form; "
         "create the state with TrainState.create(variables, optimizer)",
     )
-    require(
-        state.ema is not None or not averages,
-        "train_step: got ema_decay, but state.ema is None; create it with ema=True",
-    )
-    require(state.ema is None or averages, "train_step: expected ema_decay for a state with an average, got None")
+    has_average = state.ema is not None
+    missing = "train_step: expected a state with an average, got ema=None; create the state with ema=True"
+    require(has_average or not averages, missing)
+    require(averages or not has_average, "train_step: expected ema_decay for a state with an average, got None")
 
 
 def _split(batch: Any, count: int) -> Any:

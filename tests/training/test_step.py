@@ -8,8 +8,7 @@ import optax
 import pytest
 
 from flax_attn.layers import BatchNorm2d, Dropout, frozen
-from flax_attn.training import TrainState, eval_step, new_ema, train_step
-from flax_attn.training.calling import stream_key
+from flax_attn.training import TrainState, eval_step, new_ema, stream_key, train_step
 from tests.training.networks import Plain, Small, bits, data, loss, new_state, variables
 
 SGD = optax.sgd(0.1)

@@ -19,7 +19,7 @@ LearningRate = ArrayLike | Callable[[Any], ArrayLike]
 """A number, or a schedule: a function from the number of steps already taken (0 at the first) to the learning rate."""
 
 
-def check(who: str, most: float = math.inf, **values: Any) -> None:
+def check(who: str, most: float | int = math.inf, **values: Any) -> None:
     """ValueError unless each value is from 0 to ``most``. Schedules, and values traced by jit, are let pass."""
     limits = "at least 0" if most == math.inf else f"from 0 to {most}"
     for name, value in values.items():
@@ -28,11 +28,11 @@ def check(who: str, most: float = math.inf, **values: Any) -> None:
         require(fits, f"{who}: expected {name} to be a number that is {limits}, got {value}; change {name}")
 
 
-def check_betas(who: str, betas: Sequence[float | int]) -> tuple[float, float]:
-    """The two betas. ValueError unless there are two, and both are in [0, 1)."""
-    fits = len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+def check_betas(who: str, betas: Sequence[ArrayLike]) -> tuple[Any, Any]:
+    """The two betas. ValueError unless there are two, and both are in [0, 1). Values traced by jit are let pass."""
+    fits = len(betas) == 2 and all(isinstance(beta, jax.core.Tracer) or 0 <= beta < 1 for beta in betas)
     require(fits, f"{who}: expected betas to be two numbers that are at least 0 and below 1, got {betas}; change betas")
-    return float(betas[0]), float(betas[1])
+    return betas[0], betas[1]
 
 
 def is_zero(value: ArrayLike) -> bool:
@@ -40,18 +40,20 @@ def is_zero(value: ArrayLike) -> bool:
     return not isinstance(value, jax.Array) and bool(value == 0)
 
 
-def bias_correction(beta: float, count: ArrayLike) -> jax.Array:
+def bias_correction(beta: ArrayLike, count: ArrayLike) -> jax.Array:
     """1 - beta^count, right to the last digits also in float32, where 1 - 0.999 has only five right digits."""
+    if isinstance(beta, jax.Array):
+        return -jnp.expm1(count * jnp.log(beta))
     return -jnp.expm1(count * math.log(beta)) if beta > 0 else jnp.ones([])
 
 
-def corrected(tree: Any, beta: float, count: ArrayLike) -> Any:
+def corrected(tree: Any, beta: ArrayLike, count: ArrayLike) -> Any:
     """Each leaf of ``tree`` / (1 - beta^count)."""
     correction = bias_correction(beta, count)
     return jax.tree.map(lambda x: x / correction.astype(x.dtype), tree)
 
 
-def moments(gradients: Any, state: Any, betas: tuple[float, float]) -> tuple[Any, Any]:
+def moments(gradients: Any, state: Any, betas: tuple[Any, Any]) -> tuple[Any, Any]:
     """mu = beta1 mu + (1 - beta1) g and nu = beta2 nu + (1 - beta2) g^2, from the old ones in ``state``."""
     mu = optax.tree.update_moment(gradients, state.mu, betas[0], 1)
     return mu, optax.tree.update_moment(gradients, state.nu, betas[1], 2)

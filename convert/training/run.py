@@ -1,0 +1,70 @@
+"""A training that came from a PyTorch checkpoint, and how that checkpoint is laid out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import optax
+
+from convert.optimizer import TorchOptimizer
+from convert.state_dict import Plan
+from convert.training.places import Trail
+from convert.training.scheduling import Scheduler
+from flax_attn.training import TrainState
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a PyTorch training checkpoint is laid out, so that it can be written again.
+
+    Args:
+        model: where the state dict of the model is.
+        prefix: what its keys begin with.
+        keys: its keys without the prefix, in order.
+        counters: its batch counters, which have no leaf here, and their numbers.
+        optimizer: where the state of the optimizer is.
+        scheduler: where the state of the scheduler is; None if there is none.
+        ema: where the averaged weights are; None if there are none, or if they were not asked for.
+        ema_prefix: what the keys of the averaged weights begin with.
+        beside: everything else in the file, as plain values.
+    """
+
+    model: Trail = ("model",)
+    prefix: str = ""
+    keys: tuple[str, ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+    optimizer: Trail = ("optimizer",)
+    scheduler: Trail | None = None
+    ema: Trail | None = None
+    ema_prefix: str = ""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A training that came from PyTorch, or may go there.
+
+    Args:
+        state: the training state, for ``flax_attn.training.train_step`` or a loop of your own.
+        optimizer: the PyTorch optimizer; its optax transformation is ``run.transformation``.
+        scheduler: the PyTorch scheduler; None if there is none. Its learning rates are in the transformation.
+        layout: how the PyTorch checkpoint is laid out.
+    """
+
+    module: nn.Module
+    plan: Plan = field(repr=False)
+    state: TrainState = field(repr=False)
+    optimizer: TorchOptimizer
+    scheduler: Scheduler | None = None
+    layout: Layout = field(default_factory=Layout, repr=False)
+
+    @property
+    def transformation(self) -> optax.GradientTransformation:
+        """The optax transformation that does the arithmetic of the PyTorch optimizer and scheduler."""
+        return self.optimizer.transformation
+
+    @property
+    def beside(self) -> Mapping[str, Any]:
+        """What the file has beside the model, the optimizer and the scheduler, such as "epoch" and "args"."""
+        return self.layout.beside

@@ -1,0 +1,77 @@
+"""The scheduler in a PyTorch training checkpoint, as the schedules of an optimizer here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from convert.optimizer import Group, TorchOptimizer
+from convert.training.scheduler_kinds import kind_of
+from convert.training.scheduler_steps import stepped
+from convert.training.schedulers import momentum_of, moves_momentum, plateau_after, plateau_of, schedule_of
+from flax_attn.optim import PlateauState, ReduceLROnPlateau
+
+PLATEAU = "ReduceLROnPlateau"
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A scheduler of PyTorch.
+
+    Args:
+        kind: the class in ``torch.optim.lr_scheduler``.
+        state: its state dict.
+        steps_per_epoch: PyTorch steps the scheduler once after so many steps of the optimizer.
+        step_in_epoch: so many steps of the optimizer were taken after the last step of the scheduler.
+        plateau: for a ReduceLROnPlateau, what steps it, and its state; else None.
+    """
+
+    kind: str
+    state: Mapping[str, Any]
+    steps_per_epoch: int = 1
+    step_in_epoch: int = 0
+    plateau: tuple[ReduceLROnPlateau, PlateauState] | None = None
+
+    def attached(self, optimizer: TorchOptimizer) -> TorchOptimizer:
+        """``optimizer`` with the learning rates of this scheduler."""
+        if self.plateau:
+            return replace(optimizer, adjustable=True)
+        about: dict[str, Any] = dict(
+            kind=self.kind,
+            steps_per_epoch=self.steps_per_epoch,
+            count=optimizer.step,
+            step_in_epoch=self.step_in_epoch,
+            groups=[group.options for group in optimizer.groups],
+        )
+        momentums = momentum_of(self.state, **about) if moves_momentum(self.kind, self.state) else None
+        return replace(optimizer, schedules=schedule_of(self.state, **about, lr_only=True), momentums=momentums)
+
+    def after(
+        self, steps: int, groups: Sequence[Mapping[str, Any]], plateau: PlateauState | None
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The state dict of the scheduler, and the options of each group, ``steps`` steps of the optimizer later."""
+        if self.plateau:
+            state = plateau_after(self.state, plateau or self.plateau[1])
+            lrs = state["_last_lr"] if plateau else [group["lr"] for group in groups]
+            return state, [{**group, "lr": lr} for group, lr in zip(groups, lrs, strict=True)]
+        return stepped(self.state, groups, (steps + self.step_in_epoch) // self.steps_per_epoch, self.kind)
+
+
+def scheduler_of(
+    state: Mapping[str, Any], kind: str | None, steps_per_epoch: int | None, step_in_epoch: int, groups: Sequence[Group]
+) -> Scheduler:
+    """The scheduler with this state dict.
+
+    Raises:
+        ValueError: if it is of an unknown class, or if it is not said how often PyTorch steps it.
+    """
+    name = kind_of(state, kind)
+    if name == PLATEAU:
+        plateau = plateau_of(state, [group.options for group in groups])
+        return Scheduler(name, state, plateau=plateau)
+    if steps_per_epoch is None:
+        raise ValueError(
+            f"the file has the scheduler {name}, and does not say how often PyTorch steps it; pass steps_per_epoch, "
+            "the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped after each batch, "
+            "the number of batches if it is stepped after each epoch"
+        )
+    return Scheduler(name, state, steps_per_epoch, step_in_epoch=step_in_epoch)

@@ -1,0 +1,192 @@
+"""Each optimizer inside what optax, flax.nnx and jit wrap around it, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from flax_attn import optim
+
+FACTORIES = {
+    "sgd": optim.sgd,
+    "momentum": lambda lr=0.01, **kwargs: optim.sgd(lr, momentum=0.9, dampening=0.1, **kwargs),
+    "adam": optim.adam,
+    "amsgrad": lambda lr=0.01, **kwargs: optim.adam(lr, amsgrad=True, **kwargs),
+    "adamw": optim.adamw,
+    "adamax": optim.adamax,
+    "nadam": optim.nadam,
+    "radam": optim.radam,
+    "rmsprop": optim.rmsprop,
+    "centered": lambda lr=0.01, **kwargs: optim.rmsprop(lr, momentum=0.9, centered=True, **kwargs),
+    "adagrad": optim.adagrad,
+    "adadelta": optim.adadelta,
+}
+PARAMS = {"a": jnp.arange(1.0, 4.0), "b": {"c": jnp.full((2, 2), 0.5)}}
+GRADIENTS = {"a": jnp.array([0.1, -0.2, 0.0]), "b": {"c": jnp.array([[1.0, 2.0], [-3.0, 0.5]])}}
+every = pytest.mark.parametrize("name", FACTORIES)
+
+
+def steps(optimizer, params, gradients, count=3):
+    state = optimizer.init(params)
+    for _ in range(count):
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def same(got, expected):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, strict=True), got, expected)
+
+
+@every
+def test_partition_gives_each_leaf_its_own_learning_rate(name):
+    make = FACTORIES[name]
+    groups = {"slow": make(0.001, weight_decay=0.1), "fast": make(0.1)}
+    got, state = steps(optax.partition(groups, {"a": "slow", "b": "fast"}), PARAMS, GRADIENTS)
+    same(got["a"], steps(groups["slow"], {"a": PARAMS["a"]}, {"a": GRADIENTS["a"]})[0]["a"])
+    same(got["b"], steps(groups["fast"], PARAMS["b"], GRADIENTS["b"])[0])
+    assert all(count == 3 for _, count in optax.tree.get_all_with_path(state, "count"))
+
+
+@every
+def test_masked_leaves_keep_their_gradient(name):
+    masked = optax.masked(FACTORIES[name](), {"a": True, "b": False})
+    updates, _ = masked.update(GRADIENTS, masked.init(PARAMS), PARAMS)
+    same(updates["b"], GRADIENTS["b"])
+    plain = FACTORIES[name]()
+    same(updates["a"], plain.update({"a": GRADIENTS["a"]}, plain.init({"a": PARAMS["a"]}), {"a": PARAMS["a"]})[0]["a"])
+
+
+@every
+def test_multi_steps_makes_one_step_of_the_mean(name):
+    twice = jax.tree.map(lambda g: [0.5 * g, 1.5 * g], GRADIENTS)
+    halves = [jax.tree.map(lambda g, i=i: g[i], twice, is_leaf=lambda x: isinstance(x, list)) for i in (0, 1)]
+    optimizer = optax.MultiSteps(FACTORIES[name](), every_k_schedule=2)
+    state, params = optimizer.init(PARAMS), PARAMS
+    for gradients in halves * 3:
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    same(params, steps(FACTORIES[name](), PARAMS, GRADIENTS)[0])
+
+
+@every
+def test_nnx_optimizer_makes_the_same_steps(name):
+    class Net(nnx.Module):
+        def __init__(self):
+            self.a = nnx.Param(PARAMS["a"])
+
+    net = Net()
+    optimizer = nnx.Optimizer(net, FACTORIES[name](), wrt=nnx.Param)
+    for _ in range(3):
+        gradients = jax.tree.map(lambda x: GRADIENTS["a"], nnx.state(net, nnx.Param))
+        optimizer.update(net, gradients)
+    same(net.a[...], steps(FACTORIES[name](), {"a": PARAMS["a"]}, {"a": GRADIENTS["a"]})[0]["a"])
+
+
+@every
+def test_learning_rate_can_be_injected(name):
+    make = FACTORIES[name]
+    optimizer = optax.inject_hyperparams(make)(lr=0.5)
+    state = optimizer.init(PARAMS)
+    state.hyperparams["lr"] = jnp.asarray(0.02)
+    updates, _ = jax.jit(optimizer.update)(GRADIENTS, state, PARAMS)
+    plain = make(0.02)
+    same(updates, plain.update(GRADIENTS, plain.init(PARAMS), PARAMS)[0])
+
+
+def test_all_numbers_of_sgd_can_be_injected():
+    optimizer = optax.inject_hyperparams(optim.sgd)(lr=0.5, momentum=0.9, weight_decay=0.1, nesterov=True)
+    same(steps(optimizer, PARAMS, GRADIENTS)[0], steps(optim.sgd(0.5, 0.9, 0.0, 0.1, True), PARAMS, GRADIENTS)[0])
+
+
+@every
+def test_no_parameters(name):
+    optimizer = FACTORIES[name](weight_decay=0.1)
+    assert jax.jit(optimizer.update)({}, optimizer.init({}), {})[0] == {}
+
+
+@every
+def test_jit_gives_the_same_steps_with_the_same_types(name):
+    optimizer = FACTORIES[name]()
+    state = optimizer.init(PARAMS)
+    updates, new = jax.jit(optimizer.update)(GRADIENTS, state, PARAMS)
+    same(updates, optimizer.update(GRADIENTS, state, PARAMS)[0])
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
+    assert jax.tree.map(jnp.result_type, new) == jax.tree.map(jnp.result_type, state)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+@every
+def test_parameters_are_not_needed_without_weight_decay(name):
+    optimizer = FACTORIES[name](**({"weight_decay": 0} if name == "adamw" else {}))
+    state = optimizer.init(PARAMS)
+    same(optimizer.update(GRADIENTS, state)[0], optimizer.update(GRADIENTS, state, PARAMS)[0])
+
+
+@every
+def test_state_maps_over_its_parameters(name):
+    optimizer = FACTORIES[name]()
+    state = optimizer.init(PARAMS)
+    doubled = optax.tree.map_params(optimizer, lambda x: x + 1, state)
+    count = sum(x.shape in {(3,), (2, 2)} for x in jax.tree.leaves(state))
+    moved = jax.tree.map(lambda x, y: bool((x != y).any()), doubled, state)
+    assert sum(jax.tree.leaves(moved)) == count
+
+
+@every
+def test_state_of_float32_parameters_is_float32_under_x64(name):
+    params, gradients = jax.tree.map(lambda x: x.astype(jnp.float32), (PARAMS, GRADIENTS))
+    optimizer = FACTORIES[name](weight_decay=0.1)
+    state = optimizer.init(params)
+    updates, new = optimizer.update(gradients, state, params)
+    assert {str(x.dtype) for x in jax.tree.leaves((updates, new))} <= {"float32", "int32"}
+
+
+REFUSED = [
+    (optim.sgd, {"lr": -0.1}, "sgd: expected lr .* at least 0, got -0.1"),
+    (optim.sgd, {"lr": float("nan")}, "sgd: expected lr .*, got nan"),
+    (optim.sgd, {"momentum": -0.9}, "sgd: expected momentum .*, got -0.9"),
+    (optim.sgd, {"weight_decay": -1}, "sgd: expected weight_decay .*, got -1"),
+    (optim.sgd, {"nesterov": True}, "sgd: nesterov=True needs .* got momentum 0.0"),
+    (optim.sgd, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "sgd: nesterov=True needs .* dampening 0.1"),
+    (optim.adam, {"lr": -1}, "adam: expected lr"),
+    (optim.adam, {"betas": (1.0, 0.999)}, "adam: expected betas .* got \\(1.0, 0.999\\)"),
+    (optim.adam, {"betas": (0.9, -0.1)}, "adam: expected betas"),
+    (optim.adam, {"betas": (0.9,)}, "adam: expected betas .* two numbers"),
+    (optim.adam, {"eps": -1e-8}, "adam: expected eps"),
+    (optim.adamw, {"betas": (0.9, 1.0)}, "adamw: expected betas"),
+    (optim.adamw, {"weight_decay": -0.1}, "adamw: expected weight_decay"),
+    (optim.adamax, {"betas": (0.9, 1.0)}, "adamax: expected betas"),
+    (optim.adamax, {"eps": -1.0}, "adamax: expected eps"),
+    (optim.nadam, {"momentum_decay": -0.1}, "nadam: expected momentum_decay"),
+    (optim.nadam, {"betas": (-0.1, 0.9)}, "nadam: expected betas"),
+    (optim.radam, {"betas": (0.9, 1.0)}, "radam: expected betas"),
+    (optim.radam, {"eps": -1.0}, "radam: expected eps"),
+    (optim.rmsprop, {"alpha": -0.1}, "rmsprop: expected alpha"),
+    (optim.rmsprop, {"momentum": -0.1}, "rmsprop: expected momentum"),
+    (optim.adagrad, {"lr": -0.1}, "adagrad: expected lr"),
+    (optim.adagrad, {"lr_decay": -0.1}, "adagrad: expected lr_decay"),
+    (optim.adagrad, {"initial_accumulator_value": -0.1}, "adagrad: expected initial_accumulator_value"),
+    (optim.adadelta, {"rho": 1.1}, "adadelta: expected rho .* from 0 to 1, got 1.1"),
+    (optim.adadelta, {"rho": -0.1}, "adadelta: expected rho"),
+]
+
+
+@pytest.mark.parametrize(("make", "arguments", "message"), REFUSED)
+def test_refuses_what_torch_refuses(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "int32"])
+def test_refuses_parameters_that_are_not_real(dtype):
+    with pytest.raises(ValueError, match=f"adam: expected parameters of real floating point numbers, got .*{dtype}"):
+        optim.adam().init({"a": jnp.ones(3, dtype)})
+
+
+def test_names_are_functions_in_any_order_of_import():
+    assert callable(optim.adamw)
+    assert callable(optim.adam)
+    assert callable(optim.sgd)
