@@ -180,18 +180,25 @@ class TorchRun:
 
     Args:
         optimizer: makes the optimizer from the parameters by name.
-        state: the parameters and statistics to begin with; None: those of the task.
+        scheduler: makes a scheduler of the learning rate from the optimizer; None: there is none.
+        per_epoch: the scheduler is stepped once after so many steps.
     """
 
-    def __init__(self, task: Task, optimizer: Callable[[Any], Any], state: Values | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        optimizer: Callable[[Any], Any],
+        scheduler: Callable[[Any], Any] | None = None,
+        per_epoch: int = 1,
+    ) -> None:
         from torch_ref import twins
 
-        self.task = task
+        self.task, self.per_epoch, self.taken = task, per_epoch, 0
         self.module = twins.build_twin(task.entry.cls, task.entry.kwargs)
-        given = task.state if state is None else state
         twins.share_dropout(self.module, functools.partial(torch_mask, task.masks))
-        twins.fill(self.module, given, next(iter(task.batches[0])).dtype.name)
+        twins.fill(self.module, task.state, next(iter(task.batches[0])).dtype.name)
         self.optimizer = optimizer(dict(self.module.named_parameters()))
+        self.scheduler = scheduler(self.optimizer) if scheduler else None
 
     def train(self, steps: Iterable[int]) -> list[float]:
         """The same steps as those of ``FlaxRun``."""
@@ -211,6 +218,9 @@ class TorchRun:
             loss.backward()
             self.optimizer.step()
             losses.append(loss.item())
+            self.taken += 1
+            if self.scheduler and self.taken % self.per_epoch == 0:
+                self.scheduler.step()
         return losses
 
     def state_dict(self) -> Arrays:
@@ -248,12 +258,14 @@ def largest(array: np.ndarray) -> float:
     return float(np.abs(array).max(initial=0))
 
 
+def off_by(losses: Sequence[float], expected: Sequence[float]) -> tuple[float, str]:
+    """The largest difference of two rows of losses, as a share of the loss, and the step where it is."""
+    return max((abs(a - b) / abs(b), f"step {i}") for i, (a, b) in enumerate(zip(losses, expected, strict=True)))
+
+
 def differences(ours: FlaxRun, theirs: TorchRun, losses: Sequence[float], expected: Sequence[float]) -> dict[str, Any]:
     """The largest differences of two runs: in the losses, the final state and each part of the optimizer's state."""
-    found: dict[str, Any] = {
-        "loss": max((abs(a - b) / abs(b), f"step {i}") for i, (a, b) in enumerate(zip(losses, expected, strict=True)))
-    }
-    found["state"] = worst(ours.state_dict(), theirs.state_dict())
+    found = {"loss": off_by(losses, expected), "state": worst(ours.state_dict(), theirs.state_dict())}
     parts = theirs.optimizer_state()
     found |= {name: worst(part, parts[name]) for name, part in ours.optimizer_state(parts).items()}
     return found
