@@ -119,7 +119,7 @@ RESIDUAL_ATTENTION_224 = Recipe(
 )
 
 SMT = Recipe(
-    "AFeng-x/SMT@4975f19, config.py, main.py, optimizer.py and lr_scheduler.py; the command is that of README.md@00bbe22",
+    "AFeng-x/SMT@4975f19, config.py, main.py, optimizer.py and lr_scheduler.py; the command of README.md@00bbe22",
     "adamw",
     dict(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
     "soft_target_cross_entropy",
@@ -165,9 +165,9 @@ SMT_LARGE = dataclasses.replace(
         every="iteration",
         warmup=dict(length=5, lr=1e-6),
     ),
-    notes=f"{SMT.notes} This is the training on ImageNet-22K, of 4 accumulated steps of 1024 images. The fine-tuning on "
-    "ImageNet-1K is smt_large_224_22kto1k_finetune.yaml: 30 epochs, and rates of 1e-5, 1e-8 and 1e-7 times batch size "
-    "/ 512.",
+    notes=f"{SMT.notes} This is the training on ImageNet-22K, of 4 accumulated steps of 1024 images. The fine-tuning "
+    "on ImageNet-1K is smt_large_224_22kto1k_finetune.yaml: 30 epochs, and rates of 1e-5, 1e-8 and 1e-7 times batch "
+    "size / 512.",
 )
 
 NON_LOCAL = Recipe(

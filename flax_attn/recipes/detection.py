@@ -21,8 +21,8 @@ DETR = Recipe(
     frozen=FIXED,
     augmentation=(
         "flip horizontally at random",
-        "resize the short side to one of 480, 512, ..., 800 pixels, the long side to at most 1333; or, as often, resize "
-        "the short side to 400, 500 or 600, crop to 384 to 600 pixels, and resize like that",
+        "one time in two, resize the short side to 400, 500 or 600 pixels and crop to 384 to 600",
+        "resize the short side to one of 480, 512, ..., 800 pixels, the long side to at most 1333",
     ),
     start="the backbone is torchvision's ResNet, pretrained on ImageNet; the transformer is Xavier uniform",
     clip_norm=0.1,

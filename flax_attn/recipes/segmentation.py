@@ -34,12 +34,12 @@ DANET = Recipe(
     augmentation=("scale by a random factor, from a base size of 1024", "crop to 768x768", "mirror at random"),
     start="the backbone is pretrained on ImageNet",
     precision="float32",
-    notes="The rate of the head is ten times the other rate, at each step. Without --lr and --epochs the script takes a "
-    "rate of 0.01 / 8 * batch size and 180 epochs.",
+    notes="The rate of the head is ten times the other rate, at each step. Without --lr and --epochs the script takes "
+    "a rate of 0.01 / 8 * batch size and 180 epochs.",
 )
 
 LDNET = Recipe(
-    "ReaFly/LDNet@dce7a04, train.py, opt.py, utils/loss.py and datasets/Polyp.py",
+    "ReaFly/LDNet@dce7a04, train.py, opt.py, utils/loss.py, datasets/Polyp.py and models/LDNet.py",
     "sgd",
     dict(lr=1e-3, momentum=0.9, weight_decay=1e-5),
     "deep_supervision_loss",
@@ -54,6 +54,7 @@ LDNET = Recipe(
         "zoom by 0.9 to 1.1",
         "crop to 224x224",
     ),
+    start="the encoder is pretrained on ImageNet",
     precision="float32",
     notes="Upstream's schedule is a LambdaLR of the same numbers.",
 )
