@@ -123,7 +123,7 @@ def test_danets_head_has_ten_times_the_rate(name):
 
 
 def test_a_name_in_no_group_or_in_two_is_refused():
-    r = Recipe("here", "sgd", {}, "mse_loss", groups=(Group("a", "^a"), Group("b", "b$")))
+    r = Recipe("here", "sgd", {}, loss="mse_loss", groups=(Group("a", "^a"), Group("b", "b$")))
     assert r.groups_of(["b", "a", "a.c"]) == [["a", "a.c"], ["b"]]
     with pytest.raises(ValueError, match="the parameter 'ab' in one group, got a, b"):
         r.groups_of(["ab"])
