@@ -1,5 +1,7 @@
 """Each optimizer inside what optax, flax.nnx and jit wrap around it, and what it refuses."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,28 +13,34 @@ from flax_attn import optim
 
 FACTORIES = {
     "sgd": optim.sgd,
-    "momentum": lambda lr=0.01, **kwargs: optim.sgd(lr, momentum=0.9, dampening=0.1, **kwargs),
+    "momentum": partial(optim.sgd, momentum=0.9, dampening=0.1),
     "adam": optim.adam,
-    "amsgrad": lambda lr=0.01, **kwargs: optim.adam(lr, amsgrad=True, **kwargs),
+    "amsgrad": partial(optim.adam, amsgrad=True),
     "adamw": optim.adamw,
     "adamax": optim.adamax,
     "nadam": optim.nadam,
     "radam": optim.radam,
     "rmsprop": optim.rmsprop,
-    "centered": lambda lr=0.01, **kwargs: optim.rmsprop(lr, momentum=0.9, centered=True, **kwargs),
+    "centered": partial(optim.rmsprop, momentum=0.9, centered=True),
     "adagrad": optim.adagrad,
     "adadelta": optim.adadelta,
 }
 PARAMS = {"a": jnp.arange(1.0, 4.0), "b": {"c": jnp.full((2, 2), 0.5)}}
-GRADIENTS = {"a": jnp.array([0.1, -0.2, 0.0]), "b": {"c": jnp.array([[1.0, 2.0], [-3.0, 0.5]])}}
+GRADIENTS = {"a": jnp.array([0.125, -0.25, 0.0]), "b": {"c": jnp.array([[1.0, 2.0], [-3.0, 0.5]])}}
 every = pytest.mark.parametrize("name", FACTORIES)
 
 
-def steps(optimizer, params, gradients, count=3):
+def steps(optimizer, params, *gradients):
+    """(parameters, state) after the step of each of ``gradients``, three times over."""
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
     state = optimizer.init(params)
-    for _ in range(count):
-        updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
+    for gradient in gradients * 3:
+        params, state = step(params, state, gradient)
     return params, state
 
 
@@ -61,14 +69,9 @@ def test_masked_leaves_keep_their_gradient(name):
 
 @every
 def test_multi_steps_makes_one_step_of_the_mean(name):
-    twice = jax.tree.map(lambda g: [0.5 * g, 1.5 * g], GRADIENTS)
-    halves = [jax.tree.map(lambda g, i=i: g[i], twice, is_leaf=lambda x: isinstance(x, list)) for i in (0, 1)]
+    parts = [jax.tree.map(lambda g, share=share: share * g, GRADIENTS) for share in (0.5, 1.5)]
     optimizer = optax.MultiSteps(FACTORIES[name](), every_k_schedule=2)
-    state, params = optimizer.init(PARAMS), PARAMS
-    for gradients in halves * 3:
-        updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-    same(params, steps(FACTORIES[name](), PARAMS, GRADIENTS)[0])
+    same(steps(optimizer, PARAMS, *parts)[0], steps(FACTORIES[name](), PARAMS, GRADIENTS)[0])
 
 
 @every
