@@ -34,8 +34,8 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], module: nn.Modul
         CheckpointError: if the file cannot be written, or a leaf, key or argument cannot be stored in it.
     """
     with name_file(path, "could not be written"):
-        leaves, about = flat(variables, DTYPES, "safetensors"), _about(module)
-    write_safetensors(path, leaves, about)
+        leaves, metadata = flat(variables, DTYPES, "safetensors"), about(module)
+    write_safetensors(path, leaves, metadata)
 
 
 def restore(path: str | os.PathLike, cls: type | Sequence[type] = ()) -> dict[str, Any]:
@@ -106,16 +106,16 @@ def _arguments(text: str) -> Any:
     return found
 
 
-def _about(module: nn.Module | None) -> dict[str, str]:
+def about(module: nn.Module | None) -> dict[str, str]:
     """The metadata of a file: its format, the versions that wrote it, and the module that it is for."""
-    about = {"format": FORMAT, **{name: version_of(name) for name in ("flax_attn", "jax", "flax")}}
+    versions = {"format": FORMAT, **{name: version_of(name) for name in ("flax_attn", "jax", "flax")}}
     if module is None:
-        return about
+        return versions
     try:
         spelled = module_to_json(module)
     except ValueError as error:
         raise RefusedError(str(error)) from error
-    return {**about, "module": spelled["module"], "arguments": json.dumps(spelled["arguments"])}
+    return {**versions, "module": spelled["module"], "arguments": json.dumps(spelled["arguments"])}
 
 
 def version_of(package: str) -> str:

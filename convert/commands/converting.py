@@ -12,6 +12,7 @@ from flax import traverse_util
 from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.chosen import chosen_model, part, recognised
 from convert.commands.inspecting import assumptions, describe
+from convert.commands.optimizing import add_optimizer, check_options, said_of, write_training
 from convert.commands.options import add_file, add_model
 from convert.commands.terminal import Terminal, printable
 from convert.dialects import NATIVE
@@ -54,6 +55,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "the initial values of the model; the file may have other shapes there, or nothing; may be given several times",
     )
     command.add_argument("--seed", type=int, default=0, help="the seed of the initial values (default: 0)")
+    add_optimizer(command)
     command.add_argument("--json", action="store_true", help="print one JSON object in place of the summary")
 
 
@@ -61,13 +63,20 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Convert a PyTorch checkpoint, and write the Flax variables to a file or an Orbax folder."""
     check_target(options.out, options.file, folder=options.format == "orbax")
     form = chosen_format(options)
+    check_options(options, form)
     with terminal.progress(f"reading {options.file}"):
         said, entry, module, mapping, checkpoint = source(options)
         new = {"replace": options.replace, "rng": options.seed}
         leaves = mapping.leaves(checkpoint.arrays, options.dialect, options.dtype, **new)
-    with terminal.steps(f"writing {options.out}", leaves) as watched:
-        form.write(options.out, traverse_util.unflatten_dict(watched), module)
+    training: dict[str, Any] = {}
+    if options.with_optimizer:
+        with terminal.progress(f"writing {options.out}"):
+            training = write_training(options, entry, module=module, mapping=mapping, checkpoint=checkpoint)
+    else:
+        with terminal.steps(f"writing {options.out}", leaves) as watched:
+            form.write(options.out, traverse_util.unflatten_dict(watched), module)
     facts = facts_of(options, checkpoint, module, mapping=mapping) | {
+        "training": training,
         "assumed": assumptions(entry),
         "note": "" if options.dtype else mapping.half_precision(leaves, "--dtype {}"),
         "out_format": form.name,
@@ -159,4 +168,4 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
         f"wrote {facts['out']}, {facts['bytes']:,} bytes, {facts['out_format']}",
     ]
     lines[1:1] = [f"replaced {len(new)} by initial values: {', '.join(new)}"] * bool(new)
-    return lines + [f"note: {facts['note']}"] * bool(facts["note"])
+    return lines + said_of(facts["training"]) + [f"note: {facts['note']}"] * bool(facts["note"])

@@ -24,7 +24,7 @@ def grouped(
     keys: Sequence[str],
     found: Groups,
     wanted: Sequence[Selector] | None = None,
-    recipe: Sequence[Selector] | None = None,
+    published: Sequence[Sequence[str]] | None = None,
 ) -> list[tuple[str, ...]]:
     """The keys of the parameters of each group, in the order of its numbers.
 
@@ -32,7 +32,7 @@ def grouped(
         keys: the parameters of the module, in the order of ``module.parameters()``.
         found: the groups in the state dict of the optimizer.
         wanted: what the user says of each group.
-        recipe: the groups of the published training of the network.
+        published: the keys in each group of the published training of the network.
 
     Raises:
         ValueError: if the names cannot be known, or if what is said of them does not fit.
@@ -42,10 +42,8 @@ def grouped(
         return _counted(selected(keys, wanted), counts, "groups")
     if all("param_names" in group for group in found):
         return _counted(_named(keys, [group["param_names"] for group in found]), counts, "param_names in the file")
-    if recipe is not None:
-        published = selected(keys, recipe)
-        if [len(group) for group in published] == counts:
-            return published
+    if published is not None and [len(group) for group in published] == counts:
+        return [tuple(group) for group in published]
     if counts == [len(keys)]:
         return [tuple(keys)]
     total = f"{len(found)} group{'s' * (len(found) > 1)}, of {_listed(counts)} parameters"

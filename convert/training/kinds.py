@@ -174,11 +174,12 @@ def known() -> str:
     return ", ".join(kind.name for kind in KINDS)
 
 
-def kind_of(groups: Groups, states: States, name: str | None = None) -> Kind:
+def kind_of(groups: Groups, states: States, name: str | None = None, published: str | None = None) -> Kind:
     """The kind that an optimizer state dict is of.
 
     Args:
         name: what the user says it is; None: the state dict must tell.
+        published: the optimizer of the published training, which is believed where the state dict does not tell.
 
     Raises:
         ValueError: if it is of none, or of several, or not of the one called ``name``.
@@ -189,6 +190,8 @@ def kind_of(groups: Groups, states: States, name: str | None = None) -> Kind:
     names = " or ".join(kind.name for kind in found)
     if name is not None and find_kind(name) not in found:
         raise ValueError(f"expected the state of {find_kind(name).name}, got that of {names}")
+    if name is None and len(found) > 1 and published and find_kind(published) in found:
+        return find_kind(published)
     if name is None and len(found) > 1:
         raise ValueError(f"the optimizer may be {names}, which look the same in this file; say which with kind=")
     return found[0] if name is None else find_kind(name)

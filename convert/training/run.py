@@ -7,10 +7,11 @@ from typing import Any
 import flax.linen as nn
 import optax
 
-from convert.optimizer import TorchOptimizer
 from convert.state_dict import Plan
 from convert.training.places import Trail
 from convert.training.scheduling import Scheduler
+from convert.training.torch_optimizer import TorchOptimizer
+from flax_attn.optim import PlateauState
 from flax_attn.training import TrainState
 
 
@@ -68,3 +69,28 @@ class Run:
     def beside(self) -> Mapping[str, Any]:
         """What the file has beside the model, the optimizer and the scheduler, such as "epoch" and "args"."""
         return self.layout.beside
+
+    @property
+    def dialect(self) -> str | None:
+        """The name of the dialect of the keys in PyTorch; None if they are those here."""
+        return self.optimizer.names.dialect and self.optimizer.names.dialect.name
+
+    def steps(self, state: TrainState) -> int:
+        """How many steps were taken here."""
+        return int(state.step) - self.optimizer.step
+
+    def counters(self, state: TrainState) -> dict[str, int]:
+        """PyTorch's batch counters after the steps that were taken here."""
+        return {key: count + self.steps(state) for key, count in self.layout.counters.items()}
+
+    def torch_states(
+        self, state: TrainState, plateau: PlateauState | None = None
+    ) -> tuple[dict[str, Any], Scheduler | None]:
+        """The state dict of the PyTorch optimizer, and the scheduler, after the steps that were taken here."""
+        optimizer = self.optimizer.to_torch(state.opt_state)
+        if self.scheduler is None:
+            return optimizer, None
+        options = [group.options for group in self.optimizer.groups]
+        scheduler, moved = self.scheduler.after(self.steps(state), options, plateau)
+        groups = [a | b for a, b in zip(optimizer["param_groups"], moved, strict=True)]
+        return {**optimizer, "param_groups": groups}, scheduler

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from convert.optimizer import Group, TorchOptimizer
+import numpy as np
+
+from convert.training.groups import Group
 from convert.training.scheduler_kinds import kind_of
 from convert.training.scheduler_steps import stepped
 from convert.training.schedulers import momentum_of, moves_momentum, plateau_after, plateau_of, schedule_of
+from convert.training.torch_optimizer import TorchOptimizer
 from flax_attn.optim import PlateauState, ReduceLROnPlateau
 
 PLATEAU = "ReduceLROnPlateau"
@@ -20,21 +23,27 @@ class Scheduler:
     Args:
         kind: the class in ``torch.optim.lr_scheduler``.
         state: its state dict.
-        steps_per_epoch: PyTorch steps the scheduler once after so many steps of the optimizer.
+        steps_per_epoch: PyTorch steps the scheduler once after so many steps of the optimizer; None: not known.
         step_in_epoch: so many steps of the optimizer were taken after the last step of the scheduler.
         plateau: for a ReduceLROnPlateau, what steps it, and its state; else None.
     """
 
     kind: str
     state: Mapping[str, Any]
-    steps_per_epoch: int = 1
+    steps_per_epoch: int | None = None
     step_in_epoch: int = 0
     plateau: tuple[ReduceLROnPlateau, PlateauState] | None = None
 
     def attached(self, optimizer: TorchOptimizer) -> TorchOptimizer:
-        """``optimizer`` with the learning rates of this scheduler."""
+        """``optimizer`` with the learning rates of this scheduler. ValueError if nobody has said how often it steps."""
         if self.plateau:
             return replace(optimizer, adjustable=True)
+        if self.steps_per_epoch is None:
+            raise ValueError(
+                f"the file has the scheduler {self.kind}, and does not say how often PyTorch steps it; pass "
+                "steps_per_epoch, the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped "
+                "after each batch, the number of batches if it is stepped after each epoch"
+            )
         about: dict[str, Any] = dict(
             kind=self.kind,
             steps_per_epoch=self.steps_per_epoch,
@@ -47,13 +56,19 @@ class Scheduler:
 
     def after(
         self, steps: int, groups: Sequence[Mapping[str, Any]], plateau: PlateauState | None
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The state dict of the scheduler, and the options of each group, ``steps`` steps of the optimizer later."""
+    ) -> tuple["Scheduler", list[dict[str, Any]]]:
+        """The scheduler, and the options of each group, ``steps`` steps of the optimizer later."""
         if self.plateau:
-            state = plateau_after(self.state, plateau or self.plateau[1])
-            lrs = state["_last_lr"] if plateau else [group["lr"] for group in groups]
-            return state, [{**group, "lr": lr} for group, lr in zip(groups, lrs, strict=True)]
-        return stepped(self.state, groups, (steps + self.step_in_epoch) // self.steps_per_epoch, self.kind)
+            present = plateau or self.plateau[1]
+            lrs = [float(lr) for lr in np.atleast_1d(present.lr)] if plateau else [group["lr"] for group in groups]
+            state = plateau_after(self.state, present)
+            after = replace(self, state=state, plateau=(self.plateau[0], present))
+            return after, [{**group, "lr": lr} for group, lr in zip(groups, lrs, strict=True)]
+        taken, period = steps + self.step_in_epoch, self.steps_per_epoch
+        if not steps or period is None:
+            return self, [dict(group) for group in groups]
+        state, moved = stepped(self.state, groups, taken // period, self.kind)
+        return replace(self, state=state, step_in_epoch=taken % period), moved
 
 
 def scheduler_of(
@@ -62,16 +77,10 @@ def scheduler_of(
     """The scheduler with this state dict.
 
     Raises:
-        ValueError: if it is of an unknown class, or if it is not said how often PyTorch steps it.
+        ValueError: if it is of an unknown class.
     """
     name = kind_of(state, kind)
     if name == PLATEAU:
         plateau = plateau_of(state, [group.options for group in groups])
         return Scheduler(name, state, plateau=plateau)
-    if steps_per_epoch is None:
-        raise ValueError(
-            f"the file has the scheduler {name}, and does not say how often PyTorch steps it; pass steps_per_epoch, "
-            "the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped after each batch, "
-            "the number of batches if it is stepped after each epoch"
-        )
     return Scheduler(name, state, steps_per_epoch, step_in_epoch=step_in_epoch)

@@ -4,31 +4,25 @@ import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from convert.arguments import require_module
-from convert.checkpoint import Checkpoint, read
+from convert.checkpoint import read
 from convert.exported import batch_counters
 from convert.files.torch_writer import save_torch
-from convert.optimizer import Schedule, TorchOptimizer, names_in, optimizer_of
 from convert.planning import owners_recorded
-from convert.prefixes import cleaned
-from convert.rules import COUNTER, dropped
-from convert.state_dict import Plan, plan
-from convert.tensors import as_numpy
+from convert.rules import COUNTER
+from convert.state_dict import plan
 from convert.training.grouping import Selector
-from convert.training.places import at, find_place, is_optimizer, is_scheduler, put, without, writable
+from convert.training.places import put, writable
+from convert.training.reading import Said, run_of
 from convert.training.run import Layout, Run
-from convert.training.scheduling import scheduler_of
+from convert.training.torch_optimizer import Schedule, TorchOptimizer
 from flax_attn.optim import PlateauState
-from flax_attn.training import TrainState, new_ema
+from flax_attn.training import TrainState
 from flax_attn.training.ema import COUNT
 
 
@@ -38,6 +32,7 @@ def from_torch_checkpoint(
     *example_inputs: Any,
     optimizer: str | None = None,
     groups: Sequence[Selector] | None = None,
+    recipe: str | None = None,
     scheduler: str | None = None,
     schedules: Sequence[Schedule] | None = None,
     steps_per_epoch: int | None = None,
@@ -67,6 +62,8 @@ def from_torch_checkpoint(
         example_inputs, kwargs, dialect, dtype: as for ``from_torch``.
         optimizer: the class in ``torch.optim``, where the file does not tell: "AdamW". See ``optimizer_from_torch``.
         groups: the parameters of each group, where the file does not tell. See ``optimizer_from_torch``.
+        recipe: the name of a published network, such as "detr_resnet50". Where neither the file nor an argument tells
+            the optimizer or its groups, they are those of the published training.
         scheduler: the class in ``torch.optim.lr_scheduler``, where the file does not tell.
         schedules: a schedule for each group, from the number of steps taken to the learning rate. It is used in place
             of the scheduler in the file. A LambdaLR needs it, because its function is not in the file.
@@ -85,23 +82,24 @@ def from_torch_checkpoint(
         ValueError: if there is no state of an optimizer, or if what it means cannot be known.
     """
     require_module("from_torch_checkpoint", module)
-    checkpoint = read(path, wrapper)
-    mapping = plan(module, *example_inputs, **kwargs)
-    variables = mapping.from_torch(checkpoint.arrays, dialect, dtype)
-    layout, optimizer_state, scheduler_state = layout_of(path, checkpoint, optimizer_at, scheduler_at)
-    names = names_in(mapping, checkpoint.arrays, dialect)
-    made, stored = optimizer_of(
-        names, optimizer_state, kind=optimizer, groups=groups, step=step, start_missing=start_missing
+    said = Said(
+        optimizer=optimizer,
+        groups=groups,
+        recipe=recipe,
+        scheduler=scheduler,
+        schedules=schedules,
+        steps_per_epoch=steps_per_epoch,
+        step_in_epoch=step_in_epoch,
+        step=step,
+        start_missing=start_missing,
+        rng=rng,
+        ema=ema,
+        optimizer_at=optimizer_at,
+        scheduler_at=scheduler_at,
+        dialect=dialect,
+        dtype=dtype,
     )
-    found = None
-    if schedules is not None:
-        made = replace(made, schedules=schedules_of(schedules, made))
-    elif scheduler_state is not None:
-        found = scheduler_of(scheduler_state, scheduler, steps_per_epoch, step_in_epoch, groups=made.groups)
-        made = found.attached(made)
-    average, layout = averaged(path, ema, mapping, dialect=dialect, dtype=dtype, layout=layout)
-    state = state_of(variables, made, made.from_torch(stored, variables["params"]), rng=rng, ema=average)
-    return Run(module, mapping, state, optimizer=made, scheduler=found, layout=layout)
+    return run_of(path, read(path, wrapper), module, mapping=plan(module, *example_inputs, **kwargs), said=said)
 
 
 def to_torch_checkpoint(
@@ -131,19 +129,15 @@ def to_torch_checkpoint(
     tree = writable({**run.layout.beside, **beside}, left)
     if left:
         warnings.warn(f"{path}: left out, because it is no plain data: {', '.join(left)}", stacklevel=2)
-    steps = int(state.step) - run.optimizer.step
-    optimizer = run.optimizer.to_torch(state.opt_state)
-    if run.scheduler:
-        options = [group.options for group in run.optimizer.groups]
-        scheduler, moved = run.scheduler.after(steps, options, plateau)
-        optimizer["param_groups"] = [a | b for a, b in zip(optimizer["param_groups"], moved, strict=True)]
-        tree = put(tree, run.layout.scheduler or ("lr_scheduler",), scheduler)
+    optimizer, scheduler = run.torch_states(state, plateau)
     tree = put(tree, run.layout.optimizer, optimizer)
+    if scheduler:
+        tree = put(tree, run.layout.scheduler or ("lr_scheduler",), scheduler.state)
     if run.layout.ema and state.ema is not None:
-        average = model_state(run, state.ema_variables, steps, run.layout.ema_prefix)
+        average = model_state(run, state, state.ema_variables, run.layout.ema_prefix)
         count = {COUNT: np.asarray(state.ema[COUNT], np.int64)} if COUNT in state.ema else {}
         tree = put(tree, run.layout.ema, OrderedDict(count | average))
-    save_torch(path, put(tree, run.layout.model, model_state(run, state.variables, steps, run.layout.prefix)))
+    save_torch(path, put(tree, run.layout.model, model_state(run, state, state.variables, run.layout.prefix)))
 
 
 def start_run(
@@ -175,69 +169,9 @@ def start_run(
     return Run(module, mapping, state, optimizer=optimizer, layout=layout)
 
 
-def layout_of(
-    path: str | os.PathLike, checkpoint: Checkpoint, optimizer_at: str | None, scheduler_at: str | None
-) -> tuple[Layout, Mapping[str, Any], Mapping[str, Any] | None]:
-    """The layout of a training checkpoint, and the state dicts of its optimizer and of its scheduler."""
-    extras = checkpoint.extras
-    optimizer = find_place(extras, is_optimizer, "an optimizer", option="optimizer_at", spelled=optimizer_at)
-    scheduler = find_place(extras, is_scheduler, "a scheduler", option="scheduler_at", spelled=scheduler_at)
-    if optimizer is None:
-        there = ", ".join(map(str, extras)) or "nothing"
-        raise ValueError(
-            f"{path}: expected the state of an optimizer beside the weights, found {there}; without one, from_torch "
-            "takes over the weights alone"
-        )
-    beside = without(extras, optimizer)
-    beside = without(beside, scheduler) if scheduler else beside
-    layout = Layout(
-        model=tuple((checkpoint.wrapper or "").split(".")) if checkpoint.wrapper else (),
-        prefix=checkpoint.prefix,
-        keys=tuple(checkpoint.arrays),
-        counters={key: int(as_numpy(value)) for key, value in checkpoint.arrays.items() if dropped(key)},
-        optimizer=optimizer,
-        scheduler=scheduler,
-        beside=beside,
-    )
-    return layout, at(extras, optimizer), at(extras, scheduler) if scheduler else None
-
-
-def schedules_of(schedules: Sequence[Schedule], optimizer: TorchOptimizer) -> Sequence[Schedule]:
-    """A schedule for each group; ValueError if there are too many or too few, or if one is no function."""
-    groups = len(optimizer.groups)
-    if not isinstance(schedules, Sequence) or len(schedules) != groups or not all(map(callable, schedules)):
-        raise ValueError(
-            f"schedules: expected a list of {groups} functions from the number of steps to the learning rate, one for "
-            f"each group, got {schedules!r:.80}"
-        )
-    return schedules
-
-
-def averaged(
-    path: str | os.PathLike, ema: str | None, mapping: Plan, *, dialect: str | None, dtype: Any, layout: Layout
-) -> tuple[Any, Layout]:
-    """The average of the weights in a file, as ``TrainState.create`` takes it, and the layout that says where it is."""
-    if ema is None:
-        return False, layout
-    arrays = dict(read(path, ema).arrays)
-    count = arrays.pop(COUNT, None)
-    bare, prefix = cleaned(arrays)
-    variables = mapping.from_torch({bare[key]: value for key, value in arrays.items()}, dialect, dtype)
-    average = new_ema(variables, copy_first=False) | ({} if count is None else {COUNT: jnp.int32(as_numpy(count))})
-    trail = tuple(ema.split("."))
-    return average, replace(layout, ema=trail, ema_prefix=prefix, beside=without(layout.beside, trail))
-
-
-def state_of(variables: Mapping[str, Any], optimizer: TorchOptimizer, opt_state: Any, rng: Any, ema: Any) -> TrainState:
-    """The training state at the step of ``optimizer``."""
-    state = TrainState.create(variables, optax.identity(), rng=rng, ema=ema)
-    return state.replace(step=jnp.int32(optimizer.step), opt_state=jax.tree.map(jnp.array, opt_state))
-
-
-def model_state(run: Run, variables: Mapping[str, Any], steps: int, prefix: str) -> OrderedDict[str, Any]:
+def model_state(run: Run, state: TrainState, variables: Mapping[str, Any], prefix: str) -> OrderedDict[str, Any]:
     """A state dict of the model, with the keys in PyTorch's order below ``prefix``, and the batch counters moved on."""
-    dialect = run.optimizer.names.dialect
-    arrays: dict[str, Any] = dict(run.plan.to_torch(variables, dialect.name if dialect else None))
-    arrays |= {key: np.asarray(count + steps, np.int64) for key, count in run.layout.counters.items()}
+    arrays: dict[str, Any] = dict(run.plan.to_torch(variables, run.dialect))
+    arrays |= {key: np.asarray(count, np.int64) for key, count in run.counters(state).items()}
     keys = dict.fromkeys([*(key for key in run.layout.keys if key in arrays), *arrays])
     return OrderedDict((prefix + key, arrays[key]) for key in keys)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
@@ -38,22 +39,22 @@ def reduced(loss: Array, reduction: str) -> Array:
 def class_indices(who: str, labels: ArrayLike, shape: tuple[int, ...], num_classes: int, ignore_index: int) -> Array:
     """The labels as int32 of shape ``shape``.
 
-    Labels that are a numpy array are checked. Labels on a device are not: there the loss of a label outside the range
-    is NaN.
+    Labels on the host, such as a numpy array, are checked. Labels on a device are not: there the loss of a label
+    outside the range is NaN.
 
     Raises:
-        ValueError: labels of another shape, labels that are not integers, and, in a numpy array, a label that is
-            neither a class nor ``ignore_index``.
+        ValueError: labels of another shape, labels that are not integers, and, on the host, a label that is neither a
+            class nor ``ignore_index``.
     """
-    same_shape(who, "labels", labels, shape)
-    dtype = labels.dtype if hasattr(labels, "dtype") else np.asarray(labels).dtype
-    integers = jnp.issubdtype(dtype, jnp.integer)
+    given = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    same_shape(who, "labels", given, shape)
+    integers, dtype = jnp.issubdtype(given.dtype, jnp.integer), given.dtype
     require(integers, f"{who}: expected integers as labels, or probabilities of the shape of the scores, got {dtype}")
-    if isinstance(labels, np.ndarray):
-        bad = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_classes))]
+    if isinstance(given, np.ndarray):
+        bad = given[(given != ignore_index) & ((given < 0) | (given >= num_classes))]
         expected = f"{who}: expected labels from 0 to {num_classes - 1}, or ignore_index={ignore_index}"
         require(bad.size == 0, f"{expected}, got {bad[0] if bad.size else None}")
-    return jnp.asarray(labels).astype(jnp.int32)
+    return jnp.asarray(given).astype(jnp.int32)
 
 
 def class_weights(who: str, weight: ArrayLike | None, num_classes: int, dtype: Any) -> Array | None:

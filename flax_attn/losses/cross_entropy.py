@@ -88,7 +88,7 @@ def cross_entropy(
     log_probs, k = log_softmax(logits), logits.shape[-1]
     weights = class_weights(who, weight, k, logits.dtype)
     weighted = log_probs if weights is None else log_probs * weights
-    if jnp.issubdtype(jnp.result_type(labels), jnp.floating):
+    if jnp.issubdtype(jnp.asarray(labels).dtype, jnp.floating):
         expected = f"{who}: expected a negative ignore_index with probabilities as labels"
         require(ignore_index < 0, f"{expected}, got {ignore_index}")
         same_shape(who, "probabilities", labels, logits.shape)

@@ -13,7 +13,7 @@ TORCHVISION = Recipe(
     "pytorch/vision, references/classification/train.py and README.md",
     "sgd",
     SGD,
-    "cross_entropy",
+    loss="cross_entropy",
     epochs=90,
     batch_size=256,
     schedule=Schedule("step_lr", dict(step_size=30, gamma=0.1)),
@@ -63,7 +63,7 @@ CIFAR_RESNET = Recipe(
     "moskomule/senet.pytorch@4851b6c, cifar.py",
     "sgd",
     SGD,
-    "cross_entropy",
+    loss="cross_entropy",
     epochs=200,
     batch_size=64,
     schedule=Schedule("step_lr", dict(step_size=80, gamma=0.1)),
@@ -76,7 +76,7 @@ OPTION_A = Recipe(
     "akamaster/pytorch_resnet_cifar10@159915c, trainer.py",
     "sgd",
     SGD,
-    "cross_entropy",
+    loss="cross_entropy",
     epochs=200,
     batch_size=128,
     schedule=Schedule("multi_step_lr", dict(milestones=[100, 150], gamma=0.1)),
@@ -95,7 +95,7 @@ RESIDUAL_ATTENTION = Recipe(
     "tengshaofeng/ResidualAttentionNetwork-pytorch@82bdfd9, Residual-Attention-Network/train.py",
     "sgd",
     dict(lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
-    "cross_entropy",
+    loss="cross_entropy",
     epochs=300,
     batch_size=64,
     schedule=Schedule("multi_step_lr", dict(milestones=[90, 180, 270], gamma=0.1)),
@@ -108,7 +108,7 @@ RESIDUAL_ATTENTION_224 = Recipe(
     "tengshaofeng/ResidualAttentionNetwork-pytorch@59d6ac1, Residual-Attention-Network/train.py, and README.md@037f9c5",
     "adam",
     dict(lr=1e-3),
-    "cross_entropy",
+    loss="cross_entropy",
     epochs=100,
     batch_size=35,
     schedule=Schedule("step_lr", dict(step_size=20, gamma=1 / 3)),
@@ -119,10 +119,10 @@ RESIDUAL_ATTENTION_224 = Recipe(
 )
 
 SMT = Recipe(
-    "AFeng-x/SMT@4975f19, config.py, main.py, optimizer.py and lr_scheduler.py; the command is that of README.md@00bbe22",
+    "AFeng-x/SMT@4975f19, config.py, main.py, optimizer.py and lr_scheduler.py; the command of README.md@00bbe22",
     "adamw",
     dict(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
-    "soft_target_cross_entropy",
+    loss="soft_target_cross_entropy",
     epochs=300,
     batch_size=1024,
     schedule=Schedule(
@@ -165,16 +165,16 @@ SMT_LARGE = dataclasses.replace(
         every="iteration",
         warmup=dict(length=5, lr=1e-6),
     ),
-    notes=f"{SMT.notes} This is the training on ImageNet-22K, of 4 accumulated steps of 1024 images. The fine-tuning on "
-    "ImageNet-1K is smt_large_224_22kto1k_finetune.yaml: 30 epochs, and rates of 1e-5, 1e-8 and 1e-7 times batch size "
-    "/ 512.",
+    notes=f"{SMT.notes} This is the training on ImageNet-22K, of 4 accumulated steps of 1024 images. The fine-tuning "
+    "on ImageNet-1K is smt_large_224_22kto1k_finetune.yaml: 30 epochs, and rates of 1e-5, 1e-8 and 1e-7 times batch "
+    "size / 512.",
 )
 
 NON_LOCAL = Recipe(
     "AlexHex7/Non-local_pytorch@0276c7b, demo_MNIST_train.py",
     "adam",
     dict(lr=1e-3),
-    "cross_entropy",
+    loss="cross_entropy",
     epochs=10,
     batch_size=128,
     augmentation=(),
@@ -186,7 +186,7 @@ SPATIAL_TRANSFORMER = Recipe(
     "pytorch/tutorials@0023ff0, intermediate_source/spatial_transformer_tutorial.py",
     "sgd",
     dict(lr=0.01),
-    "nll_loss",
+    loss="nll_loss",
     epochs=20,
     batch_size=64,
     augmentation=(),
@@ -198,7 +198,7 @@ RAM = Recipe(
     "kevinzakka/recurrent-visual-attention@098880b, trainer.py, config.py and data_loader.py",
     "adam",
     dict(lr=3e-4),
-    "ram_loss",
+    loss="ram_loss",
     epochs=200,
     batch_size=128,
     schedule=Schedule("reduce_lr_on_plateau", dict(mode="min", patience=20)),

@@ -12,8 +12,8 @@ DETR = Recipe(
     "facebookresearch/detr@29901c5, main.py, models/backbone.py, datasets/coco.py and README.md",
     "adamw",
     dict(lr=1e-4, weight_decay=1e-4),
-    "SetCriterion",
-    dict(eos_coef=0.1),
+    loss="SetCriterion",
+    loss_arguments=dict(eos_coef=0.1),
     epochs=300,
     batch_size=16,
     schedule=Schedule("step_lr", dict(step_size=200, gamma=0.1)),
@@ -21,8 +21,8 @@ DETR = Recipe(
     frozen=FIXED,
     augmentation=(
         "flip horizontally at random",
-        "resize the short side to one of 480, 512, ..., 800 pixels, the long side to at most 1333; or, as often, resize "
-        "the short side to 400, 500 or 600, crop to 384 to 600 pixels, and resize like that",
+        "one time in two, resize the short side to 400, 500 or 600 pixels and crop to 384 to 600",
+        "resize the short side to one of 480, 512, ..., 800 pixels, the long side to at most 1333",
     ),
     start="the backbone is torchvision's ResNet, pretrained on ImageNet; the transformer is Xavier uniform",
     clip_norm=0.1,

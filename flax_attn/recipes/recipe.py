@@ -73,9 +73,9 @@ class Recipe:
     source: str
     optimizer: str
     arguments: Arguments
+    _: dataclasses.KW_ONLY
     loss: str
     loss_arguments: Arguments = dataclasses.field(default_factory=dict)
-    _: dataclasses.KW_ONLY
     epochs: int | None = None
     iterations: int | None = None
     batch_size: int | None = None

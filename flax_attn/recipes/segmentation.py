@@ -8,8 +8,8 @@ CCNET = Recipe(
     "speedinghzl/CCNet@00af149, run_local.sh, train.py and utils/criterion.py",
     "sgd",
     dict(lr=1e-2, momentum=0.9, weight_decay=5e-4),
-    "dsn_loss",
-    dict(ignore_index=255, aux_weight=0.4),
+    loss="dsn_loss",
+    loss_arguments=dict(ignore_index=255, aux_weight=0.4),
     iterations=60000,
     batch_size=4,
     schedule=Schedule("polynomial_lr", dict(total_iters=60000, power=0.9), unit="iteration", every="iteration"),
@@ -25,8 +25,8 @@ DANET = Recipe(
     "in yougoforward/hlzhu_DANet_git, danet/mvtrain50.sh, a fork",
     "sgd",
     dict(lr=0.003, momentum=0.9, weight_decay=1e-4),
-    "segmentation_multi_losses",
-    dict(ignore_index=-1),
+    loss="segmentation_multi_losses",
+    loss_arguments=dict(ignore_index=-1),
     epochs=240,
     batch_size=8,
     schedule=Schedule("polynomial_lr", dict(total_iters=240, power=0.9), every="iteration"),
@@ -34,15 +34,15 @@ DANET = Recipe(
     augmentation=("scale by a random factor, from a base size of 1024", "crop to 768x768", "mirror at random"),
     start="the backbone is pretrained on ImageNet",
     precision="float32",
-    notes="The rate of the head is ten times the other rate, at each step. Without --lr and --epochs the script takes a "
-    "rate of 0.01 / 8 * batch size and 180 epochs.",
+    notes="The rate of the head is ten times the other rate, at each step. Without --lr and --epochs the script takes "
+    "a rate of 0.01 / 8 * batch size and 180 epochs.",
 )
 
 LDNET = Recipe(
-    "ReaFly/LDNet@dce7a04, train.py, opt.py, utils/loss.py and datasets/Polyp.py",
+    "ReaFly/LDNet@dce7a04, train.py, opt.py, utils/loss.py, datasets/Polyp.py and models/LDNet.py",
     "sgd",
     dict(lr=1e-3, momentum=0.9, weight_decay=1e-5),
-    "deep_supervision_loss",
+    loss="deep_supervision_loss",
     epochs=80,
     batch_size=16,
     schedule=Schedule("polynomial_lr", dict(total_iters=80, power=0.9)),
@@ -54,6 +54,7 @@ LDNET = Recipe(
         "zoom by 0.9 to 1.1",
         "crop to 224x224",
     ),
+    start="the encoder is pretrained on ImageNet",
     precision="float32",
     notes="Upstream's schedule is a LambdaLR of the same numbers.",
 )

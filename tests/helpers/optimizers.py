@@ -91,21 +91,21 @@ def torch_steps(optimizer, tensors, gradients, rates=None) -> Run:
 
 
 def optax_steps(optimizer, params, gradients, state=None):
-    """(parameters after each step, last state) of the transformation ``optimizer``, in one scan."""
-
-    def step(carry, gradient):
-        params, state = carry
-        updates, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
+    """(parameters after each step, last state) of the transformation ``optimizer``."""
 
     @jax.jit
-    def steps(carry, gradients):
-        return jax.lax.scan(step, carry, gradients)
+    def step(params, state, gradient):
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
 
-    params, gradients = jax.tree.map(jnp.asarray, (params, gradients))
-    (_, state), history = steps((params, optimizer.init(params) if state is None else state), gradients)
-    return history, state
+    params = jax.tree.map(jnp.asarray, params)
+    state = optimizer.init(params) if state is None else state
+    history: dict[str, list[np.ndarray]] = {name: [] for name in params}
+    for number in range(len(next(iter(gradients.values())))):
+        params, state = step(params, state, {name: x[number] for name, x in gradients.items()})
+        for name, x in params.items():
+            history[name].append(np.asarray(x))
+    return {name: np.stack(xs) for name, xs in history.items()}, state
 
 
 def assert_same_run(history, state, expected: Run) -> None:

@@ -16,6 +16,7 @@ def adadelta(
 ) -> optax.GradientTransformationExtraArgs:
     """PyTorch's Adadelta.
 
+    Step t = 1, 2, ... for the gradient g and the parameter p:
     g = g + weight_decay p; e_g = rho e_g + (1 - rho) g^2; u = sqrt(e_x + eps) / sqrt(e_g + eps) g;
     e_x = rho e_x + (1 - rho) u^2; p = p - lr u.
 
@@ -23,10 +24,10 @@ def adadelta(
 
     Args:
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
-        rho: The share of the old mean squares that a step keeps.
-        eps: It is added inside both roots.
-        weight_decay: The factor of the parameter that is added to the gradient.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        rho: How much of the old averages a step keeps.
+        eps: A small number added inside both square roots, so that the first update is not 0.
+        weight_decay: This times the parameter is added to the gradient.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
 
     Raises:
         ValueError: if lr, eps or weight_decay is negative, or rho is not in [0, 1].

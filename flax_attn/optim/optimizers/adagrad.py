@@ -21,18 +21,19 @@ def adagrad(
 ) -> optax.GradientTransformationExtraArgs:
     """PyTorch's Adagrad.
 
+    Step t = 1, 2, ... for the gradient g and the parameter p:
     g = g + weight_decay p; s = s + g^2; p = p - lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps).
 
-    Differs from optax.adagrad: eps is added to the root, not inside; it is 1e-10 unless given, not 1e-7; s begins at
+    Differs from optax.adagrad: eps is added outside the square root; it is 1e-10 unless given, not 1e-7; s begins at
     0 unless given, not at 0.1; and there are ``lr_decay`` and weight decay.
 
     Args:
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
         lr_decay: How fast the learning rate becomes smaller. A schedule in ``lr`` becomes smaller by it too.
-        weight_decay: The factor of the parameter that is added to the gradient.
+        weight_decay: This times the parameter is added to the gradient.
         initial_accumulator_value: The s before the first step.
-        eps: It is added to the root, not inside.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        eps: A small number added to the square root, so that nothing is divided by 0.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
 
     Raises:
         ValueError: if lr, lr_decay, weight_decay, initial_accumulator_value or eps is negative.

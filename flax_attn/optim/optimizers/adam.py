@@ -31,6 +31,7 @@ def adam(
 ) -> optax.GradientTransformationExtraArgs:
     """PyTorch's Adam.
 
+    Step t = 1, 2, ... for the gradient g and the parameter p:
     g = g + weight_decay p; mu = beta1 mu + (1 - beta1) g; nu = beta2 nu + (1 - beta2) g^2;
     p = p - lr (mu / (1 - beta1^t)) / (sqrt(nu / (1 - beta2^t)) + eps).
     With ``amsgrad``, nu_max = max(nu_max, nu) is in place of nu in the last line.
@@ -41,11 +42,11 @@ def adam(
 
     Args:
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
-        betas: The shares of the old mean and of the old mean square that a step keeps.
-        eps: It is added to the root, not inside.
-        weight_decay: The factor of the parameter that is added to the gradient.
+        betas: How much of the old mu, and of the old nu, a step keeps.
+        eps: A small number added to the square root, so that nothing is divided by 0.
+        weight_decay: This times the parameter is added to the gradient.
         amsgrad: Whether to divide by the largest nu so far. PyTorch's ``max_exp_avg_sq`` is ``nu_max`` in the state.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
         decoupled_weight_decay: Whether p becomes smaller by lr weight_decay p instead, as in ``adamw``.
 
     Raises:
@@ -72,11 +73,11 @@ def adamw(
 
     Args:
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
-        betas: The shares of the old mean and of the old mean square that a step keeps.
-        eps: It is added to the root, not inside.
+        betas: How much of the old mu, and of the old nu, a step keeps.
+        eps: A small number added to the square root, so that nothing is divided by 0.
         weight_decay: A step makes the parameter smaller by lr weight_decay p.
         amsgrad: Whether to divide by the largest nu so far. PyTorch's ``max_exp_avg_sq`` is ``nu_max`` in the state.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
 
     Raises:
         ValueError: if lr, eps or weight_decay is negative, or the betas are not two numbers in [0, 1).

@@ -20,6 +20,7 @@ def adamax(
 ) -> optax.GradientTransformationExtraArgs:
     """PyTorch's Adamax.
 
+    Step t = 1, 2, ... for the gradient g and the parameter p:
     g = g + weight_decay p; mu = beta1 mu + (1 - beta1) g; nu = max(beta2 nu, |g| + eps);
     p = p - lr (mu / (1 - beta1^t)) / nu.
 
@@ -27,10 +28,10 @@ def adamax(
 
     Args:
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
-        betas: The share of the old mean that a step keeps, and that of the old largest gradient.
-        eps: It is added to the size of the gradient.
-        weight_decay: The factor of the parameter that is added to the gradient.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        betas: How much of the old mu, and of the old nu, a step keeps.
+        eps: A small number added to |g|, so that nothing is divided by 0.
+        weight_decay: This times the parameter is added to the gradient.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
 
     Raises:
         ValueError: if lr, eps or weight_decay is negative, or the betas are not two numbers in [0, 1).

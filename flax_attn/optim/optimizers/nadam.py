@@ -41,6 +41,7 @@ def nadam(
 ) -> optax.GradientTransformationExtraArgs:
     """PyTorch's NAdam.
 
+    Step t = 1, 2, ... for the gradient g and the parameter p:
     g = g + weight_decay p; mu = beta1 mu + (1 - beta1) g; nu = beta2 nu + (1 - beta2) g^2;
     c(t) = beta1 (1 - 0.96^(t momentum_decay) / 2), and C(t) is the product of c(1), ..., c(t);
     p = p - lr ((1 - c(t)) g / (1 - C(t)) + c(t + 1) mu / (1 - C(t + 1))) / (sqrt(nu / (1 - beta2^t)) + eps).
@@ -53,12 +54,12 @@ def nadam(
 
     Args:
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
-        betas: The shares of the old mean and of the old mean square that a step keeps.
-        eps: It is added to the root, not inside.
-        weight_decay: The factor of the parameter that is added to the gradient.
+        betas: How much of the old mu, and of the old nu, a step keeps.
+        eps: A small number added to the square root, so that nothing is divided by 0.
+        weight_decay: This times the parameter is added to the gradient.
         momentum_decay: How fast the momentum c(t) grows from beta1 / 2 to beta1.
         decoupled_weight_decay: Whether p becomes smaller by lr weight_decay p instead, as in ``adamw``.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
 
     Raises:
         ValueError: if lr, eps, weight_decay or momentum_decay is negative, or the betas are not two numbers in [0, 1).

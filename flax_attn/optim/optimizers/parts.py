@@ -1,6 +1,6 @@
 """What all the optimizers share: the checks of their arguments, the bias correction, and the chain around their rule.
 
-g is the gradient, p the parameter, t the number of the step, which is 1 at the first.
+The formulas of all the optimizers call the gradient g, the parameter p, and the number of the step t = 1, 2, ...
 """
 
 import math
@@ -20,7 +20,7 @@ LearningRate = ArrayLike | Callable[[Any], ArrayLike]
 
 
 def check(who: str, most: float | int = math.inf, **values: Any) -> None:
-    """ValueError unless each value is from 0 to ``most``. Schedules, and values traced by jit, are let pass."""
+    """ValueError unless each value is from 0 to ``most``. Schedules, and values that jit traces, are not checked."""
     limits = "at least 0" if most == math.inf else f"from 0 to {most}"
     for name, value in values.items():
         known = not callable(value) and not isinstance(value, jax.core.Tracer)
@@ -98,7 +98,11 @@ def assemble(
 
 
 def in_float32(who: str, inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """``inner``, computed at least in float32. States keep their dtypes; an update has that of its parameter."""
+    """``inner``, computed in float32 for parameters in half precision.
+
+    Its state stays in half precision, as in PyTorch, and so do the updates. PyTorch rounds in between too: a
+    sum of 0 and eps = 1e-8 is 0 in float16, and a gradient of 0 makes a parameter NaN. Here it does not.
+    """
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> Any:

@@ -30,7 +30,7 @@ SERIES = [
     1 / 720,
     -1 / 12,
 ]
-"""1 - x / (exp(x) - 1) = x / 2 + the polynomial in x^2 of these coefficients, highest first, times x^2."""
+"""The coefficients of x^16, x^14, ..., x^2 in the power series of 1 - x / (exp(x) - 1), which begins with x / 2."""
 
 
 def radam(
@@ -44,6 +44,7 @@ def radam(
 ) -> optax.GradientTransformationExtraArgs:
     """PyTorch's RAdam.
 
+    Step t = 1, 2, ... for the gradient g and the parameter p:
     g = g + weight_decay p; mu = beta1 mu + (1 - beta1) g; nu = beta2 nu + (1 - beta2) g^2;
     R = 2 / (1 - beta2) - 1; r = R - 2 t beta2^t / (1 - beta2^t).
     Where r > 5: a = sqrt((r - 4) (r - 2) R / ((R - 4) (R - 2) r)), and
@@ -54,11 +55,11 @@ def radam(
 
     Args:
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
-        betas: The shares of the old mean and of the old mean square that a step keeps.
-        eps: It is added to the root, not inside.
-        weight_decay: The factor of the parameter that is added to the gradient.
+        betas: How much of the old mu, and of the old nu, a step keeps.
+        eps: A small number added to the square root, so that nothing is divided by 0.
+        weight_decay: This times the parameter is added to the gradient.
         decoupled_weight_decay: Whether p becomes smaller by lr weight_decay p instead, as in ``adamw``.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
 
     Raises:
         ValueError: if lr, eps or weight_decay is negative, or the betas are not two numbers in [0, 1).
@@ -94,8 +95,9 @@ def scale_by_radam(betas: tuple[float, float], eps: ArrayLike) -> optax.Gradient
 def average_length(count: jax.Array, beta2: float) -> jax.Array:
     """r = 2 / (1 - beta2) - 1 - 2 t beta2^t / (1 - beta2^t), right in float32 too.
 
-    In the first steps, r is the small difference of two large numbers. So it is computed from x = -t log(beta2): the
-    last term is 2 t / (exp(x) - 1), and for a small x, the large part of it is taken out.
+    In the first steps, r is the small difference of two large numbers. With x = -t log(beta2), the last term is
+    2 / -log(beta2) x / (exp(x) - 1). For a small x, x / (exp(x) - 1) is almost 1. So 1 minus it is computed, for a
+    small x from its power series.
     """
     rate = -math.log(beta2)
     x = count * rate

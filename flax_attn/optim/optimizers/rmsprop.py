@@ -18,21 +18,22 @@ def rmsprop(
 ) -> optax.GradientTransformationExtraArgs:
     """PyTorch's RMSprop.
 
+    Step t = 1, 2, ... for the gradient g and the parameter p:
     g = g + weight_decay p; nu = alpha nu + (1 - alpha) g^2; u = g / (sqrt(nu) + eps); p = p - lr u.
     With ``centered``: mu = alpha mu + (1 - alpha) g; u = g / (sqrt(nu - mu^2) + eps).
     With momentum: b = momentum b + u; p = p - lr b.
 
-    Differs from optax.rmsprop: eps is added to the root, not inside; the momentum is of u, not of lr u; alpha is 0.99
+    Differs from optax.rmsprop: eps is added outside the square root; the momentum is of u, not of lr u; alpha is 0.99
     unless given, not 0.9; and there is weight decay.
 
     Args:
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
-        alpha: The share of the old mean square that a step keeps.
-        eps: It is added to the root, not inside.
-        weight_decay: The factor of the parameter that is added to the gradient.
+        alpha: How much of the old averages a step keeps.
+        eps: A small number added to the square root, so that nothing is divided by 0.
+        weight_decay: This times the parameter is added to the gradient.
         momentum: PyTorch's ``momentum_buffer`` is ``trace`` in the state. Without momentum there is none.
         centered: Whether to divide by the standard deviation. PyTorch's ``grad_avg`` is ``mu`` in the state.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
 
     Raises:
         ValueError: if lr, alpha, eps, weight_decay or momentum is negative.

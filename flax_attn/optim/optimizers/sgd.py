@@ -29,6 +29,7 @@ def sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """PyTorch's SGD.
 
+    Step t = 1, 2, ... for the gradient g and the parameter p:
     g = g + weight_decay p; b = momentum b + (1 - dampening) g, but b = g at the first step;
     p = p - lr b, or with ``nesterov`` p = p - lr (g + momentum b). Without momentum, p = p - lr g.
 
@@ -38,9 +39,9 @@ def sgd(
         lr: The learning rate: a number, or a function from the number of steps already taken to a number.
         momentum: PyTorch's ``momentum_buffer`` is ``trace`` in the state. Without momentum there is none.
         dampening: How much less than a whole gradient a step adds to the buffer.
-        weight_decay: The factor of the parameter that is added to the gradient.
+        weight_decay: This times the parameter is added to the gradient.
         nesterov: Whether to look ahead by one step of momentum.
-        maximize: Whether to go up instead of down. The weight decay still makes parameters smaller.
+        maximize: Whether to make the loss larger. The weight decay still makes parameters smaller.
 
     Raises:
         ValueError: if lr, momentum or weight_decay is negative, or ``nesterov`` comes without momentum or with
