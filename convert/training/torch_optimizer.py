@@ -14,7 +14,7 @@ from optax.transforms import MaskedNode
 from convert.planning import Row
 from convert.state_dict import in_torch_layout
 from convert.tensors import Lazy, as_numpy, owned
-from convert.training.groups import Group, Label, Stored, number, require_fit
+from convert.training.groups import Group, Label, Stored, require_fit
 from convert.training.kinds import Kind
 from convert.training.naming import Names
 from convert.training.optax_state import fields_of, part_of, with_fields, with_part
