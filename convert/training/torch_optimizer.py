@@ -14,7 +14,7 @@ from optax.transforms import MaskedNode
 from convert.planning import Row
 from convert.state_dict import in_torch_layout
 from convert.tensors import Lazy, as_numpy, owned
-from convert.training.groups import Group, Label, Stored, number, require_fit
+from convert.training.groups import Group, Label, Stored, require_fit
 from convert.training.kinds import Kind
 from convert.training.naming import Names
 from convert.training.optax_state import fields_of, part_of, with_fields, with_part
@@ -150,7 +150,7 @@ class TorchOptimizer:
             fields[name] = self._tree(owned({key: in_flax(values[key], row) for key, row in rows.items()}))
         first = next(iter(stored.values()))
         for scalar, name in self.kind.scalars.items():
-            fields[name] = np.asarray(number(first[scalar]))
+            fields[name] = as_numpy(first[scalar])
         return fields | self._count(label)
 
     def _count(self, label: Label) -> dict[str, Any]:
