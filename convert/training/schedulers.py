@@ -126,6 +126,9 @@ def _chain(state: State, index: int, groups: Groups) -> Schedule:
     )
     others, after = _product(parts[: places[0]] + parts[places[0] + 1 :]), _product(parts[places[0] + 1 :])
     start, period = part["last_epoch"], part["T_max"]
+    low_now = (start - period) % (2 * period) == 0
+    zero = not low_now or abs(lr) <= 1e-12 * part["base_lrs"][index]
+    require(zero, f"ChainedScheduler: expected the learning rate 0 at the end of the cosine, got {lr}; {BY_HAND}")
     curve = annealed(lr, float(part["base_lrs"][index]), period, start=start)
 
     def schedule(count: ArrayLike) -> Array:

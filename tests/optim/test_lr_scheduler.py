@@ -11,7 +11,7 @@ from tests.helpers.schedulers import CASES, LRS, STEPS, assert_lrs, lr_scheduler
 def test_300_steps_equal_pytorch(name):
     schedules = [CASES[name].flax(lr) for lr in LRS]
     actual = jax.jit(lambda counts: [schedule(counts) for schedule in schedules])(jnp.arange(STEPS))
-    assert_lrs(actual, lrs_of(started(CASES[name]), STEPS))
+    assert_lrs(actual, lrs_of(started(CASES[name].torch), STEPS))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_300_steps_equal_pytorch(name):
     ],
 )
 def test_float32_is_exact_too(name):
-    expected = lrs_of(started(CASES[name]), STEPS)[0]
+    expected = lrs_of(started(CASES[name].torch), STEPS)[0]
     with jax.enable_x64(False):
         actual = jax.jit(CASES[name].flax(LRS[0]))(np.arange(STEPS, dtype=np.int32))
         assert actual.dtype == np.float32
