@@ -68,6 +68,11 @@ def test_cosine_annealing_set_by_hand_near_its_low_point(steps):
     assert_lrs(values_of(schedule_of(state, groups=groups)), lrs_of(scheduler, STEPS))
 
 
+def test_cosine_annealing_keeps_the_rounding_of_its_low_point():
+    scheduler, state, _ = positioned(lambda o: lr_scheduler.CosineAnnealingLR(o, 243, eta_min=1e-4), 130)
+    assert_lrs(values_of(schedule_of(state)), lrs_of(scheduler, STEPS))
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_goes_back_to_pytorch(name):
     scheduler, state, groups = positioned(MAKERS[name], 57)
