@@ -178,7 +178,6 @@ class TransformerEncoder(Module):
     encoder_layer: TransformerEncoderLayer
     num_layers: int
     norm: LayerNorm | None = None
-
     registered_last: ClassVar[Sequence[str]] = ("norm",)
 
     def setup(self) -> None:
@@ -208,7 +207,6 @@ class TransformerDecoder(Module):
     num_layers: int
     norm: LayerNorm | None = None
     return_intermediate: bool = False
-
     registered_last: ClassVar[Sequence[str]] = ("norm",)
 
     def __post_init__(self) -> None:

@@ -189,7 +189,6 @@ class TransformerEncoder(Module):
     encoder_layer: TransformerEncoderLayer
     num_layers: int
     norm: LayerNorm | None = None
-
     registered_last: ClassVar[Sequence[str]] = ("norm",)
 
     def setup(self) -> None:
@@ -217,7 +216,6 @@ class TransformerDecoder(Module):
     decoder_layer: TransformerDecoderLayer
     num_layers: int
     norm: LayerNorm | None = None
-
     registered_last: ClassVar[Sequence[str]] = ("norm",)
 
     def setup(self) -> None:
