@@ -56,14 +56,15 @@ def same(a, b):
 def check(module, state, variables, prefix, key, inputs=X):
     """What is below ``prefix`` is that of ``module.init``, all else that of ``state``."""
     initial, found = flat(module.init(key, inputs)), flat(variables)
-    kept = {k: v for k, v in state.items() if not k.startswith(f"{prefix}.")}
+    names = tuple(f"{name}." for name in (prefix, *(second for second, first in module.aliases if first == prefix)))
+    kept = {k: v for k, v in state.items() if not k.startswith(names)}
     assert found.keys() == initial.keys()
     new = {path for path in found if f"/{prefix}/" in f"/{path}/"}
     assert new
     assert all(same(found[path], np.asarray(initial[path])) for path in new)
     back = to_torch(module, variables, inputs)
     assert all(np.array_equal(back[key], value) for key, value in kept.items() if key in back)
-    assert {key for key in back if not key.startswith(f"{prefix}.")} <= kept.keys()
+    assert {key for key in back if not key.startswith(names)} <= kept.keys()
 
 
 def test_another_number_of_classes():
