@@ -4,6 +4,7 @@ Everything that a run shows of itself is numpy's, under PyTorch's keys and in Py
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,13 @@ from convert.comparing.dropouts import share_dropout, torch_mask
 from convert.comparing.parity import to_nchw, trace
 from convert.precision import KEEP
 from flax_attn.catalog import Entry, channels_first
+from flax_attn.training import TrainState, train_step
 from tests.helpers.walk import entry_plan
 
 LOSS, FINAL = 1e-9, 1e-8
 """How far a loss may be off, as a share of itself; and a final array, as a share of its largest number."""
 
-SMALL = 1e-6
+SMALL = 1e-5
 """An array all of whose numbers are a smaller share of the largest one of its kind may hold nothing but rounding: the
 gradient of a bias before a BatchNorm does. Its difference is taken as a share of this number."""
 
@@ -103,57 +105,53 @@ def make_task(entry: Entry, dtype: str = "float64", classes: bool = False, count
     return Task(entry, plan, state, batches=batches, targets=targets, classes=classes, masks=masks)
 
 
+def arguments(task: Task, batch: Any) -> dict[str, Any]:
+    """The arguments of the Flax module for a batch, by name."""
+    args, call = task.entry.arguments(batch["inputs"])
+    names = inspect.signature(task.entry.makes.__call__).parameters
+    return dict(zip(list(names)[1:], args, strict=False)) | call
+
+
 def flax_step(task: Task, optimizer: optax.GradientTransformation) -> Callable:
-    """One jitted training step: (variables, optimizer state, batch, targets) -> the two as they are then, the loss."""
-    module = task.entry.module()
+    """The training step of ``flax_attn.training``, with the dropout masks of the task."""
+    step = train_step(
+        task.entry.module(),
+        lambda outputs, batch: task.loss(jax.tree.leaves(outputs), batch["targets"]),
+        optimizer,
+        inputs=functools.partial(arguments, task),
+    )
 
-    @jax.jit
-    def step(variables: Any, opt_state: Any, batch: Any, targets: Any) -> tuple:
-        def loss(params: Any) -> tuple:
-            with nn.intercept_methods(share_dropout):
-                given = {**variables, "params": params}
-                out, changed = task.entry.apply(module, given, batch, train=True, mutable=["batch_stats"])
-            return task.loss(jax.tree.leaves(out), targets), changed
+    def shared(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        with nn.intercept_methods(share_dropout):
+            return step(state, batch)
 
-        (value, changed), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        updates, opt_state = optimizer.update(grads, opt_state, variables["params"])
-        params = optax.apply_updates(variables["params"], updates)
-        return {**variables, **changed, "params": params}, opt_state, value
-
-    return step
+    return shared
 
 
 class FlaxRun:
     """A training in JAX.
 
     Args:
-        state: the parameters and statistics to begin with, by their PyTorch key; None: those of the task.
-        opt_state: the state of the optimizer to begin with; None: its first one.
+        state: the training state to begin with; None: that of the task before the first step.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        optimizer: optax.GradientTransformation,
-        state: Values | None = None,
-        opt_state: Any = None,
-    ) -> None:
+    def __init__(self, task: Task, optimizer: optax.GradientTransformation, state: TrainState | None = None) -> None:
         self.task, self.step = task, flax_step(task, optimizer)
-        self.variables = task.plan.from_torch(task.state if state is None else state, dtype=KEEP)
-        self.opt_state = optimizer.init(self.variables["params"]) if opt_state is None else opt_state
+        variables = task.plan.from_torch(task.state, dtype=KEEP)
+        self.state = TrainState.create(variables, optimizer) if state is None else state
 
     def train(self, steps: Iterable[int]) -> list[float]:
         """The losses of the steps with these numbers; the number says which batch a step has."""
         losses = []
         for number in steps:
-            batch, targets = (x[number % len(x)] for x in (self.task.batches, self.task.targets))
-            self.variables, self.opt_state, loss = self.step(self.variables, self.opt_state, batch, targets)
-            losses.append(float(loss))
+            inputs, targets = (x[number % len(x)] for x in (self.task.batches, self.task.targets))
+            self.state, metrics = self.step(self.state, {"inputs": inputs, "targets": targets})
+            losses.append(float(metrics["loss"]))
         return losses
 
     def state_dict(self) -> Arrays:
         """The parameters and statistics."""
-        return self.task.plan.to_torch(self.variables)
+        return self.task.plan.to_torch(self.state.variables)
 
     def optimizer_state(self, names: Iterable[str]) -> dict[str, Arrays]:
         """The parts of the optimizer's state that PyTorch calls ``names``, each by parameter."""
@@ -161,18 +159,18 @@ class FlaxRun:
 
     def _part(self, name: str) -> Arrays:
         if name == "step":
-            counts = {int(x) for _, x in optax.tree_utils.tree_get_all_with_path(self.opt_state, "count")}
+            counts = {int(x) for _, x in optax.tree_utils.tree_get_all_with_path(self.state.opt_state, "count")}
             assert len(counts) == 1, f"the optimizer counts its steps in two ways: {counts}"
             return dict.fromkeys(self.task.parameters, np.asarray(counts.pop()))
         found = self._field(name)
         if name == "mu_product":
             return dict.fromkeys(self.task.parameters, np.asarray(found))
-        state = self.task.plan.to_torch({**self.variables, "params": found})
+        state = self.task.plan.to_torch({**self.state.variables, "params": found})
         return {key: state[key] for key in self.task.parameters}
 
     def _field(self, name: str) -> Any:
-        fields = ("e_g", "nu") if name == "square_avg" else (FIELDS.get(name, name),)
-        found = [x for field in fields for _, x in optax.tree_utils.tree_get_all_with_path(self.opt_state, field)]
+        fields, opt_state = ("e_g", "nu") if name == "square_avg" else (FIELDS.get(name, name),), self.state.opt_state
+        found = [x for field in fields for _, x in optax.tree_utils.tree_get_all_with_path(opt_state, field)]
         assert len(found) == 1, f"the optimizer has {len(found)} fields for {name}"
         return found[0]
 
@@ -182,18 +180,25 @@ class TorchRun:
 
     Args:
         optimizer: makes the optimizer from the parameters by name.
-        state: the parameters and statistics to begin with; None: those of the task.
+        scheduler: makes a scheduler of the learning rate from the optimizer; None: there is none.
+        per_epoch: the scheduler is stepped once after so many steps.
     """
 
-    def __init__(self, task: Task, optimizer: Callable[[Any], Any], state: Values | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        optimizer: Callable[[Any], Any],
+        scheduler: Callable[[Any], Any] | None = None,
+        per_epoch: int = 1,
+    ) -> None:
         from torch_ref import twins
 
-        self.task = task
+        self.task, self.per_epoch, self.taken = task, per_epoch, 0
         self.module = twins.build_twin(task.entry.cls, task.entry.kwargs)
-        given = task.state if state is None else state
         twins.share_dropout(self.module, functools.partial(torch_mask, task.masks))
-        twins.fill(self.module, given, next(iter(task.batches[0])).dtype.name)
+        twins.fill(self.module, task.state, next(iter(task.batches[0])).dtype.name)
         self.optimizer = optimizer(dict(self.module.named_parameters()))
+        self.scheduler = scheduler(self.optimizer) if scheduler else None
 
     def train(self, steps: Iterable[int]) -> list[float]:
         """The same steps as those of ``FlaxRun``."""
@@ -213,6 +218,9 @@ class TorchRun:
             loss.backward()
             self.optimizer.step()
             losses.append(loss.item())
+            self.taken += 1
+            if self.scheduler and self.taken % self.per_epoch == 0:
+                self.scheduler.step()
         return losses
 
     def state_dict(self) -> Arrays:
@@ -250,12 +258,14 @@ def largest(array: np.ndarray) -> float:
     return float(np.abs(array).max(initial=0))
 
 
+def off_by(losses: Sequence[float], expected: Sequence[float]) -> tuple[float, str]:
+    """The largest difference of two rows of losses, as a share of the loss, and the step where it is."""
+    return max((abs(a - b) / abs(b), f"step {i}") for i, (a, b) in enumerate(zip(losses, expected, strict=True)))
+
+
 def differences(ours: FlaxRun, theirs: TorchRun, losses: Sequence[float], expected: Sequence[float]) -> dict[str, Any]:
     """The largest differences of two runs: in the losses, the final state and each part of the optimizer's state."""
-    found: dict[str, Any] = {
-        "loss": max((abs(a - b) / abs(b), f"step {i}") for i, (a, b) in enumerate(zip(losses, expected, strict=True)))
-    }
-    found["state"] = worst(ours.state_dict(), theirs.state_dict())
+    found = {"loss": off_by(losses, expected), "state": worst(ours.state_dict(), theirs.state_dict())}
     parts = theirs.optimizer_state()
     found |= {name: worst(part, parts[name]) for name, part in ours.optimizer_state(parts).items()}
     return found

@@ -63,7 +63,9 @@ CASES = [
     network("DigitsNet", "Adam", lr=0.001, eps=1e-7),
     network("SpatialTransformerNet", "SGD", lr=0.01),
     network("CifarResNet", "SGD", **MOMENTUM, weight_decay=5e-4),
+    block("DETRdemo", "AdamW", lr=1e-3, weight_decay=1e-4),
 ]
+SLOW = ("CifarResNet", "DETRdemo")
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
 
@@ -72,7 +74,11 @@ def test_every_optimizer_trains_an_entry():
     assert {case.optimizer for case in CASES} == set(OPTIMIZERS)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def marks(case: Case) -> list[Any]:
+    return [pytest.mark.slow] if case.entry.name in SLOW else []
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name, marks=marks(case)) for case in CASES])
 def test_25_steps(case):
     task = make_task(case.entry, classes=case.classes)
     ours = FlaxRun(task, getattr(optim, case.optimizer.lower())(**case.arguments))
