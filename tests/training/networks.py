@@ -1,5 +1,7 @@
 """A small network with what a step must handle, its data, and its loss."""
 
+from functools import cache
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -58,6 +60,7 @@ def loss(outputs, batch):
     return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["y"]).mean()
 
 
+@cache
 def variables(module, dtype=np.float64):
     made = module.init(jax.random.key(3), jnp.ones((2, 6, 5, 3), dtype))
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), made)
