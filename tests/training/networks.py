@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, Module, Sequential, relu
-from flax_attn.training import TrainState
+from flax_attn.training import TrainState, train_step
 
 
 class Stem(Module):
@@ -64,6 +64,12 @@ def loss(outputs, batch):
 def variables(module, dtype=np.float64):
     made = module.init(jax.random.key(3), jnp.ones((2, 6, 5, 3), dtype))
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), made)
+
+
+@cache
+def compiled(module, optimizer, **options):
+    """A step that several tests use; it leaves the state that it is given as it is."""
+    return train_step(module, loss, optimizer, donate=False, **options)
 
 
 def new_state(module, optimizer, dtype=np.float64, **options):
