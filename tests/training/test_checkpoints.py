@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -61,11 +62,16 @@ def fresh():
     return new_state(Small(p=0.5), optimizer(), rng=11, ema=True)
 
 
+@cache
+def step():
+    return train_step(Small(p=0.5), loss, optimizer(), ema_decay=0.9)
+
+
 def three_steps(state):
     """The state after three more steps, and its bits and losses as text."""
-    step, losses = train_step(Small(p=0.5), loss, optimizer(), ema_decay=0.9), []
+    losses = []
     for _ in range(3):
-        state, metrics = step(state, data(seed=int(state.step)))
+        state, metrics = step()(state, data(seed=int(state.step)))
         losses.append(float(metrics["loss"]).hex())
     return state, [losses, {path: [str(dtype), shape, raw.hex()] for path, (dtype, shape, raw) in bits(state).items()}]
 
