@@ -74,7 +74,7 @@ def optimizer_from_torch(
         optimizer_state: what ``torch.optim.Optimizer.state_dict`` gives, or that entry of ``read(path).extras``.
         state_dict: the state dict of the PyTorch module, in its own order.
         example_inputs, kwargs, dialect, dtype: as for ``from_torch``.
-        optimizer: the class in ``torch.optim``: "AdamW". It is needed only where the state dict does not tell it: before
+        optimizer: the class in ``torch.optim``: "AdamW". It is needed only where the state dict does not tell: before
             version 2.7, Adam and AdamW with a weight decay look the same.
         groups: an item for each parameter group: a regular expression that is searched for in the keys of its
             parameters, their keys, or a function of a key. Parameters in no group are frozen.

@@ -102,7 +102,7 @@ def said_of(training: Mapping[str, Any]) -> list[str]:
         f"{frozen} frozen, after {training['step']} steps"
     ]
     if training["assumed"]:
-        lines.append(f"assumed: {training['assumed']} of Adam and AdamW; --optimizer says which")
+        lines.append(f"assumed: {training['assumed']}; --optimizer says which it is")
     if training["scheduler"]:
         steps = training["steps_per_epoch"]
         about = f"stepped every {steps} steps" if steps else "pass steps_per_epoch to restore_run"
