@@ -127,7 +127,7 @@ def torch_optimizer(
 
 def published_optimizer(name: str | None) -> str | None:
     """The optimizer of the published training of a network; None without a name, or where it is not known."""
-    return RECIPES[name].optimizer if name in RECIPES else None
+    return RECIPES[name].optimizer if name is not None and name in RECIPES else None
 
 
 def published_groups(names: Names, name: str | None) -> Iterator[list[list[str]]]:
