@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.optimizer import torch_optimizer
+from convert import from_torch_checkpoint, start_run, to_torch_checkpoint, torch_optimizer
 from convert.precision import KEEP
-from convert.training.takeover import from_torch_checkpoint, start_run, to_torch_checkpoint
 from flax_attn.catalog import CATALOG
 from tests.helpers.training import FINAL, LOSS, FlaxRun, TorchRun, make_task, off_by, too_far, worst
 
@@ -175,7 +174,7 @@ def test_groups_with_their_own_learning_rate_and_a_schedule(tmp_path):
 
 
 def test_a_difference_is_found(tmp_path):
-    """A learning rate that is a thousandth off, and a state of the optimizer that is lost."""
+    """A learning rate that is a thousandth off."""
     task = the_task()
     args, call = example(task)
     make = lambda parameters: torch.optim.Adam(parameters.values(), lr=0.01)  # noqa: E731
