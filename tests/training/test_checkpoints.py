@@ -113,6 +113,31 @@ def test_killed_at_any_moment(tmp_path):
     assert unfinished > 0
 
 
+def test_ended_before_the_last_step(tmp_path, monkeypatch):
+    """Only the renaming of a whole folder makes a checkpoint, and also ends an old one."""
+    save(tmp_path, filled(1))
+    seen, rename = [], os.rename
+
+    def killed(source, target):
+        if Path(target) != tmp_path / "2":
+            return rename(source, target)
+        seen.append([path.name for path in checkpoints(tmp_path)])
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", killed)
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(InterruptedError):
+            save(tmp_path, filled(2))
+    assert seen == [["1"]]
+    assert bits(restore(tmp_path, filled(0))) == bits(filled(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda path, **_: seen.append([path.name, *map(str, checkpoints(tmp_path))]))
+        save(tmp_path, filled(3), keep=1)
+    assert all(".unfinished-" in names[0] for names in seen[1:])
+    assert seen[-1][1:] == [str(tmp_path / "3")]
+
+
 class Odd(struct.PyTreeNode):
     """Leaves of many kinds."""
 

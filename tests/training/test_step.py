@@ -279,3 +279,13 @@ def test_seeds_and_keys():
     made.append(TrainState.create(variables(Small()), SGD, rng=jax.random.PRNGKey(7)).rng)
     assert len({str(bits(key)) for key in made}) == 1
     assert TrainState.create(variables(Small()), SGD, rng=jax.random.key(7, impl="rbg")).rng.dtype.name == "key<rbg>"
+
+
+def test_an_average_of_parameters_alone():
+    """The statistics join it with the first step, and an average without a count never copies the parameters."""
+    given = new_state(Small(), SGD)
+    state = given.replace(ema={"params": jax.tree.map(jnp.zeros_like, given.params)})
+    assert set(state.ema_variables) == {"params"}
+    state, _ = train_step(Small(), loss, SGD, ema_decay=0.75)(state, data())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.25 * b, rtol=1e-14), state.ema["params"], state.params)
+    assert bits(state.ema["batch_stats"]) == bits(state.batch_stats)
