@@ -1,6 +1,7 @@
 """The state of PyTorch's optimizers <-> the state of optax transformations that do the same arithmetic."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from convert.training.groups import Group, labelled, number, steps_taken
 from convert.training.kinds import find_kind, kind_of
 from convert.training.naming import Names, names_of
 from convert.training.torch_optimizer import TorchOptimizer
+from flax_attn.catalog import PUBLISHED
 from flax_attn.recipes import RECIPES
 
 
@@ -33,13 +35,11 @@ def optimizer_of(
     See ``optimizer_from_torch``.
 
     Args:
-        recipe: the name of a published network. Where neither the file nor the user tells, the optimizer and its groups
-            are those of the published training.
+        recipe: the name of a published network, whose optimizer it is where the state dict does not tell.
     """
     given, states = require_state_dict(state_dict)
-    published = RECIPES.get(recipe or "")
-    found = kind_of(given, states, kind, published.optimizer if published else None)
-    keys = grouped(names.order, given, groups, published.groups_of(names.order) if published else None)
+    found = kind_of(given, states, kind, published_optimizer(recipe))
+    keys = grouped(names.order, given, groups, published_groups(names, recipe))
     numbers = [index for group in given for index in group["params"]]
     places = dict(zip(numbers, [key for group in keys for key in group], strict=True))
     stored = {places[index]: values for index, values in states.items()}
@@ -54,7 +54,7 @@ def optimizer_from_torch(
     optimizer_state: Mapping[str, Any],
     state_dict: Mapping[str, Any] | Checkpoint,
     *example_inputs: Any,
-    kind: str | None = None,
+    optimizer: str | None = None,
     groups: Sequence[Selector] | None = None,
     step: int | None = None,
     start_missing: bool = False,
@@ -64,7 +64,8 @@ def optimizer_from_torch(
 ) -> tuple[TorchOptimizer, Any]:
     """The optimizer of a PyTorch training, and its optax state.
 
-    ``optimizer.transformation`` is the optax transformation, and ``optimizer.to_torch(state)`` goes back.
+    ``made, state = optimizer_from_torch(...)``: ``made.transformation`` is the optax transformation, and
+    ``made.to_torch(state)`` goes back.
 
     PyTorch stores the state by the number of each parameter. The names behind the numbers are known if the state dict
     has them (``param_names``), or if one group has all parameters of the module; else pass ``groups``.
@@ -73,7 +74,7 @@ def optimizer_from_torch(
         optimizer_state: what ``torch.optim.Optimizer.state_dict`` gives, or that entry of ``read(path).extras``.
         state_dict: the state dict of the PyTorch module, in its own order.
         example_inputs, kwargs, dialect, dtype: as for ``from_torch``.
-        kind: the class in ``torch.optim``: "AdamW". It is needed only where the state dict does not tell it: before
+        optimizer: the class in ``torch.optim``: "AdamW". It is needed only where the state dict does not tell: before
             version 2.7, Adam and AdamW with a weight decay look the same.
         groups: an item for each parameter group: a regular expression that is searched for in the keys of its
             parameters, their keys, or a function of a key. Parameters in no group are frozen.
@@ -90,10 +91,10 @@ def optimizer_from_torch(
     mapping = plan(module, *example_inputs, **kwargs)
     params = mapping.from_torch(arrays, dialect, dtype)["params"]
     names = names_in(mapping, arrays, dialect)
-    optimizer, stored = optimizer_of(
-        names, optimizer_state, kind=kind, groups=groups, step=step, start_missing=start_missing
+    made, stored = optimizer_of(
+        names, optimizer_state, kind=optimizer, groups=groups, step=step, start_missing=start_missing
     )
-    return optimizer, optimizer.from_torch(stored, params)
+    return made, made.from_torch(stored, params)
 
 
 def torch_optimizer(
@@ -122,6 +123,24 @@ def torch_optimizer(
     for group in made:
         found.transformation(group.options, group.options["lr"])
     return TorchOptimizer(found, made, names, labels=labelled(found, made, names, stored={}, step=0))
+
+
+def published_optimizer(name: str | None) -> str | None:
+    """The optimizer of the published training of a network; None without a name, or where it is not known."""
+    return RECIPES[name].optimizer if name is not None and name in RECIPES else None
+
+
+def published_groups(names: Names, name: str | None) -> Iterator[list[list[str]]]:
+    """The groups of the published trainings of a network, or of all networks of the class of the module.
+
+    Args:
+        name: the name of the network; None: all networks of the class.
+    """
+    made = [entry.cls.__name__ for entry in PUBLISHED if entry.makes.__name__ == names.plan.module]
+    for network in [name] if name else made:
+        if network in RECIPES:
+            with suppress(ValueError):
+                yield RECIPES[network].groups_of(names.order)
 
 
 def require_state_dict(value: Any) -> tuple[list[Mapping[str, Any]], Mapping[Any, Mapping[str, Any]]]:

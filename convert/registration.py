@@ -5,11 +5,14 @@ registration. ``module.parameters()`` has the same order. Linen registers the ch
 those that ``setup`` assigns, then those that a compact call makes.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
+
+from flax_attn.layers.children import inside
 
 Path = tuple[str, ...]
 
@@ -27,14 +30,39 @@ def names_recorded() -> Iterator[Names]:
 
     def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         result = call(*args, **kwargs)
-        scope = context.module.scope
-        while scope is not None:
-            names.setdefault(scope.path, {}).update(dict.fromkeys(scope.reservations))
-            scope = scope.parent
+        module: Any = context.module
+        while isinstance(module, nn.Module) and module.scope is not None:
+            names.setdefault(module.path, {}).update(dict.fromkeys(registered(module)))
+            module = module.parent
+            if isinstance(module, nn.Module) and module.path in names:
+                break
         return result
 
     with nn.intercept_methods(record):
         yield names
+
+
+def registered(module: Any) -> list[str]:
+    """The names of the leaves and children of ``module``, in the order of registration.
+
+    Linen registers the modules of a list as "0", "1", "10", "11", "2"; here they come in the order of the list. A
+    transform such as ``nn.remat`` registers the arguments of ``module`` out of sight; here they come first.
+    """
+    held = {name: children(module, value) for name, value in vars(module).items() if name not in ("parent", "name")}
+    arguments = [name for f in dataclasses.fields(module) for name in held.get(f.name, [])]
+    names = list(dict.fromkeys([*arguments, *module.scope.reservations]))
+    kept = getattr(type(module), "preserve_adopted_names", False)
+    for attribute, found in held.items():
+        group = [name for name in found if name in names and (kept or name.startswith(f"{attribute}_"))]
+        ordered = iter(group)
+        names = [next(ordered) if name in group else name for name in names]
+    return names
+
+
+def children(module: Any, value: Any) -> list[str]:
+    """The names of the children of ``module`` in ``value``, one of its attributes."""
+    bound = [child for child in inside(value) if child.scope is not None]
+    return list(dict.fromkeys(child.path[-1] for child in bound if child.path and child.path[:-1] == module.path))
 
 
 class Registration:
@@ -46,7 +74,7 @@ class Registration:
     """
 
     def __init__(self, names: Names, classes: Mapping[Path, type]) -> None:
-        found = {path: dict(registered) for path, registered in names.items()}
+        found = {path: dict(known) for path, known in names.items()}
         self.firsts: dict[Path, Path] = {}
         for path, cls in classes.items():
             for second, first in getattr(cls, "aliases", ()):
@@ -54,7 +82,7 @@ class Registration:
                 self.firsts[(*path, *parts)] = (*path, *first.split("."))
                 for i, name in enumerate(parts):
                     found.setdefault((*path, *parts[:i]), {}).setdefault(name)
-        self.places = {path: places(registered, last_of(classes.get(path))) for path, registered in found.items()}
+        self.places = {path: places(found[path], last_of(classes.get(path))) for path in found}
 
     def position(self, path: Path, statistic: bool) -> Position:
         """What a leaf is sorted by.
@@ -82,8 +110,8 @@ def last_of(cls: type | None) -> Sequence[str]:
     return getattr(cls, "registered_last", ())
 
 
-def places(registered: Iterable[str], last: Sequence[str]) -> dict[str, int]:
-    """The place of each name that is registered; the names in ``last`` come at the end, in the order given there."""
-    names = list(registered)
-    names = [name for name in names if name not in last] + [name for name in last if name in names]
-    return {name: place for place, name in enumerate(names)}
+def places(names: Iterable[str], last: Sequence[str]) -> dict[str, int]:
+    """The place of each name; those in ``last`` come at the end, in the order given there."""
+    known = list(names)
+    ordered = [name for name in known if name not in last] + [name for name in last if name in known]
+    return {name: place for place, name in enumerate(ordered)}

@@ -42,10 +42,14 @@ class Replaced:
 
     def untouched(self, translation: Translation) -> Translation:
         """``translation`` without the arrays that are covered, and without the problems with them."""
-        gone = {key: ", ".join(read.origins) for key, read in translation.entries.items() if self.covers(key)}
-        begins = tuple(text for key, names in gone.items() for text in (f"~ {names}: ", f"+ {names}: ", f"* {key}: "))
-        ends = tuple(f": expected beside {names}, found nothing" for names in gone.values())
-        left = [line for line in translation.problems if not line.startswith(begins) and not line.endswith(ends)]
+        gone = [key for key in translation.entries if self.covers(key)]
+        names = [", ".join(translation.entries[key].origins) for key in gone]
+        twice = [line for line in translation.problems if line.startswith(tuple(f"* {key}: " for key in gone))]
+        names += [text for line in twice for text in line.partition(": comes from ")[2].split(" and from ")]
+        begins = tuple(f"{mark} {text}: " for text in names for mark in "~+")
+        ends = tuple(f": expected beside {text}, found nothing" for text in names)
+        rest = [line for line in translation.problems if line not in twice]
+        left = [line for line in rest if not line.startswith(begins) and not line.endswith(ends)]
         return Translation(self.without(translation.entries), left)
 
 

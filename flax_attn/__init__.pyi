@@ -1,6 +1,16 @@
 """The public names, and the file of each. `flax_attn/__init__.py` reads this list, and so do type checkers."""
 
-from . import blocks as blocks, catalog as catalog, layers as layers, models as models, plot as plot
+from . import (
+    blocks as blocks,
+    catalog as catalog,
+    layers as layers,
+    losses as losses,
+    models as models,
+    optim as optim,
+    plot as plot,
+    recipes as recipes,
+    training as training,
+)
 from .blocks.attention import (
     MultiheadAttention as MultiheadAttention,
     ScaledDotProductAttention as ScaledDotProductAttention,

@@ -140,6 +140,27 @@ MUTATIONS = [
         "tests/catalog/test_parity.py -k SEBasicBlock",
     ),
     Mutation(
+        "a loss whose mean counts samples instead of weights",
+        "flax_attn/losses/cross_entropy.py",
+        "losses.sum() / each.sum() if",
+        "losses.mean() if",
+        "tests/losses/test_cross_entropy.py -k cross_entropy_is_torchs",
+    ),
+    Mutation(
+        "a loss of hard pixels without ties",
+        "flax_attn/losses/ohem.py",
+        "(_right(probs, y) <= threshold)",
+        "(_right(probs, y) < threshold)",
+        "tests/losses/test_segmentation.py -k ties",
+    ),
+    Mutation(
+        "a loss of one trained stage in DETR's recipe",
+        "flax_attn/recipes/detection.py",
+        "layer[234]",
+        "layer[34]",
+        "tests/recipes -k detrs_groups",
+    ),
+    Mutation(
         "default initialisation of W",
         "torch_ref/blocks/non_local.py",
         "init.zeros_(last.weight)",

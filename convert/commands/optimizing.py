@@ -8,7 +8,9 @@ import flax.linen as nn
 
 from convert.checkpoint import Checkpoint
 from convert.state_dict import Plan
+from convert.training.kinds import ADAM, ADAMW, DECOUPLED
 from convert.training.reading import Said, run_of
+from convert.training.run import Run
 from convert.training.run_file import save_run
 from convert.writing.formats import Format
 from flax_attn.catalog import Entry, Published
@@ -71,10 +73,22 @@ def write_training(
         "optimizer": run.optimizer.kind.name,
         "groups": [len(group.keys) for group in run.optimizer.groups],
         "step": run.optimizer.step,
+        "assumed": assumed(options, run),
         "frozen": [key for key, label in run.optimizer.labels.items() if label is None],
         "scheduler": run.scheduler.kind if run.scheduler else None,
         "steps_per_epoch": options.steps_per_epoch,
     }
+
+
+def assumed(options: argparse.Namespace, run: Run) -> str:
+    """What the published training was believed for; empty if the file or the options tell everything."""
+    groups = [group.options for group in run.optimizer.groups]
+    decays = any(group.get("weight_decay") for group in groups) and not all(DECOUPLED in group for group in groups)
+    if options.optimizer or run.optimizer.kind not in (ADAM, ADAMW) or not decays:
+        return ""
+    return (
+        f"the optimizer is {run.optimizer.kind.name}, as in the published training; the file may also be of the other"
+    )
 
 
 def said_of(training: Mapping[str, Any]) -> list[str]:
@@ -87,6 +101,8 @@ def said_of(training: Mapping[str, Any]) -> list[str]:
         f"optimizer {training['optimizer']}: {len(groups)} group{'s' * (len(groups) > 1)} of {sizes} parameters, "
         f"{frozen} frozen, after {training['step']} steps"
     ]
+    if training["assumed"]:
+        lines.append(f"assumed: {training['assumed']}; --optimizer says which it is")
     if training["scheduler"]:
         steps = training["steps_per_epoch"]
         about = f"stepped every {steps} steps" if steps else "pass steps_per_epoch to restore_run"

@@ -24,8 +24,8 @@ from flax_attn.layers import Module
 
 EXIT_STATUS = (
     "The file may be one that `convert` wrote. Exit status: 0 if the results agree; 1 if a difference is outside the "
-    "tolerance; 2 if the input cannot be used, or if the comparison proves nothing, because the output does not depend "
-    "on its input, or not on the parameters."
+    "tolerance, or worse than in the certificate of --check; 2 if the input cannot be used, or if the comparison "
+    "proves nothing, because the output does not depend on its input, or not on the parameters."
 )
 UNPROVEN = "PROVES NOTHING"
 

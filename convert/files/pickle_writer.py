@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -94,8 +94,9 @@ class Pickle:
         return content + b"r" + struct.pack("<I", self.known[id(value)][0])
 
     def mapping(self, value: Mapping, place: str) -> bytes:
-        """An ordered dict as such, any other mapping as a dict."""
-        empty = ORDERED_DICT if isinstance(value, OrderedDict) else b"}"
+        """An ordered dict or a counter as such, any other mapping as a dict."""
+        kinds = {OrderedDict: ORDERED_DICT, Counter: COUNTER}
+        empty = next((opcodes for kind, opcodes in kinds.items() if isinstance(value, kind)), b"}")
         inside = []
         for key, entry in value.items():
             below = f"{place}.{key}" if place else str(key)
@@ -220,6 +221,7 @@ def _class(module: str, name: str) -> bytes:
 
 
 ORDERED_DICT = _class("collections", "OrderedDict") + b")R"
+COUNTER = _class("collections", "Counter") + b")R"
 """The opcodes that make an empty ordered dict."""
 
 

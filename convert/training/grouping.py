@@ -1,12 +1,12 @@
 """Which parameter of a module each parameter of an optimizer is.
 
 The state dict of an optimizer counts the parameters: the first group has 0, 1, 2 and so on. The names are known if the
-file has them (``param_names``, of PyTorch 2.6 and later), if the user gives them, if a recipe of the network is known,
-or if one group has all parameters, in the order of ``module.parameters()``.
+file has them (``param_names``, of PyTorch 2.6 and later), if the user gives them, if one group has all parameters, in
+the order of ``module.parameters()``, or if the groups are those of the published training.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from convert.prefixes import cleaned
 from convert.training.kinds import Groups
@@ -16,7 +16,7 @@ Selector = str | Sequence[str] | Callable[[str], bool]
 
 HOW = (
     "pass groups=[...] with one item for each group: a regular expression that is searched for in the keys of its "
-    "parameters, such as '^backbone', or the list of the keys"
+    "parameters, such as '^backbone' (on the command line --group), or the list of the keys"
 )
 
 
@@ -24,7 +24,7 @@ def grouped(
     keys: Sequence[str],
     found: Groups,
     wanted: Sequence[Selector] | None = None,
-    published: Sequence[Sequence[str]] | None = None,
+    published: Iterable[Sequence[Sequence[str]]] = (),
 ) -> list[tuple[str, ...]]:
     """The keys of the parameters of each group, in the order of its numbers.
 
@@ -32,7 +32,7 @@ def grouped(
         keys: the parameters of the module, in the order of ``module.parameters()``.
         found: the groups in the state dict of the optimizer.
         wanted: what the user says of each group.
-        published: the keys in each group of the published training of the network.
+        published: the keys in each group, in each published training of a network of this class.
 
     Raises:
         ValueError: if the names cannot be known, or if what is said of them does not fit.
@@ -42,10 +42,11 @@ def grouped(
         return _counted(selected(keys, wanted), counts, "groups")
     if all("param_names" in group for group in found):
         return _counted(_named(keys, [group["param_names"] for group in found]), counts, "param_names in the file")
-    if published is not None and [len(group) for group in published] == counts:
-        return [tuple(group) for group in published]
     if counts == [len(keys)]:
         return [tuple(keys)]
+    fits = {tuple(map(tuple, groups)) for groups in published if [len(group) for group in groups] == counts}
+    if len(fits) == 1:
+        return list(fits.pop())
     total = f"{len(found)} group{'s' * (len(found) > 1)}, of {_listed(counts)} parameters"
     raise ValueError(
         f"the optimizer has {total}, the module has {len(keys)}, and the file does not say which ones they are; {HOW}"

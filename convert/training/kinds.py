@@ -193,7 +193,10 @@ def kind_of(groups: Groups, states: States, name: str | None = None, published: 
     if name is None and len(found) > 1 and published and find_kind(published) in found:
         return find_kind(published)
     if name is None and len(found) > 1:
-        raise ValueError(f"the optimizer may be {names}, which look the same in this file; say which with kind=")
+        raise ValueError(
+            f"the optimizer may be {names}, which look the same in this file; say which, such as "
+            f"optimizer={found[-1].name!r}"
+        )
     return found[0] if name is None else find_kind(name)
 
 

@@ -1,5 +1,6 @@
 """Where in a training checkpoint the states of the optimizer and of the scheduler are."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -94,6 +95,8 @@ def writable(tree: Any, left: list[str], trail: Trail = ()) -> Any:
     Args:
         left: gets a line for each inert object: where it was, and its class.
     """
+    if isinstance(tree, Counter):
+        return tree
     if isinstance(tree, Mapping):
         items = {key: writable(value, left, (*trail, key)) for key, value in tree.items() if not isinstance(key, Inert)}
         return {key: value for key, value in items.items() if not isinstance(value, Inert)}

@@ -12,7 +12,6 @@ import optax
 
 from convert.checkpoint import Checkpoint, read
 from convert.optimizer import names_in, optimizer_of
-from convert.prefixes import cleaned
 from convert.rules import dropped
 from convert.state_dict import Plan
 from convert.tensors import as_numpy
@@ -120,13 +119,12 @@ def averaged(path: str | os.PathLike, said: Said, mapping: Plan, layout: Layout)
     """The average of the weights in a file, as ``TrainState.create`` takes it, and the layout that says where it is."""
     if said.ema is None:
         return False, layout
-    arrays = dict(read(path, said.ema).arrays)
-    count = arrays.pop(COUNT, None)
-    bare, prefix = cleaned(arrays)
-    variables = mapping.from_torch({bare[key]: value for key, value in arrays.items()}, said.dialect, said.dtype)
+    checkpoint, trail = read(path, said.ema), tuple(said.ema.split("."))
+    variables = mapping.from_torch(checkpoint.arrays, said.dialect, said.dtype)
+    count = at(layout.beside, trail).get(COUNT)
     average = new_ema(variables, copy_first=False) | ({} if count is None else {COUNT: jnp.int32(as_numpy(count))})
-    trail = tuple(said.ema.split("."))
-    return average, replace(layout, ema=trail, ema_prefix=prefix, beside=without(layout.beside, trail))
+    beside = without(layout.beside, trail)
+    return average, replace(layout, ema=trail, ema_prefix=checkpoint.prefix, beside=beside)
 
 
 def state_of(variables: Mapping[str, Any], optimizer: TorchOptimizer, opt_state: Any, rng: Any, ema: Any) -> TrainState:

@@ -117,16 +117,23 @@ def _chain(state: State, index: int, groups: Groups) -> Schedule:
     if not places:
         return from_start(lr, _product(parts))
     kind, part = parts[places[0]]
-    fits = len(places) == 1 and kind == "CosineAnnealingLR" and part["eta_min"] == 0
-    names = [kind for kind, _ in parts]
+    names = [name for name, _ in parts]
     require(
-        fits,
+        len(places) == 1 and kind == "CosineAnnealingLR" and part["eta_min"] == 0,
         f"ChainedScheduler: expected schedulers that multiply the learning rate ({', '.join(RATIOS)}, and one "
         f"CosineAnnealingLR with eta_min 0), got {', '.join(names)}; {BY_HAND}",
     )
-    others, after = _product(parts[: places[0]] + parts[places[0] + 1 :]), _product(parts[places[0] + 1 :])
-    start, period = part["last_epoch"], part["T_max"]
-    curve = annealed(lr, float(part["base_lrs"][index]), period, start=start)
+    is_low = (part["last_epoch"] - part["T_max"]) % (2 * part["T_max"]) == 0
+    zero = not is_low or abs(lr) <= 1e-12 * part["base_lrs"][index]
+    require(zero, f"ChainedScheduler: expected the learning rate 0 at the end of the cosine, got {lr}; {BY_HAND}")
+    curve = annealed(lr, float(part["base_lrs"][index]), part["T_max"], start=part["last_epoch"])
+    return _with_cosine(curve, parts, places[0])
+
+
+def _with_cosine(curve: Schedule, parts: list[tuple[str, State]], place: int) -> Schedule:
+    """``curve``, of the cosine at ``place``, times what the other schedulers do after the cosine's last low point."""
+    others, after = _product(parts[:place] + parts[place + 1 :]), _product(parts[place + 1 :])
+    start, period = parts[place][1]["last_epoch"], parts[place][1]["T_max"]
 
     def schedule(count: ArrayLike) -> Array:
         low = period + 2 * period * ((start + jnp.asarray(count) - period - 1) // (2 * period)) - start

@@ -62,8 +62,8 @@ def from_torch_checkpoint(
         example_inputs, kwargs, dialect, dtype: as for ``from_torch``.
         optimizer: the class in ``torch.optim``, where the file does not tell: "AdamW". See ``optimizer_from_torch``.
         groups: the parameters of each group, where the file does not tell. See ``optimizer_from_torch``.
-        recipe: the name of a published network, such as "detr_resnet50". Where neither the file nor an argument tells
-            the optimizer or its groups, they are those of the published training.
+        recipe: the name of a published network, such as "detr_resnet50", whose published optimizer and groups it has
+            where neither the file nor an argument tells.
         scheduler: the class in ``torch.optim.lr_scheduler``, where the file does not tell.
         schedules: a schedule for each group, from the number of steps taken to the learning rate. It is used in place
             of the scheduler in the file. A LambdaLR needs it, because its function is not in the file.

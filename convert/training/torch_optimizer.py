@@ -162,7 +162,7 @@ class TorchOptimizer:
         stored: dict[str, dict[str, Any]] = {origin: {} for key in rows for origin in self.names.origins[key]}
         for scalar, name in self.kind.scalars.items():
             for values in stored.values():
-                values[scalar] = np.asarray(fields[name], np.float32 if name == "count" else None)
+                values[scalar] = np.array(fields[name], np.float32 if name == "count" else None)
         for slot, name in self.kind.slots_of(self.groups[label.group].options).items():
             flat = traverse_util.flatten_dict(fields[name])
             arrays = {key: in_torch_layout(flat[row.path[1:]], row) for key, row in rows.items()}

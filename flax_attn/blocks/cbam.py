@@ -6,6 +6,8 @@ Differs: the other kinds of pooling of that code (Lp, log-sum-exp) are left out.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -158,7 +160,7 @@ class CBAM(Module):
 class _CBAMGate(Module):
     """Mixed into a residual block: its residual branch ends in a CBAM."""
 
-    registered_last = ("downsample", "cbam")
+    registered_last: ClassVar[Sequence[str]] = ("downsample", "cbam")
 
     def setup(self) -> None:
         super().setup()

@@ -156,7 +156,7 @@ class ESABlock(_Block):
     """Add ``ESA`` of x to x; then add a feed-forward network of the sum's LayerNorm to the sum."""
 
     def setup(self) -> None:
-        self.ESAlayer = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.ESAlayer: Module = ESA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
         self.ff = _PreNorm(self.dim, self.mlp_dim, self.dropout)
 
     def __call__(self, x: Image, train: bool = False) -> Image:
@@ -167,7 +167,7 @@ class LCABlock(_Block):
     """Add ``LCA`` of x and ``mask`` (n, h, w, 1) to x; then add a feed-forward network of the sum's LayerNorm to it."""
 
     def setup(self) -> None:
-        self.LCAlayer = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
+        self.LCAlayer: Module = LCA(self.dim, self.heads, self.dim_head, dropout=self.dropout)
         self.ff = _PreNorm(self.dim, self.mlp_dim, self.dropout)
 
     def __call__(self, x: Image, mask: Array, train: bool = False) -> Image:

@@ -67,7 +67,7 @@ class _Residual(Module):
     norm_layer: Norm | None = None
 
     expansion: ClassVar[int]
-    registered_last = ("downsample",)
+    registered_last: ClassVar[Sequence[str]] = ("downsample",)
 
     def norm(self, planes: int) -> Module:
         return (self.norm_layer or BatchNorm2d)(planes)

@@ -6,6 +6,9 @@ the standard deviation is NaN, and so is the output, as in PyTorch.
 Differs: ``init_bias`` is ours. External-Attention-pytorch's copy starts the bias at 0 (``init_bias=0``).
 """
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from jaxtyping import Array, Float
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
@@ -53,7 +56,7 @@ class SpatialGroupEnhance(Module):
 class _SGEGate(Module):
     """Mixed into a residual block: its residual branch ends in a SpatialGroupEnhance of 64 groups."""
 
-    registered_last = ("downsample", "sge")
+    registered_last: ClassVar[Sequence[str]] = ("downsample", "sge")
 
     def setup(self) -> None:
         super().setup()

@@ -4,6 +4,9 @@ Follows: implus/PytorchInsight. Its two branches are a plain and a grouped 3x3 c
 and a 5x5 one. The hidden layer of the selection has ``planes // 16`` units, without the paper's lower limit of 32.
 """
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from jaxtyping import Array, Float
 
 from flax_attn.blocks.resnet import Bottleneck, add_shortcut
@@ -20,7 +23,7 @@ class SKBottleneck(Bottleneck):
     With ``attention_weights=True`` the call returns also the share of each convolution in each channel (n, 2, planes).
     """
 
-    registered_last = ("downsample", "conv_fc1", "bn_fc1", "conv_fc2")
+    registered_last: ClassVar[Sequence[str]] = ("downsample", "conv_fc1", "bn_fc1", "conv_fc2")
 
     def __post_init__(self) -> None:
         super().__post_init__()

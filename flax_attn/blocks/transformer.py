@@ -7,9 +7,9 @@ August 2020 upstream's had none with ``return_intermediate=False``.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -178,8 +178,7 @@ class TransformerEncoder(Module):
     encoder_layer: TransformerEncoderLayer
     num_layers: int
     norm: LayerNorm | None = None
-
-    registered_last = ("norm",)
+    registered_last: ClassVar[Sequence[str]] = ("norm",)
 
     def setup(self) -> None:
         self.layers = ModuleList([self.encoder_layer.clone() for _ in range(self.num_layers)])
@@ -208,8 +207,7 @@ class TransformerDecoder(Module):
     num_layers: int
     norm: LayerNorm | None = None
     return_intermediate: bool = False
-
-    registered_last = ("norm",)
+    registered_last: ClassVar[Sequence[str]] = ("norm",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

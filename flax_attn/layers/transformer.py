@@ -6,8 +6,8 @@ Where nothing needs a gradient, some kernels of PyTorch write zeros at padded to
 gives. PyTorch copies one layer, and so all layers of a stack start with the same numbers; here each draws its own.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float
 
@@ -189,8 +189,7 @@ class TransformerEncoder(Module):
     encoder_layer: TransformerEncoderLayer
     num_layers: int
     norm: LayerNorm | None = None
-
-    registered_last = ("norm",)
+    registered_last: ClassVar[Sequence[str]] = ("norm",)
 
     def setup(self) -> None:
         self.layers = ModuleList([self.encoder_layer.clone() for _ in range(self.num_layers)])
@@ -217,8 +216,7 @@ class TransformerDecoder(Module):
     decoder_layer: TransformerDecoderLayer
     num_layers: int
     norm: LayerNorm | None = None
-
-    registered_last = ("norm",)
+    registered_last: ClassVar[Sequence[str]] = ("norm",)
 
     def setup(self) -> None:
         self.layers = ModuleList([self.decoder_layer.clone() for _ in range(self.num_layers)])

@@ -62,7 +62,7 @@ class Bottle2neck(Module):
     first: bool = False
 
     expansion: ClassVar[int] = 4
-    registered_last = ("downsample",)
+    registered_last: ClassVar[Sequence[str]] = ("downsample",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

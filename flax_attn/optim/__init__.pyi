@@ -19,6 +19,7 @@ from .cycles import (
     one_cycle_momentum as one_cycle_momentum,
 )
 from .lr_scheduler import (
+    chained_lr as chained_lr,
     constant_lr as constant_lr,
     exponential_lr as exponential_lr,
     linear_lr as linear_lr,

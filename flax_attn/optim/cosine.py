@@ -12,17 +12,18 @@ from flax_attn.optim.ratios import Number, Schedule, real, require_count
 LAST_COUNT = 2**31 - 1
 """The largest count of an optax state: an int32."""
 
+PERIODS = 100
+"""The periods whose height is known with PyTorch's rounding; the later ones have that of the last of these."""
+
 
 def one_plus_cos(done: ArrayLike, total: ArrayLike) -> Array:
-    """1 + cos(pi * done / total), elementwise.
+    """1 + cos(pi * done / total), elementwise, from 2 sin(pi / 2 * (total - done) / total)^2, which loses no digits.
 
-    In float64 this is computed as written, since PyTorch does so. In float32 the sum would lose its digits where the
-    cosine is near -1, so there it is computed as 2 sin(pi / 2 * (total - done) / total)^2.
+    PyTorch adds 1 to a cosine near -1. In float64 the result is rounded as there: to a multiple of 1e-16.
     """
-    if real(done).dtype == jnp.float64:
-        return 1 + jnp.cos(math.pi * real(done) / total)
     left = jnp.mod(2 * total - jnp.asarray(done), 2 * total) - total
-    return 2 * jnp.sin(math.pi / 2 * real(left) / total) ** 2
+    exact = 2 * jnp.sin(math.pi / 2 * real(left) / total) ** 2
+    return 1 + (exact - 1) if exact.dtype == jnp.float64 else exact
 
 
 def annealed(lr: Number, base_lr: Number, T_max: Number, eta_min: Number = 0.0, *, start: int = 0) -> Schedule:
@@ -41,14 +42,16 @@ def annealed(lr: Number, base_lr: Number, T_max: Number, eta_min: Number = 0.0, 
     origin = start + 1 if starts_low else start
     height = lr - eta_min + rise if starts_low else lr - eta_min
     low = start + 2 * T_max if starts_low else start + (T_max - start) % (2 * T_max)
+    heights = [
+        1 + math.cos(math.pi * at / T_max) for at in (origin, *(low + 1 + 2 * T_max * k for k in range(PERIODS)))
+    ]
 
     def schedule(count: ArrayLike) -> Array:
         epoch = start + jnp.asarray(count)
-        last_low = T_max + 2 * T_max * ((epoch - T_max - 1) // (2 * T_max))
-        now = one_plus_cos(epoch, T_max)
-        first = height * now / one_plus_cos(origin, T_max)
-        later = rise * now / one_plus_cos(last_low + 1, T_max)
-        value = eta_min + jnp.where(epoch <= low, first, later)
+        period = jnp.maximum((epoch - low - 1) // (2 * T_max) + 1, 0)
+        scale = one_plus_cos(epoch, T_max) / jnp.asarray(heights)[jnp.minimum(period, PERIODS).astype(int)]
+        scale = jnp.where((period > 0) & ((epoch - low - 1) % (2 * T_max) == 0), 1.0, scale)
+        value = eta_min + jnp.where(period == 0, height, rise) * scale
         return jnp.where(epoch == start, lr, value)
 
     return schedule

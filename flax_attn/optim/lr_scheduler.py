@@ -11,8 +11,10 @@ A schedule works elementwise on arrays of counts, and inside ``jax.jit``. In flo
 float64 it computes in float32.
 """
 
+import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import optax
 
 from flax_attn.layers.module import require
@@ -123,3 +125,21 @@ def sequential_lr(schedules: Sequence[Schedule], milestones: Sequence[int]) -> S
     rises = list(milestones) == sorted(milestones)
     require(rises, f"sequential_lr: expected milestones that increase, got {list(milestones)}")
     return optax.join_schedules(list(schedules), list(milestones))
+
+
+def chained_lr(lr: Number, schedules: Sequence[Schedule]) -> Schedule:
+    """PyTorch's ``ChainedScheduler``: ``lr`` times all ``schedules``, each of which was made for a learning rate of 1.
+
+    The schedules are those that multiply: ``step_lr``, ``multi_step_lr``, ``constant_lr``, ``linear_lr``,
+    ``exponential_lr`` and ``polynomial_lr``. A ``cosine_annealing_lr`` fits until its ``T_max``, if its ``eta_min``
+    is 0. The other schedules of PyTorch set the learning rate, whatever came before them in the chain.
+
+    Shapes: the count and the learning rate are scalars, or arrays of one shape.
+
+    Raises:
+        ValueError: there are no schedules.
+
+    Source: ``torch.optim.lr_scheduler.ChainedScheduler``.
+    """
+    require(len(schedules) > 0, "chained_lr: expected one schedule or more, got none")
+    return lambda count: math.prod((schedule(count) for schedule in schedules), start=jnp.asarray(lr))

@@ -14,6 +14,7 @@ the one of the optimizer, and sets the learning rate between two epochs::
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -74,11 +75,11 @@ class ReduceLROnPlateau:
         known = self.threshold_mode in ("rel", "abs")
         require(known, f"{who}: expected threshold_mode 'rel' or 'abs', got {self.threshold_mode!r}")
 
-    def init(self, lr: ArrayLike) -> PlateauState:
-        """The state before the first epoch, for an optimizer with the learning rate ``lr``: a scalar or (groups,)."""
+    def init(self, lr: ArrayLike | Sequence[Number]) -> PlateauState:
+        """The state before the first epoch, for an optimizer with the learning rate ``lr``, or one for each group."""
         zero = jnp.zeros((), dtype=jnp.int32)
         worst = real(math.inf if self.mode == "min" else -math.inf)
-        return PlateauState(real(lr), worst, num_bad_epochs=zero, cooldown_counter=zero, last_epoch=zero)
+        return PlateauState(real(jnp.asarray(lr)), worst, num_bad_epochs=zero, cooldown_counter=zero, last_epoch=zero)
 
     def better(self, metric: Array, best: Array) -> Array:
         """Whether ``metric`` is better than ``best`` by the threshold."""

@@ -50,7 +50,8 @@ def update_ema(
 
     params = jax.tree.map(averaged, ema["params"], variables["params"])
     statistics = variables.get("batch_stats", {})
-    kept = jax.tree.map(averaged, ema["batch_stats"], statistics) if buffers else jax.tree.map(jnp.array, statistics)
+    old = ema.get("batch_stats", {}) if buffers else {}
+    kept = jax.tree.map(averaged, old, statistics) if old else jax.tree.map(jnp.array, statistics)
     return {**ema, "params": params, "batch_stats": kept, **({COUNT: ema[COUNT] + 1} if COUNT in ema else {})}
 
 

@@ -47,7 +47,7 @@ class TrainState(struct.PyTreeNode):
             ValueError: if the state has no average.
         """
         require(self.ema is not None, "TrainState: expected an average, got ema=None; create the state with ema=True")
-        return _not_empty({name: self.ema[name] for name in COLLECTIONS})
+        return _not_empty({name: self.ema.get(name, {}) for name in COLLECTIONS})
 
     @classmethod
     def create(

@@ -1,4 +1,4 @@
-"""State-dict keys and shapes are those of the published code, pinned in tests/catalog/golden, on both sides."""
+"""State-dict keys, their order and shapes are those of the published code, pinned in tests/catalog/golden."""
 
 import itertools
 import json
@@ -190,7 +190,15 @@ networks = published(NETWORKS)
 
 
 def golden(name):
-    return {key: tuple(shape) for key, shape in json.loads((GOLDEN / f"{name}.json").read_text()).items()}
+    return [(key, tuple(shape)) for key, shape in json.loads((GOLDEN / f"{name}.json").read_text()).items()]
+
+
+def without_counters(pairs):
+    return [(key, shape) for key, shape in pairs if not dropped(key)]
+
+
+def shapes(twin):
+    return [(key, tuple(value.shape)) for key, value in twin.state_dict().items()]
 
 
 def test_every_pinned_list_is_held_against_a_class():
@@ -200,8 +208,8 @@ def test_every_pinned_list_is_held_against_a_class():
 @pytest.mark.parametrize("name", CASES)
 def test_flax_module_maps_onto_the_published_keys(name):
     cls, kwargs, shape, *call = CASES[name]
-    rows = plan(Entry(cls, (), kwargs).module(), jax.ShapeDtypeStruct(shape, "float32"), **dict(*call)).rows
-    assert {row.key: row.torch_shape for row in rows} == {k: v for k, v in golden(name).items() if not dropped(k)}
+    mapping = plan(Entry(cls, (), kwargs).module(), jax.ShapeDtypeStruct(shape, "float32"), **dict(*call))
+    assert list(mapping.shapes.items()) == without_counters(golden(name))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -210,13 +218,12 @@ def test_twin_has_the_published_keys(name):
     from torch_ref.twins import build_twin
 
     cls, kwargs, *_ = CASES[name]
-    twin = build_twin(cls, kwargs)
-    assert {k: tuple(v.shape) for k, v in twin.state_dict().items()} == golden(name)
+    assert shapes(build_twin(cls, kwargs)) == golden(name)
 
 
 @networks
 def test_published_network_maps_onto_its_keys(entry):
-    assert entry_plan(entry).shapes == {k: v for k, v in golden(entry.keys).items() if not dropped(k)}
+    assert list(entry_plan(entry).shapes.items()) == without_counters(golden(entry.keys))
 
 
 @networks
@@ -226,4 +233,5 @@ def test_published_twin_has_its_keys(entry):
 
     with torch.device("meta"):
         twin = build_twin(entry.cls, entry.kwargs)
-    assert {k: tuple(v.shape) for k, v in twin.state_dict().items()} == golden(entry.keys)
+    assert shapes(twin) == golden(entry.keys)
+    assert [name for name, _ in twin.named_parameters()] == list(entry_plan(entry).parameters)

@@ -1,4 +1,4 @@
-"""Every catalog entry gives the numbers, gradients and statistics of its PyTorch twin.
+"""Every catalog entry gives the numbers, gradients and statistics of its PyTorch twin, in the same order.
 
 Without torch, PyTorch's numbers are those of an earlier run; see ``tests.helpers.references``.
 """
@@ -21,10 +21,15 @@ NO_GRADIENT = (
 
 
 def check(entry, dtype, train, count=1):
-    parity = Parity(entry, entry_plan(entry), dtype)
+    plan = entry_plan(entry)
+    parity = Parity(entry, plan, dtype)
+    parameters = [f"gradient of {key}" for key in plan.parameters]
+    statistics = [row.key for row in plan.rows if row.statistic]
     expected = torch_steps(parity, train, count)
     for number, (ours, theirs) in enumerate(zip(parity.flax_steps(train, count), expected, strict=True)):
         assert ours.keys() == theirs.keys()
+        assert [name for name in theirs if name in parameters] == parameters
+        assert [name for name in theirs if name in statistics] == statistics
         assert {output.dtype for output in outputs(ours).values()} == {np.dtype(dtype)}
         moved = [name for name, x in theirs.items() if name.startswith("gradient of input") and np.any(x)]
         if not train and entry in BLOCKS and entry.name not in NO_GRADIENT:

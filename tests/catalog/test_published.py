@@ -9,8 +9,9 @@ import pytest
 from convert import module_of, save
 from convert.comparing.case import random_state
 from convert.comparing.parity import in_eval_mode
+from convert.rules import dropped
 from flax_attn.catalog import CATALOG, PUBLISHED, arguments
-from tests.helpers.walk import entry_plan, walk_published
+from tests.helpers.walk import entry_plan, published, walk_published
 
 NORM_RELATIVE = 1e-9
 """Allowed difference in norm, over the norm of the output. The outputs of a deep network with random numbers may be far
@@ -38,6 +39,19 @@ def test_what_a_checkpoint_tells_is_what_the_constructor_made(entry):
     shapes = {row.key: row.torch_shape for row in entry_plan(entry).rows}
     for name, (key, less) in entry.lengths.items():
         assert shapes[key][0] - less == entry.kwargs.get(name, arguments(entry.cls)[name].default)
+
+
+@published([entry for entry in PUBLISHED if not entry.keys])
+def test_a_network_and_its_twin_register_in_one_order(entry):
+    """Those with pinned keys are compared with these in ``test_golden.py``."""
+    torch = pytest.importorskip("torch")
+    from torch_ref.twins import build_twin
+
+    with torch.device("meta"):
+        twin = build_twin(entry.cls, entry.kwargs)
+    plan = entry_plan(entry)
+    assert [key for key in twin.state_dict() if key in plan.shapes or not dropped(key)] == list(plan.shapes)
+    assert [name for name, _ in twin.named_parameters()] == list(plan.parameters)
 
 
 @walk_published

@@ -23,6 +23,7 @@ from convert.comparing.sides import FlaxSide
 from convert.errors import RefusedError
 from flax_attn import BasicConv2d, DigitsNet, cifar_resnet20
 from flax_attn.catalog import CATALOG
+from flax_attn.models.cifar_resnet import CifarResNet
 from tests.convert.test_verify_own import FLAX, TORCH
 from tests.helpers.layer_cases import normal
 
@@ -306,6 +307,18 @@ def test_a_recognised_part_of_a_file(capsys, tmp_path, quick):
     assert verify(capsys, "--check", tmp_path / "net.json")[0] == 0
     assert all(np.array_equal(call["state_dict"][key], state[key]) for call in quick for key in state)
     assert [type(call["module"]).__name__ for call in quick] == ["CifarResNet"] * 2
+
+
+def test_a_dialect(capsys, tmp_path, quick):
+    state = random_state(plan(CifarResNet(1), normal(1, 32, 32, 3)), np.random.default_rng(0), "float16")
+    foreign = {key.replace("fc.", "linear.").replace("downsample", "shortcut"): x for key, x in state.items()}
+    saved(tmp_path / "net.pth", foreign)
+    model = ["--model", "CifarResNet", "--arg", "n_size=1"]
+    assert verify(capsys, tmp_path / "net.pth", *model, "--certificate", tmp_path / "net.json")[0] == 0
+    found = content(tmp_path / "net.json")
+    assert (found["dialect"], found["dtype"], found["arguments"]) == ("akamaster", "float16", {"n_size": 1})
+    assert verify(capsys, "--check", tmp_path / "net.json")[0] == 0
+    assert all(np.array_equal(call["state_dict"][key], state[key]) for call in quick for key in state)
 
 
 def test_a_file_that_convert_wrote(capsys, copied, quick):

@@ -64,6 +64,8 @@ def check_layer(layer, twin, *batches, train=False, first=channels_first, last=c
     twin.to(getattr(torch, dtype.name)).train(train)
     randomise(twin, np.random.default_rng(2))
     leaves = plan(layer, batches[0])
+    assert [name for name, _ in twin.named_parameters()] == list(leaves.parameters)
+    assert [key for key in twin.state_dict() if key in leaves.shapes] == list(leaves.shapes)
     variables = leaves.from_torch({key: value.clone() for key, value in twin.state_dict().items()})
 
     @jax.jit

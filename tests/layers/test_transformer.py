@@ -50,7 +50,7 @@ def check(ours, theirs, inputs, masks, train=True, **flags):
     for got, t in zip(input_grads, tensors, strict=True):
         assert_close(got, t.grad, what="gradient of an input")
     grads = leaves.to_torch(grads)
-    assert grads.keys() == dict(theirs.named_parameters()).keys()
+    assert list(grads) == list(leaves.parameters) == [name for name, _ in theirs.named_parameters()]
     for key, parameter in theirs.named_parameters():
         assert_close(grads[key], parameter.grad, what=f"gradient of {key}")
 

@@ -142,6 +142,7 @@ X, Y = jnp.ones((2, 3)), np.array([0, 2])
     ("call", "words"),
     [
         (lambda: losses.cross_entropy(X, np.array([0, 3])), "labels from 0 to 2, or ignore_index=-100, got 3"),
+        (lambda: losses.cross_entropy(X, [0, 3]), "labels from 0 to 2, or ignore_index=-100, got 3"),
         (lambda: losses.cross_entropy(X, np.array([0, -1])), "ignore_index=-100, got -1"),
         (lambda: losses.cross_entropy(X, np.zeros(3, int)), r"labels of shape \(2,\), got \(3,\)"),
         (lambda: losses.cross_entropy(X, np.zeros((2, 3), int)), r"labels of shape \(2,\), got \(2, 3\)"),

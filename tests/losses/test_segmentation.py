@@ -1,5 +1,6 @@
 """CCNet's losses with and without hard pixels, and DANet's, beside the published arithmetic in numpy and PyTorch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,6 +73,17 @@ def test_ohem_keeps_the_published_pixels(name, ignored):
         assert kept > 0 or name in ALL_HARD
     else:
         assert jnp.isnan(losses.ohem_cross_entropy(jnp.asarray(x), y, **kwargs))
+
+
+def test_labels_may_be_traced_and_float32_keeps_the_same_pixels():
+    x, y = example((2, 65, 97, 5), 0.4, seed=7)
+    kwargs = dict(factor=8, min_kept=64 * 12)
+    single = x.astype(np.float32)
+    loss, hard = ohem(torch.tensor(single).movedim(-1, 1), torch.tensor(y), **kwargs)
+    both = jax.value_and_grad(lambda x, y: losses.ohem_cross_entropy(x, y, **kwargs))
+    result, grad = jax.jit(both)(single, jnp.asarray(y))
+    assert (np.asarray(grad).any(-1) == hard.reshape(y.shape)).all()
+    assert abs(float(result) - float(loss)) < 1e-5
 
 
 def test_ties_are_kept():

@@ -4,14 +4,24 @@ import numpy as np
 import pytest
 
 from flax_attn import optim
-from tests.helpers.schedulers import CASES, LRS, STEPS, assert_lrs, lr_scheduler, lrs_of, optimizer_with, started
+from tests.helpers.schedulers import (
+    CASES,
+    CHAINS,
+    LRS,
+    STEPS,
+    assert_lrs,
+    lr_scheduler,
+    lrs_of,
+    optimizer_with,
+    started,
+)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_300_steps_equal_pytorch(name):
     schedules = [CASES[name].flax(lr) for lr in LRS]
     actual = jax.jit(lambda counts: [schedule(counts) for schedule in schedules])(jnp.arange(STEPS))
-    assert_lrs(actual, lrs_of(started(CASES[name]), STEPS))
+    assert_lrs(actual, lrs_of(started(CASES[name].torch), STEPS))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +40,7 @@ def test_300_steps_equal_pytorch(name):
     ],
 )
 def test_float32_is_exact_too(name):
-    expected = lrs_of(started(CASES[name]), STEPS)[0]
+    expected = lrs_of(started(CASES[name].torch), STEPS)[0]
     with jax.enable_x64(False):
         actual = jax.jit(CASES[name].flax(LRS[0]))(np.arange(STEPS, dtype=np.int32))
         assert actual.dtype == np.float32
@@ -51,6 +61,14 @@ def test_restarts_in_fractions_of_an_epoch_equal_pytorch():
         expected.append(scheduler.get_last_lr()[0])
     schedule = optim.cosine_annealing_warm_restarts(LRS[0], 3, T_mult=2)
     np.testing.assert_allclose(schedule(epochs), expected, rtol=1e-12)
+
+
+def test_a_chain_equals_pytorch():
+    factors = [optim.constant_lr(1, 0.1, 20), optim.exponential_lr(1, 0.98), optim.multi_step_lr(1, [60, 61], 0.5)]
+    actual = [optim.chained_lr(lr, factors)(jnp.arange(STEPS)) for lr in LRS]
+    assert_lrs(actual, lrs_of(started(CHAINS["factors"]), STEPS))
+    warm_up = optim.chained_lr(LRS[0], [optim.linear_lr(1, 0.01, total_iters=80), optim.cosine_annealing_lr(1, 300)])
+    assert_lrs([warm_up(jnp.arange(STEPS))], lrs_of(started(CHAINS["warm-up"]), STEPS)[:1])
 
 
 @pytest.mark.parametrize("adam", [False, True])
@@ -108,6 +126,7 @@ def test_one_cycle_stays_after_its_end():
         (lambda: optim.one_cycle_lr(0.1, 10, pct_start=0.1), "expected phases of one step or more"),
         (lambda: optim.one_cycle_lr(0.1, 10, pct_start=2.0), "expected pct_start to be 0 to 1, got 2.0"),
         (lambda: optim.cyclic_lr(0.1, 0.2, 10, 0), "expected step_size_up and step_size_down above 0"),
+        (lambda: optim.chained_lr(0.1, []), "chained_lr: expected one schedule or more, got none"),
         (lambda: optim.sequential_lr([optim.step_lr(0.1, 1)], [3]), "expected one milestone fewer than schedules"),
         (lambda: optim.sequential_lr([optim.step_lr(0.1, 1)] * 3, [3, 2]), "expected milestones that increase"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from convert import compare, from_torch, to_torch
+from convert import compare, from_torch, plan, to_torch
 from convert.__main__ import main
 from tests.own.plate_flax import PlateReader
 from tests.own.plate_torch import PlateReader as TorchPlateReader
@@ -31,7 +31,8 @@ def test_a_state_dict_goes_both_ways():
     state = TorchPlateReader().state_dict()
     variables = from_torch(PlateReader(), state, IMAGES)
     again = to_torch(PlateReader(), variables, IMAGES)
-    assert {key for key in state if not key.endswith("num_batches_tracked")} == again.keys()
+    assert [key for key in state if not key.endswith("num_batches_tracked")] == list(again)
+    assert [name for name, _ in TorchPlateReader().named_parameters()] == list(plan(PlateReader(), IMAGES).parameters)
     assert all(np.array_equal(again[key], state[key].numpy()) for key in again)
 
 

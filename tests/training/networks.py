@@ -1,5 +1,7 @@
 """A small network with what a step must handle, its data, and its loss."""
 
+from functools import cache
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import optax
 
 from flax_attn.layers import BatchNorm2d, Conv2d, Dropout, Linear, Module, Sequential, relu
-from flax_attn.training import TrainState
+from flax_attn.training import TrainState, train_step
 
 
 class Stem(Module):
@@ -58,9 +60,16 @@ def loss(outputs, batch):
     return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["y"]).mean()
 
 
+@cache
 def variables(module, dtype=np.float64):
     made = module.init(jax.random.key(3), jnp.ones((2, 6, 5, 3), dtype))
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), made)
+
+
+@cache
+def compiled(module, optimizer, **options):
+    """A step that several tests use; it leaves the state that it is given as it is."""
+    return train_step(module, loss, optimizer, donate=False, **options)
 
 
 def new_state(module, optimizer, dtype=np.float64, **options):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -61,11 +62,16 @@ def fresh():
     return new_state(Small(p=0.5), optimizer(), rng=11, ema=True)
 
 
+@cache
+def step():
+    return train_step(Small(p=0.5), loss, optimizer(), ema_decay=0.9)
+
+
 def three_steps(state):
     """The state after three more steps, and its bits and losses as text."""
-    step, losses = train_step(Small(p=0.5), loss, optimizer(), ema_decay=0.9), []
+    losses = []
     for _ in range(3):
-        state, metrics = step(state, data(seed=int(state.step)))
+        state, metrics = step()(state, data(seed=int(state.step)))
         losses.append(float(metrics["loss"]).hex())
     return state, [losses, {path: [str(dtype), shape, raw.hex()] for path, (dtype, shape, raw) in bits(state).items()}]
 
@@ -105,6 +111,31 @@ def test_killed_at_any_moment(tmp_path):
         save(folder, filled(100_000), keep=1)
         assert sorted(path.name for path in folder.iterdir()) == [".lock", "100000"]
     assert unfinished > 0
+
+
+def test_ended_before_the_last_step(tmp_path, monkeypatch):
+    """Only the renaming of a whole folder makes a checkpoint, and also ends an old one."""
+    save(tmp_path, filled(1))
+    seen, rename = [], os.rename
+
+    def killed(source, target):
+        if Path(target) != tmp_path / "2":
+            return rename(source, target)
+        seen.append([path.name for path in checkpoints(tmp_path)])
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", killed)
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(InterruptedError):
+            save(tmp_path, filled(2))
+    assert seen == [["1"]]
+    assert bits(restore(tmp_path, filled(0))) == bits(filled(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda path, **_: seen.append([path.name, *map(str, checkpoints(tmp_path))]))
+        save(tmp_path, filled(3), keep=1)
+    assert all(".unfinished-" in names[0] for names in seen[1:])
+    assert seen[-1][1:] == [str(tmp_path / "3")]
 
 
 class Odd(struct.PyTreeNode):

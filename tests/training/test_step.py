@@ -9,9 +9,10 @@ import pytest
 
 from flax_attn.layers import BatchNorm2d, Dropout, frozen
 from flax_attn.training import TrainState, eval_step, new_ema, stream_key, train_step
-from tests.training.networks import Plain, Small, bits, data, loss, new_state, variables
+from tests.training.networks import Plain, Small, bits, compiled, data, loss, new_state, variables
 
 SGD = optax.sgd(0.1)
+KEEP = optax.stateless(lambda updates, _: updates)
 
 
 def first_loss(step, state, batch=None):
@@ -50,8 +51,8 @@ def test_streams_have_keys_of_their_own():
 def test_statistics_move_part_by_part():
     """PyTorch's loop over parts is compared in test_against_torch.py."""
     ends = [
-        train_step(Small(), loss, SGD, accumulate=count)(new_state(Small(), SGD), data())[0].batch_stats
-        for count in (1, 2)
+        step(new_state(Small(), SGD), data())[0].batch_stats
+        for step in (compiled(Small(), SGD), compiled(Small(), SGD, accumulate=2))
     ]
     assert bits(ends[0]) != bits(ends[1])
 
@@ -129,10 +130,9 @@ def test_mixed_precision(module, dtype, scale):
         seen.append(outputs.dtype)
         return loss(outputs, batch)
 
-    keep = optax.stateless(lambda updates, _: updates)
-    state, batch = new_state(module, keep, np.float32), data(dtype=np.float32)
-    exact, _ = train_step(module, loss, keep, donate=False)(state, batch)
-    half, metrics = train_step(module, watched, keep, dtype=dtype, loss_scale=scale, donate=False)(state, batch)
+    state, batch = new_state(module, KEEP, np.float32), data(dtype=np.float32)
+    exact, _ = compiled(module, KEEP)(state, batch)
+    half, metrics = train_step(module, watched, KEEP, dtype=dtype, loss_scale=scale, donate=False)(state, batch)
     assert seen == [jnp.float32]
     assert dtypes((half.params, half.batch_stats, metrics)) == {"float32"}
     assert bits(exact.params) != bits(half.params)
@@ -156,15 +156,14 @@ def test_computes_in_the_dtype():
 
 
 def test_loss_scale_keeps_small_gradients():
-    keep = optax.stateless(lambda updates, _: updates)
 
     def tiny(outputs, batch):
         return 1e-6 * loss(outputs, batch)
 
-    state, batch = new_state(Small(), keep, np.float32), data(dtype=np.float32)
-    _, lost = train_step(Small(), tiny, keep, dtype=jnp.float16, donate=False)(state, batch)
-    _, kept = train_step(Small(), tiny, keep, dtype=jnp.float16, loss_scale=2.0**16, donate=False)(state, batch)
-    _, exact = train_step(Small(), tiny, keep, donate=False)(state, batch)
+    state, batch = new_state(Small(), KEEP, np.float32), data(dtype=np.float32)
+    _, lost = train_step(Small(), tiny, KEEP, dtype=jnp.float16, donate=False)(state, batch)
+    _, kept = train_step(Small(), tiny, KEEP, dtype=jnp.float16, loss_scale=2.0**16, donate=False)(state, batch)
+    _, exact = train_step(Small(), tiny, KEEP, donate=False)(state, batch)
     assert abs(kept["grad_norm"] / exact["grad_norm"] - 1) < 2e-2 < abs(lost["grad_norm"] / exact["grad_norm"] - 1)
 
 
@@ -180,7 +179,7 @@ def test_a_step_that_is_not_finite_can_be_skipped():
     after, metrics = step(after, data())
     assert metrics["skipped"] == 0
     assert bits(after.params) != bits(state.params)
-    broken, _ = train_step(Small(), loss, SGD)(new_state(Small(), SGD), bad)
+    broken, _ = compiled(Small(), SGD)(new_state(Small(), SGD), bad)
     assert any(np.isnan(leaf).any() for leaf in jax.tree.leaves(broken.params))
 
 
@@ -205,10 +204,14 @@ def test_metrics_and_keywords():
 
 def test_evaluation_of_the_average():
     state = new_state(Small(), SGD, ema=True)
-    state, _ = train_step(Small(), loss, SGD, ema_decay=0.5)(state, data())
-    state, _ = train_step(Small(), loss, SGD, ema_decay=0.5)(state, data())
+    step = train_step(Small(), loss, SGD, ema_decay=0.5)
+    state, _ = step(step(state, data())[0], data())
     plain, average = (eval_step(Small(), ema=ema)(state, data()) for ema in (False, True))
-    np.testing.assert_allclose(average, Small().apply(state.ema_variables, data()["x"]), rtol=1e-12)
+    np.testing.assert_allclose(
+        average,
+        eval_step(Small())(state.replace(params=state.ema["params"], batch_stats=state.ema["batch_stats"]), data()),
+        rtol=1e-12,
+    )
     assert abs(plain - average).max() > 1e-6
 
 
@@ -276,3 +279,13 @@ def test_seeds_and_keys():
     made.append(TrainState.create(variables(Small()), SGD, rng=jax.random.PRNGKey(7)).rng)
     assert len({str(bits(key)) for key in made}) == 1
     assert TrainState.create(variables(Small()), SGD, rng=jax.random.key(7, impl="rbg")).rng.dtype.name == "key<rbg>"
+
+
+def test_an_average_of_parameters_alone():
+    """The statistics join it with the first step, and an average without a count never copies the parameters."""
+    given = new_state(Small(), SGD)
+    state = given.replace(ema={"params": jax.tree.map(jnp.zeros_like, given.params)})
+    assert set(state.ema_variables) == {"params"}
+    state, _ = train_step(Small(), loss, SGD, ema_decay=0.75)(state, data())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.25 * b, rtol=1e-14), state.ema["params"], state.params)
+    assert bits(state.ema["batch_stats"]) == bits(state.batch_stats)

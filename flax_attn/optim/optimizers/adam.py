@@ -21,7 +21,7 @@ from flax_attn.optim.optimizers.parts import (
 
 def adam(
     lr: LearningRate = 1e-3,
-    betas: Sequence[float | int] = (0.9, 0.999),
+    betas: Sequence[ArrayLike] = (0.9, 0.999),
     eps: ArrayLike = 1e-8,
     weight_decay: ArrayLike = 0.0,
     amsgrad: bool = False,
@@ -60,7 +60,7 @@ def adam(
 
 def adamw(
     lr: LearningRate = 1e-3,
-    betas: Sequence[float | int] = (0.9, 0.999),
+    betas: Sequence[ArrayLike] = (0.9, 0.999),
     eps: ArrayLike = 1e-8,
     weight_decay: ArrayLike = 1e-2,
     amsgrad: bool = False,
@@ -88,9 +88,7 @@ def adamw(
     return assemble("adamw", rule, lr, weight_decay=weight_decay, maximize=maximize, decoupled=True)
 
 
-def scale_by_adam(
-    who: str, betas: Sequence[float | int], eps: ArrayLike, amsgrad: bool
-) -> optax.GradientTransformation:
+def scale_by_adam(who: str, betas: Sequence[ArrayLike], eps: ArrayLike, amsgrad: bool) -> optax.GradientTransformation:
     """The update is (mu / (1 - beta1^t)) / (sqrt(nu / (1 - beta2^t)) + eps), or with nu_max in place of nu.
 
     Differs from optax.scale_by_adam: 1 - beta^t has all its digits in float32 (see ``parts.bias_correction``).

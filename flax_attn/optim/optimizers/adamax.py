@@ -12,7 +12,7 @@ from flax_attn.optim.optimizers.parts import LearningRate, adam_state, assemble,
 
 def adamax(
     lr: LearningRate = 2e-3,
-    betas: Sequence[float | int] = (0.9, 0.999),
+    betas: Sequence[ArrayLike] = (0.9, 0.999),
     eps: ArrayLike = 1e-8,
     weight_decay: ArrayLike = 0.0,
     *,

@@ -31,7 +31,7 @@ class ScaleByNAdamState(NamedTuple):
 
 def nadam(
     lr: LearningRate = 2e-3,
-    betas: Sequence[float | int] = (0.9, 0.999),
+    betas: Sequence[ArrayLike] = (0.9, 0.999),
     eps: ArrayLike = 1e-8,
     weight_decay: ArrayLike = 0.0,
     momentum_decay: ArrayLike = 4e-3,
@@ -71,9 +71,7 @@ def nadam(
     return assemble("nadam", rule, lr, weight_decay=weight_decay, maximize=maximize, decoupled=decoupled_weight_decay)
 
 
-def scale_by_nadam(
-    betas: tuple[float, float], eps: ArrayLike, momentum_decay: ArrayLike
-) -> optax.GradientTransformation:
+def scale_by_nadam(betas: tuple[Any, Any], eps: ArrayLike, momentum_decay: ArrayLike) -> optax.GradientTransformation:
     """The update is the formula of ``nadam`` without the learning rate and the decay."""
 
     def momentum(count: jax.Array) -> jax.Array:

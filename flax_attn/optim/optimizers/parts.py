@@ -28,7 +28,7 @@ def check(who: str, most: float | int = math.inf, **values: Any) -> None:
         require(fits, f"{who}: expected {name} to be a number that is {limits}, got {value}; change {name}")
 
 
-def check_betas(who: str, betas: Sequence[ArrayLike]) -> tuple[Any, Any]:
+def check_betas(who: str, betas: Sequence[Any]) -> tuple[Any, Any]:
     """The two betas. ValueError unless there are two, and both are in [0, 1). Values traced by jit are let pass."""
     fits = len(betas) == 2 and all(isinstance(beta, jax.core.Tracer) or 0 <= beta < 1 for beta in betas)
     require(fits, f"{who}: expected betas to be two numbers that are at least 0 and below 1, got {betas}; change betas")
@@ -40,14 +40,14 @@ def is_zero(value: ArrayLike) -> bool:
     return not isinstance(value, jax.Array) and bool(value == 0)
 
 
-def bias_correction(beta: ArrayLike, count: ArrayLike) -> jax.Array:
+def bias_correction(beta: Any, count: ArrayLike) -> jax.Array:
     """1 - beta^count, right to the last digits also in float32, where 1 - 0.999 has only five right digits."""
     if isinstance(beta, jax.Array):
         return -jnp.expm1(count * jnp.log(beta))
     return -jnp.expm1(count * math.log(beta)) if beta > 0 else jnp.ones([])
 
 
-def corrected(tree: Any, beta: ArrayLike, count: ArrayLike) -> Any:
+def corrected(tree: Any, beta: Any, count: ArrayLike) -> Any:
     """Each leaf of ``tree`` / (1 - beta^count)."""
     correction = bias_correction(beta, count)
     return jax.tree.map(lambda x: x / correction.astype(x.dtype), tree)

@@ -35,7 +35,7 @@ SERIES = [
 
 def radam(
     lr: LearningRate = 1e-3,
-    betas: Sequence[float | int] = (0.9, 0.999),
+    betas: Sequence[ArrayLike] = (0.9, 0.999),
     eps: ArrayLike = 1e-8,
     weight_decay: ArrayLike = 0.0,
     decoupled_weight_decay: bool = False,
@@ -71,7 +71,7 @@ def radam(
     return assemble("radam", rule, lr, weight_decay=weight_decay, maximize=maximize, decoupled=decoupled_weight_decay)
 
 
-def scale_by_radam(betas: tuple[float, float], eps: ArrayLike) -> optax.GradientTransformation:
+def scale_by_radam(betas: tuple[Any, Any], eps: ArrayLike) -> optax.GradientTransformation:
     """The update is the formula of ``radam`` without the learning rate and the decay."""
     longest = 2 / (1 - betas[1]) - 1
 
