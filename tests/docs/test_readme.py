@@ -53,7 +53,7 @@ def test_python_in_the_readme_runs_and_its_network_learns(tmp_path, monkeypatch,
     exec("\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)), names)
     assert "results agree" in capsys.readouterr().out
     assert names["maps"]
-    assert names["value"] < 1, "the loss of a guess among ten digits is 2.3"
+    assert names["metrics"]["loss"] < 1, "the loss of a guess among ten digits is 2.3"
 
 
 @pytest.mark.parametrize("line", re.findall(r"^flax-attn-convert (.*?)(?: +#.*)?$", README, re.MULTILINE))
