@@ -65,6 +65,9 @@ CASES = [
     network("CifarResNet", "SGD", **MOMENTUM, weight_decay=5e-4),
     block("DETRdemo", "AdamW", lr=1e-3, weight_decay=1e-4),
 ]
+NO_GRADIENT = "key_conv.bias"
+"""It adds the same number to all scores of a softmax, so that its gradient is zero, or what rounding leaves."""
+
 SLOW = ("CifarResNet", "DETRdemo")
 
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta")
@@ -89,5 +92,5 @@ def test_25_steps(case):
     print(case.name, expected[0], "->", expected[-1], {k: f"{v:.1e} {w}" for k, (v, w) in found.items()})
     assert not too_far(found)
     assert len(found) > 2 or case.arguments.get("momentum", 0) == 0
-    moved = [key for key in task.parameters if (theirs.state_dict()[key] != task.state[key]).any()]
-    assert moved == task.parameters
+    still = [key for key in task.parameters if (theirs.state_dict()[key] == task.state[key]).all()]
+    assert all(key.endswith(NO_GRADIENT) for key in still)
