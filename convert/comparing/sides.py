@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from convert.comparing.case import Case, Step, rate
 from convert.precision import KEEP
@@ -33,7 +34,8 @@ class FlaxSide:
         case, steps = self.case, []
         variables = case.plan.from_torch(case.state, dtype=KEEP)
         for batch in case.batches[:count]:
-            out, params, floats, variables = self.compiled(variables, batch, case.cotangents, train)
+            mode = train or self.alike(variables, batch)
+            out, params, floats, variables = self.compiled(variables, batch, case.cotangents, mode)
             torch_grads = case.plan.to_torch({**variables, "params": params} if params else variables)
             state = case.plan.to_torch(variables)
             weights = {key: torch_grads[key] for key in case.parameters}
@@ -41,6 +43,21 @@ class FlaxSide:
             steps.append(case.named(out, weights, inputs, {key: state[key] for key in case.statistics}))
             variables = descend(variables, params, rate(steps[-1]))
         return steps
+
+    def alike(self, variables: Variables, inputs: Sequence[Any]) -> bool:
+        """Whether ``train=True`` changes nothing in the module, so that one compiled program serves both modes."""
+        if self.case.statistics:
+            return False
+
+        def traced(train: bool) -> tuple[str, list[bytes]]:
+            def call(variables: Variables, arrays: Sequence[Any]) -> Any:
+                with nn.intercept_methods(self.intercept):
+                    return self.case.apply(variables, arrays, train=train, mutable=[])
+
+            jaxpr = jax.make_jaxpr(call)(variables, inputs)
+            return str(jaxpr), [np.asarray(constant).tobytes() for constant in jaxpr.consts]
+
+        return traced(False) == traced(True)
 
     @functools.cached_property
     def compiled(self) -> Callable:

@@ -10,8 +10,9 @@ from convert.comparing.case import outputs
 from convert.comparing.parity import Parity
 from convert.comparing.report import compared
 from flax_attn.catalog.blocks import BLOCKS
+from flax_attn.catalog.models import MODELS
 from tests.helpers.references import torch_steps
-from tests.helpers.walk import entry_plan, walk, walk_blocks, walk_but_slow
+from tests.helpers.walk import entries, entry_plan, walk, walk_blocks, walk_but_slow
 
 NO_GRADIENT = (
     *("PositionEmbeddingSine", "PositionEmbeddingSine-normalize", "PositionEmbeddingLearned"),
@@ -20,9 +21,8 @@ NO_GRADIENT = (
 """Blocks that read a mask or the shape of their input, or stop the gradient of their input."""
 
 
-def check(entry, dtype, train, count=1):
-    plan = entry_plan(entry)
-    parity = Parity(entry, plan, dtype)
+def check(parity, train, count=1):
+    entry, plan, dtype = parity.entry, parity.case.plan, parity.dtype.name
     parameters = [f"gradient of {key}" for key in plan.parameters]
     statistics = [row.key for row in plan.rows if row.statistic]
     expected = torch_steps(parity, train, count)
@@ -38,18 +38,31 @@ def check(entry, dtype, train, count=1):
         assert not wrong, "\n".join(wrong)
 
 
-@walk_but_slow
-@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
-def test_eval_mode(entry, dtype):
-    check(entry, dtype, train=False)
+def parity_of(entry, dtype="float64"):
+    return Parity(entry, entry_plan(entry), dtype)
 
 
 @walk
-def test_two_training_steps(entry):
-    check(entry, "float64", train=True, count=2)
+def test_two_training_steps_and_blocks_in_eval_mode(entry):
+    parity = parity_of(entry)
+    check(parity, train=True, count=2)
+    if entry in BLOCKS:
+        check(parity, train=False)
+
+
+@pytest.mark.slow
+@entries([entry for entry in MODELS if not entry.slow])
+def test_networks_in_eval_mode(entry):
+    check(parity_of(entry), train=False)
+
+
+@pytest.mark.slow
+@walk_but_slow
+def test_eval_mode_in_float32(entry):
+    check(parity_of(entry, "float32"), train=False)
 
 
 @pytest.mark.slow
 @walk_blocks
 def test_two_training_steps_in_float32(entry):
-    check(entry, "float32", train=True, count=2)
+    check(parity_of(entry, "float32"), train=True, count=2)
