@@ -14,6 +14,7 @@ from convert.training.run import Run
 from convert.training.run_file import save_run
 from convert.writing.formats import Format
 from flax_attn.catalog import Entry, Published
+from flax_attn.recipes import RECIPES
 
 
 def add_optimizer(command: argparse.ArgumentParser) -> None:
@@ -61,7 +62,7 @@ def write_training(
     said = Said(
         optimizer=options.optimizer,
         groups=options.group or None,
-        recipe=entry.cls.__name__ if isinstance(entry, Published) else None,
+        recipe=name if isinstance(entry, Published) and (name := entry.cls.__name__) in RECIPES else None,
         steps_per_epoch=options.steps_per_epoch,
         dialect=options.dialect,
         dtype=options.dtype,
