@@ -168,7 +168,7 @@ class TorchOptimizer:
         return {
             key: {
                 "step": np.float32(0),
-                slot: np.full(self.names.shapes[key], group.options.get(option, 0), np.float32),
+                slot: np.full(self.names.shapes[key], group.options.get(option, 0.0)),
             }
             for group in self.groups
             for key in group.keys
