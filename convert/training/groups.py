@@ -12,6 +12,9 @@ from convert.training.kinds import Kind
 from convert.training.naming import Names
 from convert.values import is_array, numpy_dtype, trouble
 
+MOST = 2**31
+"""The counters of optax are below this number."""
+
 Stored = Mapping[str, Mapping[str, Any]]
 """What an optimizer stores for each parameter, by its PyTorch key: {"fc.weight": {"step": 7, "exp_avg": ...}}."""
 
@@ -69,8 +72,12 @@ def steps_of(stored: Stored) -> dict[str, int]:
         MismatchError: for steps that are no whole numbers.
     """
     found = {key: number(values["step"]) for key, values in stored.items() if "step" in values}
-    odd = {key: step for key, step in found.items() if not (isinstance(step, int | float) and step >= 0 == step % 1)}
-    problems = [f"- step of {key}: expected a whole number, found {step!r:.40}" for key, step in odd.items()]
+    odd = {
+        key: step
+        for key, step in found.items()
+        if not (isinstance(step, int | float) and 0 <= step < MOST and step % 1 == 0)
+    }
+    problems = [f"- step of {key}: expected a whole number below 2^31, found {step!r:.40}" for key, step in odd.items()]
     refuse(problems, "the state of the optimizer cannot be mapped")
     return {key: int(step) for key, step in found.items()}
 
@@ -82,8 +89,10 @@ def taken_by(stored: Stored, said: int | None = None) -> int:
         ValueError: if the user has ``said`` a number that is smaller than what is stored.
     """
     least = max(steps_of(stored).values(), default=int(any(stored.values())))
-    if said is not None and not (isinstance(said, int) and said >= least):
-        raise ValueError(f"step: expected a whole number of {least} or more, which the state shows, got {said!r}")
+    if said is not None and not (isinstance(said, int) and least <= said < MOST):
+        raise ValueError(
+            f"step: expected a whole number from {least}, which the state shows, to 2^31 - 1, got {said!r:.40}"
+        )
     return least if said is None else said
 
 

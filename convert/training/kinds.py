@@ -6,7 +6,7 @@ parameter, tell the class.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import optax
@@ -29,6 +29,10 @@ class Slot(NamedTuple):
     option: str = ""
 
 
+LATER = ("maximize",)
+STEP = {"step": "count"}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A class of ``torch.optim``.
@@ -43,9 +47,10 @@ class Kind:
 
     name: str
     options: tuple[str, ...]
-    later: tuple[str, ...]
+    _: KW_ONLY
+    later: tuple[str, ...] = LATER
     slots: Mapping[str, Slot]
-    scalars: Mapping[str, str]
+    scalars: Mapping[str, str] = field(default_factory=lambda: STEP)
     first: tuple[str, str] | None = None
 
     def slots_of(self, group: Mapping[str, Any]) -> dict[str, str]:
@@ -68,51 +73,52 @@ class Kind:
 
 
 MOMENTS = {"exp_avg": Slot("mu"), "exp_avg_sq": Slot("nu")}
-STEP = {"step": "count"}
 PLAIN = ("lr", "betas", "eps", "weight_decay")
-LATER = ("maximize",)
 DECOUPLED = "decoupled_weight_decay"
 
 SGD = Kind(
     "SGD",
     ("lr", "momentum", "dampening", "weight_decay", "nesterov"),
-    LATER,
-    {"momentum_buffer": Slot("trace", "momentum")},
-    {},
+    slots={"momentum_buffer": Slot("trace", "momentum")},
+    scalars={},
 )
 ADAM = Kind(
-    "Adam", PLAIN, ("amsgrad", *LATER, DECOUPLED), {**MOMENTS, "max_exp_avg_sq": Slot("nu_max", "amsgrad")}, STEP
+    "Adam",
+    PLAIN,
+    later=("amsgrad", *LATER, DECOUPLED),
+    slots={**MOMENTS, "max_exp_avg_sq": Slot("nu_max", "amsgrad")},
 )
-ADAMW = Kind("AdamW", PLAIN, ("amsgrad", *LATER), ADAM.slots, STEP)
+ADAMW = Kind("AdamW", PLAIN, later=("amsgrad", *LATER), slots=ADAM.slots)
 KINDS = (
     SGD,
     ADAM,
     ADAMW,
-    Kind("Adamax", PLAIN, LATER, {"exp_avg": Slot("mu"), "exp_inf": Slot("nu")}, STEP),
-    Kind("NAdam", (*PLAIN, "momentum_decay"), (*LATER, DECOUPLED), MOMENTS, {**STEP, "mu_product": "mu_product"}),
-    Kind("RAdam", PLAIN, (*LATER, DECOUPLED), MOMENTS, STEP),
+    Kind("Adamax", PLAIN, slots={"exp_avg": Slot("mu"), "exp_inf": Slot("nu")}),
+    Kind(
+        "NAdam",
+        (*PLAIN, "momentum_decay"),
+        later=(*LATER, DECOUPLED),
+        slots=MOMENTS,
+        scalars={**STEP, "mu_product": "mu_product"},
+    ),
+    Kind("RAdam", PLAIN, later=(*LATER, DECOUPLED), slots=MOMENTS),
     Kind(
         "RMSprop",
         ("lr", "momentum", "alpha", "eps", "centered", "weight_decay"),
-        LATER,
-        {"square_avg": Slot("nu"), "grad_avg": Slot("mu", "centered"), "momentum_buffer": Slot("trace", "momentum")},
-        STEP,
+        slots={
+            "square_avg": Slot("nu"),
+            "grad_avg": Slot("mu", "centered"),
+            "momentum_buffer": Slot("trace", "momentum"),
+        },
     ),
     Kind(
         "Adagrad",
         ("lr", "lr_decay", "weight_decay"),
-        ("initial_accumulator_value", "eps", *LATER),
-        {"sum": Slot("sum_of_squares")},
-        STEP,
+        later=("initial_accumulator_value", "eps", *LATER),
+        slots={"sum": Slot("sum_of_squares")},
         first=("sum", "initial_accumulator_value"),
     ),
-    Kind(
-        "Adadelta",
-        ("lr", "rho", "eps", "weight_decay"),
-        LATER,
-        {"square_avg": Slot("e_g"), "acc_delta": Slot("e_x")},
-        STEP,
-    ),
+    Kind("Adadelta", ("lr", "rho", "eps", "weight_decay"), slots={"square_avg": Slot("e_g"), "acc_delta": Slot("e_x")}),
 )
 
 IGNORED = {
@@ -252,10 +258,12 @@ def _excluded(kind: Kind, groups: Groups, named: bool) -> bool:
         return any(isinstance(index, int) and index >= 2**24 for group in groups for index in group["params"])
     if "amsgrad" not in names and "foreach" in names and kind in (ADAM, ADAMW):
         return True
-    if kind is ADAMW:
-        decays = any(group.get("weight_decay") for group in groups)
-        return False in decoupled and decays if named else False in decoupled if DECOUPLED in names else not decays
-    return kind is ADAM and decoupled == {True} and not named
+    if kind is ADAM:
+        return decoupled == {True} and not named
+    decays = any(group.get("weight_decay") for group in groups)
+    if DECOUPLED in names:
+        return kind is ADAMW and False in decoupled and (decays or not named)
+    return kind is ADAMW and not decays and not named
 
 
 def _no_kind(options: set[str], stored: set[str]) -> str:

@@ -24,6 +24,7 @@ from convert.exported import export_of
 from convert.optimizer import optimizer_of
 from convert.planning import COLLECTIONS
 from convert.state_dict import Plan, plan
+from convert.training.groups import Stored
 from convert.training.naming import names_of
 from convert.training.reading import schedules_of, state_of
 from convert.training.run import Layout, Run
@@ -38,8 +39,8 @@ from flax_attn.training import TrainState
 KEY = "run"
 """The entry of the metadata that holds the JSON."""
 
-BROKEN = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError)
-"""What the values in a damaged file may cause, beside a ValueError."""
+BROKEN = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, ValueError)
+"""What the values in a damaged file may cause."""
 
 Tree = dict[str, Any]
 
@@ -104,13 +105,14 @@ def restore_run(
 
     Raises:
         CheckpointError: if the file is damaged, or is another file.
+        MismatchError: if the variables in the file do not fit the module.
         ValueError: if the file has a scheduler, and it is not said how often PyTorch steps it.
     """
     checkpoint = read(path)
     with name_file(path, "could not be read"):
         if KEY not in checkpoint.metadata:
             raise RefusedError("expected a training that save_run or convert --with-optimizer wrote, got another file")
-        with damage(*BROKEN, ValueError):
+        with damage(*BROKEN):
             facts, tree = json.loads(checkpoint.metadata[KEY]), _tree(checkpoint.arrays)
             variables: Tree = {name: tree[name] for name in COLLECTIONS if name in tree}
             layout = _layout(facts["layout"])
@@ -119,22 +121,23 @@ def restore_run(
     mapping = plan(module, *example_inputs, **kwargs) if example_inputs else export_of(module, own).plan
     mapping.to_torch(variables)
     with name_file(path, "could not be read"):
-        with damage(*BROKEN, ValueError):
+        with damage(*BROKEN):
             optimizer, stored = _optimizer(facts, tree.get("optimizer", {}), mapping)
             scheduler = _scheduler(facts["scheduler"], steps_per_epoch, optimizer)
             rng, ema = jax.random.wrap_key_data(jnp.array(tree["rng"]), impl=facts["rng"]), _ema(tree, mapping)
         if schedules is not None:
             optimizer, scheduler = replace(optimizer, schedules=schedules_of(schedules, optimizer)), None
         elif scheduler:
+            scheduler.require_period()
             with damage(*BROKEN):
                 optimizer = scheduler.attached(optimizer)
-        with damage(*BROKEN, ValueError):
+        with damage(*BROKEN):
             opt_state = optimizer.from_torch(stored, variables["params"])
     state = state_of(variables, optimizer, opt_state, rng=rng, ema=ema)
     return Run(module, mapping, state, optimizer=optimizer, scheduler=scheduler, layout=layout)
 
 
-def _optimizer(facts: Tree, slots: Mapping[str, Tree], mapping: Plan) -> tuple[TorchOptimizer, Mapping[str, Tree]]:
+def _optimizer(facts: Tree, slots: Mapping[str, Tree], mapping: Plan) -> tuple[TorchOptimizer, Stored]:
     """The optimizer, and what it stores for each parameter."""
     shapes, dialect = {key: tuple(shape) for key, shape in facts["shapes"]}, facts["dialect"]
     names = names_of(mapping, shapes, dialect and find_dialect(dialect))
@@ -149,7 +152,7 @@ def _optimizer(facts: Tree, slots: Mapping[str, Tree], mapping: Plan) -> tuple[T
         step=facts["step"],
         start_missing=True,
     )
-    return replace(optimizer, labels=optimizer.labels | dict.fromkeys(facts["frozen"])), stored
+    return replace(optimizer, labels={**optimizer.labels, **dict.fromkeys(facts["frozen"])}), stored
 
 
 def _scheduler(facts: Tree | None, steps_per_epoch: int | None, optimizer: TorchOptimizer) -> Scheduler | None:

@@ -38,12 +38,7 @@ class Scheduler:
         """``optimizer`` with the learning rates of this scheduler. ValueError if nobody has said how often it steps."""
         if self.plateau:
             return replace(optimizer, adjustable=True)
-        if self.steps_per_epoch is None:
-            raise ValueError(
-                f"the file has the scheduler {self.kind}, and does not say how often PyTorch steps it; pass "
-                "steps_per_epoch, the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped "
-                "after each batch, the number of batches if it is stepped after each epoch"
-            )
+        self.require_period()
         about: dict[str, Any] = dict(
             kind=self.kind,
             steps_per_epoch=self.steps_per_epoch,
@@ -53,6 +48,15 @@ class Scheduler:
         )
         momentums = momentum_of(self.state, **about) if moves_momentum(self.kind, self.state) else None
         return replace(optimizer, schedules=schedule_of(self.state, **about, lr_only=True), momentums=momentums)
+
+    def require_period(self) -> None:
+        """ValueError if nobody has said how often PyTorch steps this scheduler, and the learning rates depend on it."""
+        if self.steps_per_epoch is None and not self.plateau:
+            raise ValueError(
+                f"the file has the scheduler {self.kind}, and does not say how often PyTorch steps it; pass "
+                "steps_per_epoch, the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped "
+                "after each batch, the number of batches if it is stepped after each epoch"
+            )
 
     def after(
         self, steps: int, groups: Sequence[Mapping[str, Any]], plateau: PlateauState | None
