@@ -46,6 +46,8 @@ def optimizer_of(
     places = dict(zip(numbers, [key for group in keys for key in group], strict=True))
     stored = {places[index]: values for index, values in states.items()}
     made = tuple(Group(own, options_of(found, group)) for group, own in zip(given, keys, strict=True))
+    for group in made:
+        found.transformation(group.options, group.options["lr"])
     taken = taken_by(stored, step)
     labels = labelled(found, made, names, stored, step=taken, start_missing=start_missing)
     return TorchOptimizer(found, made, names, labels=labels, step=taken), stored

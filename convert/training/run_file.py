@@ -6,6 +6,7 @@ metadata.
 """
 
 import json
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -123,10 +124,10 @@ def restore_run(
     with name_file(path, "could not be read"):
         with damage(*BROKEN):
             optimizer, stored = _optimizer(facts, tree.get("optimizer", {}), mapping)
-            scheduler = _scheduler(facts["scheduler"], steps_per_epoch, optimizer)
-            rng, ema = jax.random.wrap_key_data(jnp.array(tree["rng"]), impl=facts["rng"]), _ema(tree, mapping)
+            scheduler = None if schedules else _scheduler(facts["scheduler"], steps_per_epoch, optimizer)
+            rng, ema = jax.random.wrap_key_data(jnp.array(tree["rng"]), impl=str(facts["rng"])), _ema(tree, mapping)
         if schedules is not None:
-            optimizer, scheduler = replace(optimizer, schedules=schedules_of(schedules, optimizer)), None
+            optimizer = replace(optimizer, schedules=schedules_of(schedules, optimizer))
         elif scheduler:
             scheduler.require_period()
             with damage(*BROKEN):
@@ -147,9 +148,9 @@ def _optimizer(facts: Tree, slots: Mapping[str, Tree], mapping: Plan) -> tuple[T
     optimizer, stored = optimizer_of(
         names,
         _optimizer_state(facts, slots),
-        kind=facts["kind"],
+        kind=str(facts["kind"]),
         groups=keys,
-        step=facts["step"],
+        step=operator.index(facts["step"]),
         start_missing=True,
     )
     return replace(optimizer, labels={**optimizer.labels, **dict.fromkeys(facts["frozen"])}), stored

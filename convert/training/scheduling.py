@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from convert.training.groups import Group
-from convert.training.scheduler_kinds import kind_of
-from convert.training.scheduler_steps import stepped
+from convert.training.scheduler_steps import prepared, stepped
 from convert.training.schedulers import momentum_of, moves_momentum, plateau_after, plateau_of, schedule_of
 from convert.training.torch_optimizer import TorchOptimizer
 from flax_attn.optim import PlateauState, ReduceLROnPlateau
@@ -81,9 +80,9 @@ def scheduler_of(
     """The scheduler with this state dict.
 
     Raises:
-        ValueError: if it is of an unknown class.
+        ValueError: if it is of a class that is unknown, or that depends on more than the step.
     """
-    name = kind_of(state, kind)
+    name, state = prepared(state, kind)
     if name == PLATEAU:
         plateau = plateau_of(state, [group.options for group in groups])
         return Scheduler(name, state, plateau=plateau)
