@@ -41,7 +41,7 @@ def optimizer_of(
     """
     given, states = groups_and_states(state_dict)
     found = kind_of(given, states, kind, published_optimizer(recipe))
-    keys = grouped(names.order, given, groups, published_groups(names, recipe))
+    keys = grouped(names.order, given, groups, published=published_groups(names, recipe), is_sorted=names.sorted)
     numbers = [index for group in given for index in group["params"]]
     places = dict(zip(numbers, [key for group in keys for key in group], strict=True))
     stored = {places[index]: values for index, values in states.items()}

@@ -27,6 +27,7 @@ def grouped(
     found: Groups,
     wanted: Sequence[Selector] | None = None,
     published: Iterable[Sequence[Sequence[str]]] = (),
+    is_sorted: bool = False,
 ) -> list[tuple[str, ...]]:
     """The keys of the parameters of each group, in the order of its numbers.
 
@@ -35,14 +36,23 @@ def grouped(
         found: the groups in the state dict of the optimizer.
         wanted: what the user says of each group.
         published: the keys in each group, in each published training of a network of this class.
+        is_sorted: whether the keys are in alphabetical order, and that of ``module.parameters()`` is not known.
 
     Raises:
         ValueError: if the names cannot be known, or if what is said of them does not fit.
     """
     counts = [len(group["params"]) for group in found]
+    named = all(group.get("param_names") for group in found if group["params"])
+    listed = isinstance(wanted, list | tuple) and all(isinstance(own, list | tuple) for own in wanted)
+    if is_sorted and not listed and (wanted is not None or not named):
+        raise ValueError(
+            "the keys of the state dict are sorted, so that the order in which the optimizer counts the parameters is "
+            "not known; pass a state dict in the order of the PyTorch module, or groups=[...] with a list of the keys "
+            "of each group in the order of the optimizer"
+        )
     if wanted is not None:
         return _counted(selected(keys, wanted), counts, who="groups")
-    if all(group.get("param_names") for group in found if group["params"]):
+    if named:
         return _counted(_named(keys, [group.get("param_names", ()) for group in found]), counts, who=FROM_FILE)
     if counts == [len(keys)]:
         return [tuple(keys)]
