@@ -103,12 +103,16 @@ class TorchOptimizer:
 
     def lr(self, state: Any, number: int) -> float:
         """The learning rate of a group at the next step."""
-        part = next((label for label in self.parts if label.group == number), None)
+        part, own = (
+            next((label for label in self.parts if label.group == number), None),
+            self.groups[number].options["lr"],
+        )
         if part is None or (self.schedules is None and not self.adjustable):
-            return self.groups[number].options["lr"]
+            return own
         fields = fields_of(part_of(state, str(part)))
         if self.schedules is None:
-            return float(fields["hyperparams"]["lr"])
+            lr = fields["hyperparams"]["lr"]
+            return own if jnp.asarray(own, lr.dtype) == lr else float(lr)
         return float(self.schedules[number](fields["count"] + part.behind))
 
     def set_lr(self, state: Any, lrs: Sequence[float]) -> Any:

@@ -157,3 +157,33 @@ def test_how_often_the_scheduler_steps_may_be_said_later(tmp_path, saved):
     assert again.scheduler.steps_per_epoch == 2
     with pytest.raises(ValueError, match="expected steps_per_epoch to be 1 or more, got 0"):
         restore_run(tmp_path / "a.safetensors", X, module=Two(), steps_per_epoch=0)
+
+
+def test_a_rate_that_was_set_here_is_written(tmp_path):
+    """The rates in the optax state win over those of the file, whether or not the state of the plateau is given."""
+    written(tmp_path / "a.pth", "adam", lr_scheduler=plateau_of(0.01))
+    run = from_torch_checkpoint(tmp_path / "a.pth", Two(), X)
+    for lr in (0.01, 0.25):
+        state = run.state.replace(opt_state=run.optimizer.set_lr(run.state.opt_state, [lr]))
+        to_torch_checkpoint(tmp_path / "b.pth", run, state)
+        assert torch.load(tmp_path / "b.pth", weights_only=True)["optimizer"]["param_groups"][0]["lr"] == lr
+        save_run(tmp_path / "run.safetensors", run, state)
+        again = restore_run(tmp_path / "run.safetensors", X, cls=Two)
+        assert again.optimizer.lr(again.state.opt_state, 0) == lr
+        assert float(again.scheduler.plateau[1].lr[0]) == lr
+
+
+def plateau_of(lr):
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))], lr=lr)
+    optimizer.step()
+    scheduler = scheduling.ReduceLROnPlateau(optimizer, patience=1)
+    scheduler.step(1.0)
+    return scheduler.state_dict()
+
+
+def test_a_recipe_that_nobody_knows(tmp_path):
+    written(tmp_path / "a.pth", "adam")
+    with pytest.raises(ValueError, match="recipe: no published network is called 'detr_resnet5O'"):
+        from_torch_checkpoint(tmp_path / "a.pth", Two(), X, recipe="detr_resnet5O")
+    with pytest.raises(ValueError, match="recipe: no recipe of detr_demo is known"):
+        from_torch_checkpoint(tmp_path / "a.pth", Two(), X, recipe="detr_demo")
