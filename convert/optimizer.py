@@ -6,18 +6,20 @@ from typing import Any
 
 import flax.linen as nn
 
-from convert.arguments import described, require_module, state_dict_of
+from convert.arguments import require_module, state_dict_of
 from convert.checkpoint import Checkpoint
 from convert.dialects import AUTO, choose
 from convert.rules import dropped
 from convert.state_dict import Plan, plan
 from convert.training.grouping import Selector, grouped, selected
-from convert.training.groups import Group, labelled, number, steps_taken
+from convert.training.groups import Group, labelled, options_of, taken_by
 from convert.training.kinds import find_kind, kind_of
 from convert.training.naming import Names, names_of
+from convert.training.state_dicts import groups_and_states
 from convert.training.torch_optimizer import TorchOptimizer
 from flax_attn.catalog import PUBLISHED
 from flax_attn.recipes import RECIPES
+from flax_attn.recipes import recipe as find_recipe
 
 
 def optimizer_of(
@@ -37,14 +39,16 @@ def optimizer_of(
     Args:
         recipe: the name of a published network, whose optimizer it is where the state dict does not tell.
     """
-    given, states = require_state_dict(state_dict)
+    given, states = groups_and_states(state_dict)
     found = kind_of(given, states, kind, published_optimizer(recipe))
-    keys = grouped(names.order, given, groups, published_groups(names, recipe))
+    keys = grouped(names.order, given, groups, published=published_groups(names, recipe), is_sorted=names.sorted)
     numbers = [index for group in given for index in group["params"]]
     places = dict(zip(numbers, [key for group in keys for key in group], strict=True))
     stored = {places[index]: values for index, values in states.items()}
-    made = tuple(Group(own, options_of(group)) for group, own in zip(given, keys, strict=True))
-    taken = steps_taken(stored) if step is None else step
+    made = tuple(Group(own, options_of(found, group)) for group, own in zip(given, keys, strict=True))
+    for group in made:
+        found.transformation(group.options, group.options["lr"])
+    taken = taken_by(stored, step)
     labels = labelled(found, made, names, stored, step=taken, start_missing=start_missing)
     return TorchOptimizer(found, made, names, labels=labels, step=taken), stored
 
@@ -126,8 +130,8 @@ def torch_optimizer(
 
 
 def published_optimizer(name: str | None) -> str | None:
-    """The optimizer of the published training of a network; None without a name, or where it is not known."""
-    return RECIPES[name].optimizer if name is not None and name in RECIPES else None
+    """The optimizer of the published training of a network; None without a name."""
+    return None if name is None else find_recipe(name).optimizer
 
 
 def published_groups(names: Names, name: str | None) -> Iterator[list[list[str]]]:
@@ -141,22 +145,6 @@ def published_groups(names: Names, name: str | None) -> Iterator[list[list[str]]
         if network in RECIPES:
             with suppress(ValueError):
                 yield RECIPES[network].groups_of(names.order)
-
-
-def require_state_dict(value: Any) -> tuple[list[Mapping[str, Any]], Mapping[Any, Mapping[str, Any]]]:
-    """The groups and the states of an optimizer's state dict. ValueError for anything else."""
-    is_one = isinstance(value, Mapping) and isinstance(value.get("param_groups"), list | tuple)
-    if not is_one or not isinstance(value.get("state"), Mapping):
-        raise ValueError(
-            'expected the state dict of an optimizer, {"state": ..., "param_groups": [...]}, got '
-            + (f"a dict with the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else described(value))
-        )
-    return list(value["param_groups"]), value["state"]
-
-
-def options_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a group of a state dict, as numbers of Python."""
-    return {name: number(value) for name, value in group.items() if name != "params"}
 
 
 def names_in(mapping: Plan, arrays: Mapping[str, Any], dialect: str | None) -> Names:

@@ -14,6 +14,7 @@ from convert.training.run import Run
 from convert.training.run_file import save_run
 from convert.writing.formats import Format
 from flax_attn.catalog import Entry, Published
+from flax_attn.recipes import RECIPES
 
 
 def add_optimizer(command: argparse.ArgumentParser) -> None:
@@ -45,9 +46,11 @@ def add_optimizer(command: argparse.ArgumentParser) -> None:
 def check_options(options: argparse.Namespace, form: Format) -> None:
     """ValueError for options that do not go together."""
     if not options.with_optimizer:
-        if options.optimizer or options.group or options.steps_per_epoch:
+        if options.optimizer or options.group or options.steps_per_epoch is not None:
             raise ValueError("--optimizer, --group and --steps-per-epoch need --with-optimizer")
         return
+    if options.steps_per_epoch is not None and options.steps_per_epoch < 1:
+        raise ValueError(f"--steps-per-epoch: expected 1 or more, got {options.steps_per_epoch}")
     if form.name != "safetensors":
         raise ValueError(f"--with-optimizer writes safetensors, got the format {form.name}; name the file .safetensors")
     if options.replace:
@@ -61,7 +64,7 @@ def write_training(
     said = Said(
         optimizer=options.optimizer,
         groups=options.group or None,
-        recipe=entry.cls.__name__ if isinstance(entry, Published) else None,
+        recipe=name if isinstance(entry, Published) and (name := entry.cls.__name__) in RECIPES else None,
         steps_per_epoch=options.steps_per_epoch,
         dialect=options.dialect,
         dtype=options.dtype,

@@ -6,7 +6,7 @@ parameter, tell the class.
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import optax
@@ -29,6 +29,10 @@ class Slot(NamedTuple):
     option: str = ""
 
 
+LATER = ("maximize",)
+STEP = {"step": "count"}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A class of ``torch.optim``.
@@ -38,13 +42,16 @@ class Kind:
         later: those that some versions lack. The function in ``flax_attn.optim`` has their defaults.
         slots: what is stored for each parameter.
         scalars: the numbers that are stored for each parameter, and what the field of the optax state is called.
+        first: the array that is stored before the first step too, and the option that fills it.
     """
 
     name: str
     options: tuple[str, ...]
-    later: tuple[str, ...]
+    _: KW_ONLY
+    later: tuple[str, ...] = LATER
     slots: Mapping[str, Slot]
-    scalars: Mapping[str, str]
+    scalars: Mapping[str, str] = field(default_factory=lambda: STEP)
+    first: tuple[str, str] | None = None
 
     def slots_of(self, group: Mapping[str, Any]) -> dict[str, str]:
         """What is stored for each parameter of ``group``: {name in PyTorch: field of the optax state}."""
@@ -66,50 +73,52 @@ class Kind:
 
 
 MOMENTS = {"exp_avg": Slot("mu"), "exp_avg_sq": Slot("nu")}
-STEP = {"step": "count"}
 PLAIN = ("lr", "betas", "eps", "weight_decay")
-LATER = ("maximize",)
 DECOUPLED = "decoupled_weight_decay"
 
 SGD = Kind(
     "SGD",
     ("lr", "momentum", "dampening", "weight_decay", "nesterov"),
-    LATER,
-    {"momentum_buffer": Slot("trace", "momentum")},
-    {},
+    slots={"momentum_buffer": Slot("trace", "momentum")},
+    scalars={},
 )
 ADAM = Kind(
-    "Adam", PLAIN, ("amsgrad", *LATER, DECOUPLED), {**MOMENTS, "max_exp_avg_sq": Slot("nu_max", "amsgrad")}, STEP
+    "Adam",
+    PLAIN,
+    later=("amsgrad", *LATER, DECOUPLED),
+    slots={**MOMENTS, "max_exp_avg_sq": Slot("nu_max", "amsgrad")},
 )
-ADAMW = Kind("AdamW", PLAIN, ("amsgrad", *LATER), ADAM.slots, STEP)
+ADAMW = Kind("AdamW", PLAIN, later=("amsgrad", *LATER), slots=ADAM.slots)
 KINDS = (
     SGD,
     ADAM,
     ADAMW,
-    Kind("Adamax", PLAIN, LATER, {"exp_avg": Slot("mu"), "exp_inf": Slot("nu")}, STEP),
-    Kind("NAdam", (*PLAIN, "momentum_decay"), (*LATER, DECOUPLED), MOMENTS, {**STEP, "mu_product": "mu_product"}),
-    Kind("RAdam", PLAIN, (*LATER, DECOUPLED), MOMENTS, STEP),
+    Kind("Adamax", PLAIN, slots={"exp_avg": Slot("mu"), "exp_inf": Slot("nu")}),
+    Kind(
+        "NAdam",
+        (*PLAIN, "momentum_decay"),
+        later=(*LATER, DECOUPLED),
+        slots=MOMENTS,
+        scalars={**STEP, "mu_product": "mu_product"},
+    ),
+    Kind("RAdam", PLAIN, later=(*LATER, DECOUPLED), slots=MOMENTS),
     Kind(
         "RMSprop",
         ("lr", "momentum", "alpha", "eps", "centered", "weight_decay"),
-        LATER,
-        {"square_avg": Slot("nu"), "grad_avg": Slot("mu", "centered"), "momentum_buffer": Slot("trace", "momentum")},
-        STEP,
+        slots={
+            "square_avg": Slot("nu"),
+            "grad_avg": Slot("mu", "centered"),
+            "momentum_buffer": Slot("trace", "momentum"),
+        },
     ),
     Kind(
         "Adagrad",
         ("lr", "lr_decay", "weight_decay"),
-        ("initial_accumulator_value", "eps", *LATER),
-        {"sum": Slot("sum_of_squares")},
-        STEP,
+        later=("initial_accumulator_value", "eps", *LATER),
+        slots={"sum": Slot("sum_of_squares")},
+        first=("sum", "initial_accumulator_value"),
     ),
-    Kind(
-        "Adadelta",
-        ("lr", "rho", "eps", "weight_decay"),
-        LATER,
-        {"square_avg": Slot("e_g"), "acc_delta": Slot("e_x")},
-        STEP,
-    ),
+    Kind("Adadelta", ("lr", "rho", "eps", "weight_decay"), slots={"square_avg": Slot("e_g"), "acc_delta": Slot("e_x")}),
 )
 
 IGNORED = {
@@ -131,31 +140,40 @@ OTHERS: tuple[tuple[str, set[str], set[str]], ...] = (
     ("torch.optim.Rprop", {"etas", "step_sizes"}, set()),
     ("torch.optim.LBFGS", {"max_iter", "history_size"}, set()),
     ("torch.optim.Adafactor", {"beta2_decay"}, set()),
-    ("torch.optim.Muon", {"ns_steps"}, set()),
+    ("torch.optim.Muon", {"ns_steps", "ns_coefficients"}, set()),
+    ("Muon", {"ns_steps"}, set()),
+    ("Muon", {"use_muon"}, set()),
+    ("CAME", {"clip_threshold", "betas"}, set()),
     ("transformers.Adafactor", {"clip_threshold"}, set()),
+    ("Adafactor", {"beta2_cap"}, set()),
+    ("SOAP", {"shampoo_beta"}, set()),
     ("transformers.AdamW", {"correct_bias"}, set()),
-    ("apex.FusedAdam", {"bias_correction"}, {"grad_averaging"}),
-    ("LAMB", {"trust_clip"}, set()),
-    ("LAMB", {"max_grad_norm"}, set()),
-    ("apex.FusedLAMB", {"grad_averaging", "bias_correction"}, set()),
+    ("FusedAdam or DeepSpeedCPUAdam", {"bias_correction"}, {"grad_averaging"}),
+    ("LARS", {"trust_coeff"}, set()),
     ("LARS", {"trust_coefficient"}, set()),
+    ("LARS", {"lars_adaptation_filter"}, set()),
+    ("LAMB", {"max_grad_norm", "grad_averaging"}, set()),
+    ("LAMB", {"trust_clip"}, set()),
+    ("LAMB", {"trust_ratio"}, set()),
     ("bitsandbytes, in 8 bit", {"state1"}, set()),
     ("Prodigy or D-Adaptation", {"d_coef"}, set()),
     ("D-Adaptation", {"d", "growth_rate"}, set()),
     ("AdaBelief", {"exp_avg_var"}, set()),
+    ("AdaBelief", {"buffer", "amsgrad"}, set()),
     ("AdaBound", {"final_lr"}, set()),
     ("Ranger", {"N_sma_threshhold"}, set()),
     ("Lookahead", {"lookahead_alpha"}, set()),
     ("RAdam of its authors", {"buffer"}, set()),
     ("AdamP or SGDP", {"wd_ratio"}, set()),
-    ("Adan", {"exp_avg_diff"}, set()),
-    ("Sophia", {"hessian"}, set()),
+    ("Adan", {"no_prox"}, set()),
+    ("Sophia", {"betas", "rho"}, set()),
     ("AdaHessian", {"hessian_power"}, set()),
     ("SAM", {"rho", "adaptive"}, set()),
-    ("Shampoo", {"preconditioner"}, set()),
+    ("Shampoo", {"epsilon", "update_freq"}, set()),
+    ("Shampoo", {"max_preconditioner_dim"}, set()),
     ("MADGRAD", {"grad_sum_sq"}, set()),
-    ("NovoGrad", {"grad_averaging"}, {"bias_correction"}),
-    ("Lion", {"betas", "weight_decay"}, {"eps"}),
+    ("NovoGrad", {"grad_averaging"}, set()),
+    ("Lion", {"betas", "weight_decay"}, {"eps", "epsilon"}),
     ("torch.optim.SparseAdam", {"betas", "eps"}, {"weight_decay"}),
 )
 """Other optimizers: options and stored arrays that each has, and those that it has not."""
@@ -164,7 +182,7 @@ OTHERS: tuple[tuple[str, set[str], set[str]], ...] = (
 def find_kind(name: str) -> Kind:
     """The kind that is called ``name``. ValueError with the known names if there is none."""
     for kind in KINDS:
-        if kind.name.lower() == name.lower():
+        if kind.name.lower() == str(name).lower():
             return kind
     raise ValueError(f"expected one of the optimizers {known()}, got {name!r}")
 
@@ -184,34 +202,40 @@ def kind_of(groups: Groups, states: States, name: str | None = None, published: 
     Raises:
         ValueError: if it is of none, or of several, or not of the one called ``name``.
     """
-    found = candidates(groups, states)
-    if found == [ADAM] and not any(group["weight_decay"] for group in groups):
-        found += [ADAMW] * (name is not None)
+    found = candidates(groups, states, named=name is not None)
     names = " or ".join(kind.name for kind in found)
-    if name is not None and find_kind(name) not in found:
-        raise ValueError(f"expected the state of {find_kind(name).name}, got that of {names}")
-    if name is None and len(found) > 1 and published and find_kind(published) in found:
+    if name is not None:
+        if find_kind(name) not in found:
+            raise ValueError(f"expected the state of {find_kind(name).name}, got that of {names}")
+        return find_kind(name)
+    if len(found) == 1:
+        return found[0]
+    if published and find_kind(published) in found:
         return find_kind(published)
-    if name is None and len(found) > 1:
-        raise ValueError(
-            f"the optimizer may be {names}, which look the same in this file; say which, such as "
-            f"optimizer={found[-1].name!r}"
-        )
-    return found[0] if name is None else find_kind(name)
+    raise ValueError(
+        f"the optimizer may be {names}, which look the same in this file; say which, such as "
+        f"optimizer={found[-1].name!r}"
+    )
 
 
-def candidates(groups: Groups, states: States) -> list[Kind]:
+def candidates(groups: Groups, states: States, named: bool = False) -> list[Kind]:
     """The kinds that an optimizer state dict may be of; several only where its numbers do not tell.
+
+    Args:
+        named: whether those are in the list too that do the same as another one here.
 
     Raises:
         ValueError: if it is of none, with the name of the optimizer where that is known.
     """
     options = {name for group in groups for name in group} - BESIDE - IGNORED.keys()
     stored = {name for state in states.values() for name in state}
-    fits = [kind for kind in KINDS if _fits(kind, options, stored)]
+    fits = [kind for kind in KINDS if _fits(kind, options, stored) and not _excluded(kind, groups, named)]
     if not fits:
         raise ValueError(_no_kind(options, stored))
-    return [kind for kind in fits if not _excluded(kind, groups)]
+    needed = [name for name in fits[0].options if not all(name in group for group in groups)]
+    if needed:
+        raise ValueError(f"expected {', '.join(needed)} in each group of the optimizer, found groups without")
+    return fits
 
 
 def _fits(kind: Kind, options: set[str], stored: set[str]) -> bool:
@@ -220,11 +244,13 @@ def _fits(kind: Kind, options: set[str], stored: set[str]) -> bool:
     return {*kind.options} <= options <= {*kind.options} | optional and stored <= {*kind.slots, *kind.scalars, "step"}
 
 
-def _excluded(kind: Kind, groups: Groups) -> bool:
+def _excluded(kind: Kind, groups: Groups, named: bool) -> bool:
     """Whether the values of the options, or the version of PyTorch that they show, exclude a kind that fits.
 
-    Adam and AdamW differ in the decay of the weights alone. Before version 1.6 parameters were called by their place
-    in memory; RAdam and the option ``foreach`` are younger, and Adam's option ``amsgrad`` is older than that.
+    Adam and AdamW differ in the decay of the weights alone: where it does not tell them apart, the file is that of
+    Adam, or of AdamW where it says so, unless the user has named the other. Before version 1.6 parameters were called
+    by their place in memory; RAdam and the option ``foreach`` are younger, and Adam's option ``amsgrad`` is older than
+    that.
     """
     names = {name for group in groups for name in group}
     decoupled = {bool(group.get(DECOUPLED)) for group in groups}
@@ -232,9 +258,12 @@ def _excluded(kind: Kind, groups: Groups) -> bool:
         return any(isinstance(index, int) and index >= 2**24 for group in groups for index in group["params"])
     if "amsgrad" not in names and "foreach" in names and kind in (ADAM, ADAMW):
         return True
-    if kind is ADAMW:
-        return False in decoupled if DECOUPLED in names else not any(group["weight_decay"] for group in groups)
-    return kind is ADAM and decoupled == {True}
+    if kind is ADAM:
+        return decoupled == {True} and not named
+    decays = any(group.get("weight_decay") for group in groups)
+    if DECOUPLED in names:
+        return kind is ADAMW and False in decoupled and (decays or not named)
+    return kind is ADAMW and not decays and not named
 
 
 def _no_kind(options: set[str], stored: set[str]) -> str:

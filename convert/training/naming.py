@@ -26,6 +26,7 @@ class Names:
         origins: the keys in PyTorch of each parameter here, by the key that it has here: several where it joins them,
             and none where PyTorch has no such parameter.
         dialect: the dialect of the keys in PyTorch; None if they are those here.
+        sorted: whether some program has sorted the keys of another module than ours, so that its order is not known.
     """
 
     plan: Plan
@@ -33,6 +34,7 @@ class Names:
     order: tuple[str, ...]
     origins: Mapping[str, tuple[str, ...]]
     dialect: Dialect | None = None
+    sorted: bool = False
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -63,7 +65,7 @@ def names_of(plan: Plan, shapes: Shapes | None = None, dialect: Dialect | None =
     """The names of the parameters in a state dict.
 
     The keys of a state dict that PyTorch wrote are in the order of registration. If they are in alphabetical order,
-    some program may have sorted them; then the order is that of the published module.
+    some program may have sorted them; then the order is that of the published module, and not known with a dialect.
 
     Args:
         shapes: the shape of each array by its key, in the order of the file; None: those of the module here.
@@ -77,8 +79,10 @@ def names_of(plan: Plan, shapes: Shapes | None = None, dialect: Dialect | None =
     origins = {key: written.get(key, (key,)) for key in plan.parameters}
     parameters = [origin for names in origins.values() for origin in names]
     first = {second: row.key for second, row in plan.aliases.items()} if dialect is None else {}
-    keys = parameters if list(given) == sorted(given) else [first.get(key, key) for key in given]
-    names = Names(plan, given, order=_kept(keys, parameters), origins=origins, dialect=dialect)
+    is_sorted, own = list(given) == sorted(given), _kept([first.get(key, key) for key in given], parameters)
+    order = _kept(parameters, parameters) if is_sorted and dialect is None else own
+    lost = is_sorted and order != _kept(parameters, parameters)
+    names = Names(plan, given, order=order, origins=origins, dialect=dialect, sorted=lost)
     if dialect:
         _require_moved(names, dialect)
     return names

@@ -23,7 +23,9 @@ def is_optimizer(value: Any) -> bool:
 
 def is_scheduler(value: Any) -> bool:
     """Whether ``value`` is the state dict of a learning rate scheduler."""
-    return isinstance(value, Mapping) and "last_epoch" in value and "param_groups" not in value
+    return (
+        isinstance(value, Mapping) and not {"last_epoch", "_schedulers"}.isdisjoint(value) and not is_optimizer(value)
+    )
 
 
 def places(tree: Any, fits: Callable[[Any], bool], trail: Trail = ()) -> Iterator[Trail]:

@@ -91,6 +91,8 @@ class Run:
         if self.scheduler is None:
             return optimizer, None
         options = [group.options for group in self.optimizer.groups]
+        if self.scheduler.plateau:
+            options = [{**own, "lr": now["lr"]} for own, now in zip(options, optimizer["param_groups"], strict=True)]
         scheduler, moved = self.scheduler.after(self.steps(state), options, plateau)
         groups = [a | b for a, b in zip(optimizer["param_groups"], moved, strict=True)]
         return {**optimizer, "param_groups": groups}, scheduler

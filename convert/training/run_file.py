@@ -6,10 +6,11 @@ metadata.
 """
 
 import json
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -23,12 +24,13 @@ from convert.errors import RefusedError, damage, name_file
 from convert.exported import export_of
 from convert.optimizer import optimizer_of
 from convert.planning import COLLECTIONS
-from convert.state_dict import plan
+from convert.state_dict import Plan, plan
+from convert.training.groups import Stored
 from convert.training.naming import names_of
 from convert.training.reading import schedules_of, state_of
 from convert.training.run import Layout, Run
-from convert.training.scheduling import scheduler_of
-from convert.training.torch_optimizer import Schedule
+from convert.training.scheduling import Scheduler, scheduler_of
+from convert.training.torch_optimizer import Schedule, TorchOptimizer
 from convert.variables_file import about, module_in
 from convert.writing.leaves import flat
 from convert.writing.safetensors_writer import DTYPES, write_safetensors
@@ -37,6 +39,9 @@ from flax_attn.training import TrainState
 
 KEY = "run"
 """The entry of the metadata that holds the JSON."""
+
+BROKEN = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError, ValueError)
+"""What the values in a damaged file may cause."""
 
 Tree = dict[str, Any]
 
@@ -66,12 +71,13 @@ def save_run(
         "kind": run.optimizer.kind.name,
         "groups": optimizer["param_groups"],
         "keys": [group.keys for group in run.optimizer.groups],
+        "frozen": [key for key, label in run.optimizer.labels.items() if label is None],
         "step": int(state.step),
         "shapes": list(run.optimizer.names.shapes.items()),
         "dialect": run.dialect,
         "rng": str(jax.random.key_impl(state.rng)),
-        "scheduler": scheduler and asdict(replace(scheduler, plateau=None)),
-        "layout": asdict(replace(run.layout, counters=run.counters(state))),
+        "scheduler": scheduler and {**vars(scheduler), "plateau": None},
+        "layout": {**vars(run.layout), "counters": run.counters(state)},
     }
     with name_file(path, "could not be written"):
         leaves, metadata = flat({**state.variables, **arrays}, DTYPES, "safetensors"), about(None)
@@ -100,41 +106,69 @@ def restore_run(
 
     Raises:
         CheckpointError: if the file is damaged, or is another file.
+        MismatchError: if the variables in the file do not fit the module.
         ValueError: if the file has a scheduler, and it is not said how often PyTorch steps it.
     """
     checkpoint = read(path)
     with name_file(path, "could not be read"):
         if KEY not in checkpoint.metadata:
             raise RefusedError("expected a training that save_run or convert --with-optimizer wrote, got another file")
-        with damage(KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        with damage(*BROKEN):
             facts, tree = json.loads(checkpoint.metadata[KEY]), _tree(checkpoint.arrays)
-            optimizer_state = _optimizer_state(facts, tree.get("optimizer", {}))
-            layout, dialect = _layout(facts["layout"]), facts["dialect"] and find_dialect(facts["dialect"])
-            shapes = {key: tuple(shape) for key, shape in facts["shapes"]}
-            rng = jax.random.wrap_key_data(jnp.array(tree["rng"]), impl=facts["rng"])
             variables: Tree = {name: tree[name] for name in COLLECTIONS if name in tree}
+            layout = _layout(facts["layout"])
         module = module_in(checkpoint.metadata, cls) if module is None else module
     own = {key: array for key, array in checkpoint.arrays.items() if key.partition("/")[0] in variables}
     mapping = plan(module, *example_inputs, **kwargs) if example_inputs else export_of(module, own).plan
     mapping.to_torch(variables)
-    names = names_of(mapping, shapes, dialect)
-    optimizer, stored = optimizer_of(
-        names, optimizer_state, kind=facts["kind"], groups=facts["keys"], step=facts["step"]
-    )
-    scheduler = facts["scheduler"] and scheduler_of(
-        facts["scheduler"]["state"],
-        facts["scheduler"]["kind"],
-        steps_per_epoch or facts["scheduler"]["steps_per_epoch"],
-        facts["scheduler"]["step_in_epoch"],
-        groups=optimizer.groups,
-    )
-    if schedules is not None:
-        optimizer, scheduler = replace(optimizer, schedules=schedules_of(schedules, optimizer)), None
-    elif scheduler:
-        optimizer = scheduler.attached(optimizer)
-    opt_state = optimizer.from_torch(stored, variables["params"])
-    state = state_of(variables, optimizer, opt_state, rng=rng, ema=tree.get("ema", False))
+    with name_file(path, "could not be read"):
+        with damage(*BROKEN):
+            optimizer, stored = _optimizer(facts, tree.get("optimizer", {}), mapping)
+            scheduler = None if schedules else _scheduler(facts["scheduler"], steps_per_epoch, optimizer)
+            rng, ema = jax.random.wrap_key_data(jnp.array(tree["rng"]), impl=str(facts["rng"])), _ema(tree, mapping)
+        if schedules is not None:
+            optimizer = replace(optimizer, schedules=schedules_of(schedules, optimizer))
+        elif scheduler:
+            scheduler.require_period()
+            with damage(*BROKEN):
+                optimizer = scheduler.attached(optimizer)
+        with damage(*BROKEN):
+            opt_state = optimizer.from_torch(stored, variables["params"])
+    state = state_of(variables, optimizer, opt_state, rng=rng, ema=ema)
     return Run(module, mapping, state, optimizer=optimizer, scheduler=scheduler, layout=layout)
+
+
+def _optimizer(facts: Tree, slots: Mapping[str, Tree], mapping: Plan) -> tuple[TorchOptimizer, Stored]:
+    """The optimizer, and what it stores for each parameter."""
+    shapes, dialect = {key: tuple(shape) for key, shape in facts["shapes"]}, facts["dialect"]
+    names = names_of(mapping, shapes, dialect and find_dialect(dialect))
+    if dialect is None and (odd := [key for key in names.order if shapes[key] != mapping.shapes[key]]):
+        raise ValueError(f"other shapes of {', '.join(odd)}")
+    keys = [list(own) for own in facts["keys"]]
+    optimizer, stored = optimizer_of(
+        names,
+        _optimizer_state(facts, slots),
+        kind=str(facts["kind"]),
+        groups=keys,
+        step=operator.index(facts["step"]),
+        start_missing=True,
+    )
+    return replace(optimizer, labels={**optimizer.labels, **dict.fromkeys(facts["frozen"])}), stored
+
+
+def _scheduler(facts: Tree | None, steps_per_epoch: int | None, optimizer: TorchOptimizer) -> Scheduler | None:
+    if facts is None:
+        return None
+    period = facts["steps_per_epoch"] if steps_per_epoch is None else steps_per_epoch
+    return scheduler_of(facts["state"], facts["kind"], period, facts["step_in_epoch"], groups=optimizer.groups)
+
+
+def _ema(tree: Tree, mapping: Plan) -> Tree | bool:
+    """The average in a file, which has the leaves of the variables; False if there is none."""
+    if "ema" not in tree:
+        return False
+    mapping.to_torch({name: tree["ema"][name] for name in COLLECTIONS if name in tree})
+    return {"batch_stats": {}, **tree["ema"]}
 
 
 def _by_slot(states: Mapping[int, Tree], keys: Sequence[str]) -> Tree:
@@ -162,9 +196,17 @@ def _tree(arrays: Mapping[str, Any]) -> Tree:
 
 
 def _layout(facts: Tree) -> Layout:
-    """The layout in the JSON, whose lists were tuples."""
-    trails = ("model", "optimizer", "scheduler", "ema", "keys")
-    return Layout(**{**facts, **{name: tuple(facts[name]) for name in trails if facts[name] is not None}})
+    """The layout in the JSON, whose lists were tuples. TypeError for other values than those of a layout."""
+    for name, kind in {"prefix": str, "ema_prefix": str, "counters": dict, "beside": dict}.items():
+        if not isinstance(facts[name], kind):
+            raise TypeError(f"{name}: {facts[name]!r:.40}")
+    trails = {
+        name: facts[name] for name in ("model", "optimizer", "scheduler", "ema", "keys") if facts[name] is not None
+    }
+    if not all(isinstance(key, str | int) for trail in trails.values() for key in trail):
+        raise TypeError("a key that is no text and no number")
+    counters = {key: int(count) for key, count in facts["counters"].items()}
+    return Layout(**{**facts, "counters": counters, **{name: tuple(trail) for name, trail in trails.items()}})
 
 
 def _json(value: Any) -> Any:

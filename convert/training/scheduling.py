@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from convert.training.groups import Group
-from convert.training.scheduler_kinds import kind_of
-from convert.training.scheduler_steps import stepped
+from convert.training.scheduler_steps import prepared, stepped
 from convert.training.schedulers import momentum_of, moves_momentum, plateau_after, plateau_of, schedule_of
 from convert.training.torch_optimizer import TorchOptimizer
 from flax_attn.optim import PlateauState, ReduceLROnPlateau
@@ -38,12 +37,7 @@ class Scheduler:
         """``optimizer`` with the learning rates of this scheduler. ValueError if nobody has said how often it steps."""
         if self.plateau:
             return replace(optimizer, adjustable=True)
-        if self.steps_per_epoch is None:
-            raise ValueError(
-                f"the file has the scheduler {self.kind}, and does not say how often PyTorch steps it; pass "
-                "steps_per_epoch, the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped "
-                "after each batch, the number of batches if it is stepped after each epoch"
-            )
+        self.require_period()
         about: dict[str, Any] = dict(
             kind=self.kind,
             steps_per_epoch=self.steps_per_epoch,
@@ -53,6 +47,15 @@ class Scheduler:
         )
         momentums = momentum_of(self.state, **about) if moves_momentum(self.kind, self.state) else None
         return replace(optimizer, schedules=schedule_of(self.state, **about, lr_only=True), momentums=momentums)
+
+    def require_period(self) -> None:
+        """ValueError if nobody has said how often PyTorch steps this scheduler, and the learning rates depend on it."""
+        if self.steps_per_epoch is None and not self.plateau:
+            raise ValueError(
+                f"the file has the scheduler {self.kind}, and does not say how often PyTorch steps it; pass "
+                "steps_per_epoch, the number of optimizer steps for each scheduler step: 1 if the scheduler is stepped "
+                "after each batch, the number of batches if it is stepped after each epoch"
+            )
 
     def after(
         self, steps: int, groups: Sequence[Mapping[str, Any]], plateau: PlateauState | None
@@ -77,9 +80,9 @@ def scheduler_of(
     """The scheduler with this state dict.
 
     Raises:
-        ValueError: if it is of an unknown class.
+        ValueError: if it is of a class that is unknown, or that depends on more than the step.
     """
-    name = kind_of(state, kind)
+    name, state = prepared(state, kind)
     if name == PLATEAU:
         plateau = plateau_of(state, [group.options for group in groups])
         return Scheduler(name, state, plateau=plateau)

@@ -14,7 +14,7 @@ from optax.transforms import MaskedNode
 from convert.planning import Row
 from convert.state_dict import in_torch_layout
 from convert.tensors import Lazy, as_numpy, owned
-from convert.training.groups import Group, Label, Stored, require_fit
+from convert.training.groups import Group, Label, Stored, is_stored, require_fit
 from convert.training.kinds import Kind
 from convert.training.naming import Names
 from convert.training.optax_state import fields_of, part_of, with_fields, with_part
@@ -69,7 +69,7 @@ class TorchOptimizer:
         """The optax state, from what the PyTorch optimizer stores for each parameter.
 
         Args:
-            params: the parameters here.
+            params: the parameters here, whose dtypes the arrays get, as in PyTorch.
 
         Raises:
             MismatchError: if an array is missing or has another shape; all are listed at once.
@@ -78,8 +78,9 @@ class TorchOptimizer:
         state = self.transformation.init(params)
         for label in self.parts:
             origins = [origin for key in self._rows(label) for origin in self.names.origins[key]]
-            given = {key: stored[key] for key in origins if stored.get(key)}
-            fields = self._fields(label, given) if given else self._count(label)
+            given = {key: stored[key] for key in origins if is_stored(stored.get(key))}
+            known = given and label.behind < self.step
+            fields = self._fields(label, given, params) if known else self._count(label)
             state = with_part(state, str(label), with_fields(part_of(state, str(label)), fields))
         return state
 
@@ -89,10 +90,10 @@ class TorchOptimizer:
         Args:
             state: the optax state, as ``from_torch`` or ``transformation.update`` gives it.
         """
-        stored: dict[str, dict[str, Any]] = {}
+        stored = self._first()
         for label in self.parts:
-            for key, values in self._stored(label, fields_of(part_of(state, str(label)))).items():
-                stored[key] = values
+            fields = fields_of(part_of(state, str(label)))
+            stored |= self._stored(label, fields) if fields.get("count", 1) else {}
         numbers = {key: i for i, key in enumerate(key for group in self.groups for key in group.keys)}
         groups = [
             {**group.options, "lr": self.lr(state, i), "params": [numbers[key] for key in group.keys]}
@@ -102,12 +103,16 @@ class TorchOptimizer:
 
     def lr(self, state: Any, number: int) -> float:
         """The learning rate of a group at the next step."""
-        part = next((label for label in self.parts if label.group == number), None)
+        part, own = (
+            next((label for label in self.parts if label.group == number), None),
+            self.groups[number].options["lr"],
+        )
         if part is None or (self.schedules is None and not self.adjustable):
-            return self.groups[number].options["lr"]
+            return own
         fields = fields_of(part_of(state, str(part)))
         if self.schedules is None:
-            return float(fields["hyperparams"]["lr"])
+            lr = fields["hyperparams"]["lr"]
+            return own if jnp.asarray(own, lr.dtype) == lr else float(lr)
         return float(self.schedules[number](fields["count"] + part.behind))
 
     def set_lr(self, state: Any, lrs: Sequence[float]) -> Any:
@@ -141,13 +146,16 @@ class TorchOptimizer:
         rows = self.names.rows
         return traverse_util.unflatten_dict({row.path[1:]: leaves.get(key, MaskedNode()) for key, row in rows.items()})
 
-    def _fields(self, label: Label, stored: Stored) -> dict[str, Any]:
+    def _fields(self, label: Label, stored: Stored, params: Any) -> dict[str, Any]:
         """The fields of a part of the optax state, from what PyTorch stores for its parameters."""
         rows = self._rows(label)
         fields: dict[str, Any] = {}
+        leaves = traverse_util.flatten_dict(params)
         for slot, name in self.kind.slots_of(self.groups[label.group].options).items():
             values = self.names.read({key: values[slot] for key, values in stored.items()})
-            fields[name] = self._tree(owned({key: in_flax(values[key], row) for key, row in rows.items()}))
+            fields[name] = self._tree(
+                owned({key: in_flax(values[key], row, leaves[row.path[1:]]) for key, row in rows.items()})
+            )
         first = next(iter(stored.values()))
         for scalar, name in self.kind.scalars.items():
             fields[name] = as_numpy(first[scalar])
@@ -155,6 +163,20 @@ class TorchOptimizer:
 
     def _count(self, label: Label) -> dict[str, Any]:
         return {"count": np.asarray(self.step - label.behind, np.int32)}
+
+    def _first(self) -> dict[str, dict[str, Any]]:
+        """What PyTorch stores for each parameter, by its PyTorch key, before the first step."""
+        if self.kind.first is None:
+            return {}
+        slot, option = self.kind.first
+        return {
+            key: {
+                "step": np.float32(0),
+                slot: np.full(self.names.shapes[key], group.options.get(option, 0.0)),
+            }
+            for group in self.groups
+            for key in group.keys
+        }
 
     def _stored(self, label: Label, fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What PyTorch stores for the parameters of a part of the optax state, by their PyTorch keys."""
@@ -183,6 +205,7 @@ def with_momentum(options: Mapping[str, Any], momentum: Any) -> dict[str, Any]:
     return {**options, "momentum": momentum}
 
 
-def in_flax(value: Any, row: Row) -> Lazy:
-    """``value`` with its axes in Flax's order, in its own dtype."""
-    return Lazy(row.shape, numpy_dtype(value), lambda: as_numpy(value).transpose(row.axes))
+def in_flax(value: Any, row: Row, leaf: Any) -> Lazy:
+    """``value`` with its axes in Flax's order, in the dtype of the parameter ``leaf``."""
+    dtype = numpy_dtype(leaf)
+    return Lazy(row.shape, dtype, lambda: as_numpy(value).transpose(row.axes).astype(dtype))
