@@ -54,7 +54,9 @@ class Network:
 
     def __post_init__(self) -> None:
         who, module = type(self.module).__name__, self.module
-        require(isinstance(module, nn.Module), f"train_step: expected an instance of a linen module, got {who}")
+        require(isinstance(module, nn.Module), f"module: expected an instance of a linen module, got {who}")
+        text = f"streams: expected a list of names, got the text {self.streams!r}; write [{self.streams!r}]"
+        require(not isinstance(self.streams, str), text)
         others = [name for name in EVAL if name != "train" and name in inspect.signature(module.__call__).parameters]
         require(
             self.takes_train or not others,

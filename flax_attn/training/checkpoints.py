@@ -80,13 +80,16 @@ def restore(folder: str | os.PathLike, like: State) -> State:
 
     Raises:
         FileNotFoundError: if ``folder`` has no checkpoint.
-        ValueError: if the checkpoint has other leaves, shapes or dtypes than ``like``; the message lists them.
+        ValueError: if the checkpoint has other leaves, shapes or dtypes than ``like``; the message lists them. If a
+            leaf of ``like`` is no array.
         OSError: if no checkpoint can be read.
     """
     found = checkpoints(folder)
     if not found:
         raise FileNotFoundError(f"{folder}: expected a checkpoint, such as the folder 120, found none; call save first")
     leaves, failures = _leaves(like), []
+    for name, leaf in leaves.items():
+        _require_array("restore", name, leaf)
     for path in reversed(found):
         try:
             arrays = _read(path)
@@ -173,9 +176,13 @@ def _leaves(state: Any) -> dict[tuple[str, ...], Any]:
     return found
 
 
-def _saved(path: tuple[str, ...], leaf: Any) -> np.ndarray:
+def _require_array(who: str, path: tuple[str, ...], leaf: Any) -> None:
     known = isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)
-    require(known, f"save: expected arrays, got {type(leaf).__name__} at {'.'.join(path)}")
+    require(known, f"{who}: expected a state of arrays, got {type(leaf).__name__} at {'.'.join(path)}")
+
+
+def _saved(path: tuple[str, ...], leaf: Any) -> np.ndarray:
+    _require_array("save", path, leaf)
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 

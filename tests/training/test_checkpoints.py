@@ -232,8 +232,10 @@ def test_what_cannot_be_saved(tmp_path):
         save(tmp_path, filled(4))
     with pytest.raises(ValueError, match="expected keep >= 1, got 0"):
         save(tmp_path, filled(6), keep=0)
-    with pytest.raises(ValueError, match=r"expected arrays, got str at params\.a"):
+    with pytest.raises(ValueError, match=r"save: expected a state of arrays, got str at params\.a"):
         save(tmp_path, filled(6).replace(params={"a": "text"}))
+    with pytest.raises(ValueError, match=r"restore: expected a state of arrays, got ShapeDtypeStruct at step"):
+        restore(tmp_path, jax.eval_shape(lambda: filled(0)))
     with pytest.raises(FileNotFoundError, match="expected a checkpoint, such as the folder 120, found none"):
         restore(tmp_path / "nothing", filled(0))
     assert [path.name for path in checkpoints(tmp_path)] == ["5"]

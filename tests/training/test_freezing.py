@@ -119,7 +119,14 @@ def test_a_path_is_whole_names():
     }
 
 
-@pytest.mark.parametrize("paths", [["layer"], ["fc", "stem.conv.weight"], [""], ["stem."]])
+def test_pytorch_keys_name_parameters():
+    params = {"fc": {"kernel": 1, "bias": 1}, "bn": {"scale": 1}, "e": {"embedding": 1}, "raw": {"weight": 1}}
+    keys = ["fc.weight", "bn.weight", "e.weight", "raw.weight"]
+    expected = {"fc": {"kernel": True, "bias": False}, "bn": {"scale": True}, "e": {"embedding": True}}
+    assert frozen_leaves(params, keys) == {**expected, "raw": {"weight": True}}
+
+
+@pytest.mark.parametrize("paths", [["layer"], ["fc", "stem.conv.weights"], [""], ["stem."]])
 def test_a_path_of_nothing_is_refused(paths):
     params = variables(Small())["params"]
     words = f"got {paths[-1]!r}; the parameters begin with fc, layer1, stem"
