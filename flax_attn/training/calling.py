@@ -83,9 +83,13 @@ class Network:
             lambda path, old, moved: old if is_inside(dotted(path), self.frozen) else moved, batch_stats, new
         )
 
-    def evaluate(self, variables: Mapping[str, Any], batch: Any) -> Any:
+    def evaluate(self, variables: Mapping[str, Any], batch: Any, keys: Mapping[str, Array]) -> Any:
         """The outputs for a batch in eval mode, in float32 at least."""
-        return self._call(variables["params"], variables.get("batch_stats", {}), batch, train=False)
+        return self._call(variables["params"], variables.get("batch_stats", {}), batch, train=False, rngs=keys)
+
+    def keys(self, rng: Array, step: Any) -> dict[str, Array]:
+        """The key of each random stream in a step."""
+        return {name: stream_key(rng, step, name) for name in self.streams}
 
     def _call(self, params: Any, batch_stats: Any, batch: Any, train: bool, **options: Any) -> Any:
         module, given = self.module, self.inputs(batch)

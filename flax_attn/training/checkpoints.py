@@ -45,7 +45,7 @@ def save(folder: str | os.PathLike, state: Any, keep: int = 3) -> Path:
 
     Raises:
         ValueError: if ``keep`` is below 1, a leaf is no array, or ``folder`` has a later step already.
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be written, or the disk is full. The checkpoints that were there stay.
     """
     require(keep >= 1, f"save: expected keep >= 1, got {keep}")
     step, place = int(state.step), Path(folder).absolute()
@@ -128,8 +128,11 @@ def _alone(place: Path) -> Iterator[None]:
 def _write(target: Path, arrays: dict[tuple[str, ...], np.ndarray]) -> None:
     unfinished = target.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
     try:
-        with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(unfinished / "state", traverse_util.unflatten_dict(arrays))
+        try:
+            with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(unfinished / "state", traverse_util.unflatten_dict(arrays))
+        except Exception as error:
+            raise OSError(f"{target}: could not be written, and is not there; Orbax says: {error}") from error
         for name, _, files in os.walk(unfinished):
             for file in (*files, ""):
                 _sync(Path(name, file))

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from flax_attn.layers.module import require
-from flax_attn.training.calling import STREAMS, Network, only_x, stream_key
+from flax_attn.training.calling import STREAMS, Network, only_x
 from flax_attn.training.clipping import clip_grad_norm, clip_grad_value, grad_norm, is_finite
 from flax_attn.training.ema import update_ema
 from flax_attn.training.freezing import frozen_leaves
@@ -94,6 +94,7 @@ def eval_step(
     inputs: Callable[[Any], Any] = only_x,
     dtype: DTypeLike | None = None,
     ema: bool = False,
+    streams: Sequence[str] = STREAMS,
 ) -> Callable[[TrainState, Any], Any]:
     """A compiled function that takes a state and a batch, and returns the outputs of the module in eval mode.
 
@@ -102,9 +103,15 @@ def eval_step(
         inputs: as in ``train_step``.
         dtype: as in ``train_step``.
         ema: whether to use the averaged variables of the state.
+        streams: as in ``train_step``, for a module that draws in eval mode too. Recurrent attention does.
     """
-    network = Network(module, inputs, dtype)
-    return jax.jit(lambda state, batch: network.evaluate(state.ema_variables if ema else state.variables, batch))
+    network = Network(module, inputs, dtype, streams=streams)
+
+    def step(state: TrainState, batch: Any) -> Any:
+        variables = state.ema_variables if ema else state.variables
+        return network.evaluate(variables, batch, network.keys(state.rng, state.step))
+
+    return jax.jit(step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +166,7 @@ class _Step:
 
     def gradients(self, state: TrainState, batch: Any, frozen: Any) -> tuple[Any, Any, dict[str, Array]]:
         """The gradients, the new statistics and the metrics of a batch, part by part."""
-        streams = self.network.streams
-        keys = {name: stream_key(state.rng, state.step, name) for name in streams}
+        keys = self.network.keys(state.rng, state.step)
         differentiate = jax.grad(self.objective, has_aux=True)
         if self.accumulate == 1:
             grads, (stats, metrics) = differentiate(state.params, state.batch_stats, batch, keys, frozen)

@@ -160,6 +160,7 @@ REFUSED = [
     (optim.adam, {"lr": -1}, "adam: expected lr"),
     (optim.adam, {"betas": (1.0, 0.999)}, "adam: expected betas .* got \\(1.0, 0.999\\)"),
     (optim.adam, {"betas": (0.9, -0.1)}, "adam: expected betas"),
+    (optim.adam, {"betas": 0.9}, "adam: expected betas .* two numbers .* got 0.9"),
     (optim.adam, {"betas": (0.9,)}, "adam: expected betas .* two numbers"),
     (optim.adam, {"eps": -1e-8}, "adam: expected eps"),
     (optim.adamw, {"betas": (0.9, 1.0)}, "adamw: expected betas"),
@@ -181,7 +182,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("make", "arguments", "message"), REFUSED)
-def test_refuses_what_torch_refuses(make, arguments, message):
+def test_refuses_what_torch_refuses(make, arguments, message, no_annotation_checks):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from flax_attn.blocks.recurrent_attention import LocationNetwork
 from flax_attn.layers import BatchNorm2d, Dropout, frozen
 from flax_attn.training import TrainState, eval_step, new_ema, stream_key, train_step
 from tests.training.networks import Plain, Small, bits, compiled, data, loss, new_state, variables
@@ -46,6 +47,14 @@ def test_streams_have_keys_of_their_own():
     key = jax.random.key(0)
     keys = [stream_key(key, step, name) for step in (0, 1) for name in ("dropout", "sample")]
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 4
+
+
+def test_evaluation_draws_from_the_streams():
+    module, x = LocationNetwork(4, 2, 0.1), jnp.ones((3, 4))
+    state = TrainState.create(module.init({"params": jax.random.key(0), "sample": jax.random.key(1)}, x), SGD)
+    _, place = eval_step(module)(state, {"x": x})
+    expected = module.apply(state.variables, x, rngs={"sample": stream_key(state.rng, 0, "sample")})[1]
+    np.testing.assert_allclose(place, expected, rtol=1e-12)
 
 
 def test_statistics_move_part_by_part():
