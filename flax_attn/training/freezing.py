@@ -24,7 +24,7 @@ SHOWN = 8
 """How many names a message lists."""
 
 
-def frozen_leaves(params: Any, paths: Sequence[str]) -> Any:
+def frozen_leaves(params: Any, paths: Sequence[str], batch_stats: Any = None) -> Any:
     """Whether each parameter is frozen: a tree of bools in the form of ``params``.
 
     Args:
@@ -32,11 +32,12 @@ def frozen_leaves(params: Any, paths: Sequence[str]) -> Any:
         paths: the paths of modules or parameters, such as "backbone", "layer1.0" or "fc.bias". A path stands for all
             that is inside; "layer1" does not stand for "layer10". A parameter may have its PyTorch key: "fc.weight"
             for "fc.kernel".
+        batch_stats: the statistics. With them, a path may also be that of a BatchNorm without parameters.
 
     Raises:
-        ValueError: if a path is that of no parameter.
+        ValueError: if a path is that of nothing.
     """
-    _check(params, paths)
+    _check(params, paths, batch_stats)
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_named(dotted(path), paths), params)
 
 
@@ -129,10 +130,11 @@ def _is_named(leaf: str, paths: Sequence[str]) -> bool:
     return is_inside(leaf, paths) or (name in WEIGHTS and is_inside(f"{outer}.weight", paths))
 
 
-def _check(params: Any, paths: Sequence[str]) -> None:
-    """ValueError for the paths that are those of no parameter."""
+def _check(params: Any, paths: Sequence[str], batch_stats: Any) -> None:
+    """ValueError for the paths that are those of no parameter and no statistic."""
     require(not isinstance(paths, str), f"freeze: expected a list of paths, got the text {paths!r}; write [{paths!r}]")
-    leaves = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    trees = (params, batch_stats)
+    leaves = [dotted(path) for tree in trees for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     unknown = [path for path in paths if not any(_is_named(leaf, [path]) for leaf in leaves)]
     if unknown:
         known = sorted({leaf.partition(".")[0] for leaf in leaves})

@@ -143,7 +143,7 @@ class _Step:
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         _check(state, self.optimizer, averages=self.ema_decay is not None)
-        frozen = frozen_leaves(state.params, self.network.frozen)
+        frozen = frozen_leaves(state.params, self.network.frozen, state.batch_stats)
         grads, batch_stats, metrics = self.gradients(state, batch, frozen)
         metrics["grad_norm"] = norm = grad_norm(grads)
         if self.clip_norm is not None:
