@@ -54,10 +54,12 @@ CASES = {
 
 
 ALL_HARD = ("published", "smaller than the factor")
+NONE_IGNORED = ("published", "few kept", "none kept", "last row out of the map")
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("ignored", [0.0, 0.6])
+@pytest.mark.parametrize(
+    ("name", "ignored"), [*((name, 0.6) for name in CASES), *((name, 0.0) for name in NONE_IGNORED)]
+)
 def test_ohem_keeps_the_published_pixels(name, ignored):
     shape, kwargs = CASES[name]
     x, y = example(shape, ignored, seed=len(name))
