@@ -8,6 +8,7 @@ FLAGS = ["--xla_backend_optimization_level=0"]  # compiling is most of the time
 if version("jaxlib").startswith("0.10."):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # a third faster; later versions do not know the flag
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the arrays are small: more threads wait for each other
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 

@@ -11,10 +11,10 @@ from jax.typing import ArrayLike
 
 from convert.training.scheduler_kinds import BY_HAND, Group, State, from_group, groups_of, parts_of, require
 from convert.training.scheduler_steps import Groups, prepared, restarted
-from flax_attn.optim.cosine import annealed, cosine_annealing_warm_restarts
-from flax_attn.optim.cycles import Phase, annealed_phases, wave
-from flax_attn.optim.plateau import PlateauState, ReduceLROnPlateau
-from flax_attn.optim.ratios import (
+from flax_attn.optim.lr_scheduler.cosine import annealed, cosine_annealing_warm_restarts
+from flax_attn.optim.lr_scheduler.cycles import Phase, annealed_phases, wave
+from flax_attn.optim.lr_scheduler.plateau import PlateauState, ReduceLROnPlateau
+from flax_attn.optim.lr_scheduler.ratios import (
     Ratio,
     Schedule,
     constant_ratio,

@@ -51,6 +51,7 @@ def ram_loss(
     fits = log_pi.shape == baselines.shape and log_pi.ndim == 2 and log_pi.shape[0] == n
     got = f"{log_pi.shape} and {baselines.shape}"
     require(fits, f"ram_loss: expected log_pi and baselines of one shape ({n}, t), got {got}")
+    same_shape("ram_loss", "labels", labels, (n,))
     right = jnp.argmax(log_probas, -1) == jnp.asarray(labels)
     reward = jnp.broadcast_to(right[:, None], log_pi.shape).astype(baselines.dtype)
     return nll_loss(log_probas, labels) + reinforce_loss(log_pi, reward, baselines, weight)

@@ -8,17 +8,17 @@ from .optimizers.nadam import nadam as nadam
 from .optimizers.radam import radam as radam
 from .optimizers.rmsprop import rmsprop as rmsprop
 from .optimizers.sgd import sgd as sgd
-from .cosine import (
+from .lr_scheduler.cosine import (
     cosine_annealing_lr as cosine_annealing_lr,
     cosine_annealing_warm_restarts as cosine_annealing_warm_restarts,
 )
-from .cycles import (
+from .lr_scheduler.cycles import (
     cyclic_lr as cyclic_lr,
     cyclic_momentum as cyclic_momentum,
     one_cycle_lr as one_cycle_lr,
     one_cycle_momentum as one_cycle_momentum,
 )
-from .lr_scheduler import (
+from .lr_scheduler.factors import (
     chained_lr as chained_lr,
     constant_lr as constant_lr,
     exponential_lr as exponential_lr,
@@ -28,4 +28,4 @@ from .lr_scheduler import (
     sequential_lr as sequential_lr,
     step_lr as step_lr,
 )
-from .plateau import PlateauState as PlateauState, ReduceLROnPlateau as ReduceLROnPlateau
+from .lr_scheduler.plateau import PlateauState as PlateauState, ReduceLROnPlateau as ReduceLROnPlateau

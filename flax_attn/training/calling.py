@@ -54,7 +54,9 @@ class Network:
 
     def __post_init__(self) -> None:
         who, module = type(self.module).__name__, self.module
-        require(isinstance(module, nn.Module), f"train_step: expected an instance of a linen module, got {who}")
+        require(isinstance(module, nn.Module), f"module: expected an instance of a linen module, got {who}")
+        text = f"streams: expected a list of names, got the text {self.streams!r}; write [{self.streams!r}]"
+        require(not isinstance(self.streams, str), text)
         others = [name for name in EVAL if name != "train" and name in inspect.signature(module.__call__).parameters]
         require(
             self.takes_train or not others,
@@ -81,9 +83,13 @@ class Network:
             lambda path, old, moved: old if is_inside(dotted(path), self.frozen) else moved, batch_stats, new
         )
 
-    def evaluate(self, variables: Mapping[str, Any], batch: Any) -> Any:
+    def evaluate(self, variables: Mapping[str, Any], batch: Any, keys: Mapping[str, Array]) -> Any:
         """The outputs for a batch in eval mode, in float32 at least."""
-        return self._call(variables["params"], variables.get("batch_stats", {}), batch, train=False)
+        return self._call(variables["params"], variables.get("batch_stats", {}), batch, train=False, rngs=keys)
+
+    def keys(self, rng: Array, step: Any) -> dict[str, Array]:
+        """The key of each random stream in a step."""
+        return {name: stream_key(rng, step, name) for name in self.streams}
 
     def _call(self, params: Any, batch_stats: Any, batch: Any, train: bool, **options: Any) -> Any:
         module, given = self.module, self.inputs(batch)

@@ -45,7 +45,7 @@ def save(folder: str | os.PathLike, state: Any, keep: int = 3) -> Path:
 
     Raises:
         ValueError: if ``keep`` is below 1, a leaf is no array, or ``folder`` has a later step already.
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be written, or the disk is full. The checkpoints that were there stay.
     """
     require(keep >= 1, f"save: expected keep >= 1, got {keep}")
     step, place = int(state.step), Path(folder).absolute()
@@ -80,13 +80,16 @@ def restore(folder: str | os.PathLike, like: State) -> State:
 
     Raises:
         FileNotFoundError: if ``folder`` has no checkpoint.
-        ValueError: if the checkpoint has other leaves, shapes or dtypes than ``like``; the message lists them.
+        ValueError: if the checkpoint has other leaves, shapes or dtypes than ``like``; the message lists them. If a
+            leaf of ``like`` is no array.
         OSError: if no checkpoint can be read.
     """
     found = checkpoints(folder)
     if not found:
         raise FileNotFoundError(f"{folder}: expected a checkpoint, such as the folder 120, found none; call save first")
     leaves, failures = _leaves(like), []
+    for name, leaf in leaves.items():
+        _require_array("restore", name, leaf)
     for path in reversed(found):
         try:
             arrays = _read(path)
@@ -125,8 +128,11 @@ def _alone(place: Path) -> Iterator[None]:
 def _write(target: Path, arrays: dict[tuple[str, ...], np.ndarray]) -> None:
     unfinished = target.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
     try:
-        with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(unfinished / "state", traverse_util.unflatten_dict(arrays))
+        try:
+            with orbax.checkpoint.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(unfinished / "state", traverse_util.unflatten_dict(arrays))
+        except Exception as error:
+            raise OSError(f"{target}: could not be written, and is not there; Orbax says: {error}") from error
         for name, _, files in os.walk(unfinished):
             for file in (*files, ""):
                 _sync(Path(name, file))
@@ -173,9 +179,13 @@ def _leaves(state: Any) -> dict[tuple[str, ...], Any]:
     return found
 
 
-def _saved(path: tuple[str, ...], leaf: Any) -> np.ndarray:
+def _require_array(who: str, path: tuple[str, ...], leaf: Any) -> None:
     known = isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float)
-    require(known, f"save: expected arrays, got {type(leaf).__name__} at {'.'.join(path)}")
+    require(known, f"{who}: expected a state of arrays, got {type(leaf).__name__} at {'.'.join(path)}")
+
+
+def _saved(path: tuple[str, ...], leaf: Any) -> np.ndarray:
+    _require_array("save", path, leaf)
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 

@@ -17,23 +17,28 @@ from flax_attn.layers.module import require
 EVAL = {"train": False, "training": False, "is_training": False, "deterministic": True, "use_running_average": True}
 """The arguments of modules that switch between training and evaluation, with their values in evaluation."""
 
+WEIGHTS = ("kernel", "scale", "embedding")
+"""The names of the parameters that PyTorch calls weight."""
+
 SHOWN = 8
 """How many names a message lists."""
 
 
-def frozen_leaves(params: Any, paths: Sequence[str]) -> Any:
+def frozen_leaves(params: Any, paths: Sequence[str], batch_stats: Any = None) -> Any:
     """Whether each parameter is frozen: a tree of bools in the form of ``params``.
 
     Args:
         params: the parameters of a network, nested dicts.
         paths: the paths of modules or parameters, such as "backbone", "layer1.0" or "fc.bias". A path stands for all
-            that is inside; "layer1" does not stand for "layer10".
+            that is inside; "layer1" does not stand for "layer10". A parameter may have its PyTorch key: "fc.weight"
+            for "fc.kernel".
+        batch_stats: the statistics. With them, a path may also be that of a BatchNorm without parameters.
 
     Raises:
-        ValueError: if a path is that of no parameter.
+        ValueError: if a path is that of nothing.
     """
-    _check(params, paths)
-    return jax.tree_util.tree_map_with_path(lambda path, _: is_inside(dotted(path), paths), params)
+    _check(params, paths, batch_stats)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_named(dotted(path), paths), params)
 
 
 def freeze(optimizer: optax.GradientTransformation, params: Any, paths: Sequence[str]) -> optax.GradientTransformation:
@@ -119,11 +124,18 @@ def is_inside(path: str, paths: Sequence[str]) -> bool:
     return any(path == outer or path.startswith(f"{outer}.") for outer in paths)
 
 
-def _check(params: Any, paths: Sequence[str]) -> None:
-    """ValueError for the paths that are those of no parameter."""
+def _is_named(leaf: str, paths: Sequence[str]) -> bool:
+    """Whether a parameter is inside one of ``paths``, by its own path or by its PyTorch key."""
+    outer, _, name = leaf.rpartition(".")
+    return is_inside(leaf, paths) or (name in WEIGHTS and is_inside(f"{outer}.weight", paths))
+
+
+def _check(params: Any, paths: Sequence[str], batch_stats: Any) -> None:
+    """ValueError for the paths that are those of no parameter and no statistic."""
     require(not isinstance(paths, str), f"freeze: expected a list of paths, got the text {paths!r}; write [{paths!r}]")
-    leaves = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    unknown = [path for path in paths if not any(is_inside(leaf, [path]) for leaf in leaves)]
+    trees = (params, batch_stats)
+    leaves = [dotted(path) for tree in trees for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    unknown = [path for path in paths if not any(_is_named(leaf, [path]) for leaf in leaves)]
     if unknown:
         known = sorted({leaf.partition(".")[0] for leaf in leaves})
         more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""

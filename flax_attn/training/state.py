@@ -6,6 +6,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -66,14 +67,23 @@ class TrainState(struct.PyTreeNode):
             ema: whether to keep an average as PyTorch's ``AveragedModel`` does, or an average of ``new_ema``.
 
         Raises:
-            ValueError: if the variables are not "params" and "batch_stats", or the rng is no seed and no single key.
+            ValueError: if the variables are not "params" and "batch_stats", the optimizer is no optax transformation,
+                or the rng is no seed and no single key.
         """
+        require_optimizer("TrainState", optimizer)
         collections = _checked(variables)
         opt_state = optimizer.init(collections["params"])
         average = new_ema(collections) if ema is True else ema or None
         copies = jax.tree.map(jnp.array, (collections, opt_state, average))
         (collections, opt_state, average), step = copies, jnp.zeros((), jnp.int32)
         return cls(step, **collections, opt_state=opt_state, rng=_key(rng), ema=average)
+
+
+def require_optimizer(who: str, optimizer: Any) -> None:
+    """Refuse what is no optax transformation, such as the function that makes one."""
+    fits = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    kind = type(optimizer).__name__
+    require(fits, f"{who}: expected an optax transformation, got {kind}; call it as in optax.sgd(0.1)")
 
 
 def _not_empty(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +109,8 @@ def _checked(variables: Any) -> dict[str, Any]:
 
 def _key(rng: Any) -> Any:
     """A copy of a key, as a typed key."""
-    if isinstance(rng, int):
-        return jax.random.key(rng)
+    if isinstance(rng, int | np.integer):
+        return jax.random.key(int(rng))
     data = jnp.asarray(rng)
     if jnp.issubdtype(data.dtype, jax.dtypes.prng_key) and data.shape == ():
         return jax.random.wrap_key_data(jnp.array(jax.random.key_data(data)), impl=jax.random.key_impl(data))

@@ -1,7 +1,7 @@
 """One compiled training step for every module: statistics, dropout, accumulation, clipping, averages and precision."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,11 +12,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from flax_attn.layers.module import require
-from flax_attn.training.calling import STREAMS, Network, only_x, stream_key
+from flax_attn.training.calling import STREAMS, Network, only_x
 from flax_attn.training.clipping import clip_grad_norm, clip_grad_value, grad_norm, is_finite
 from flax_attn.training.ema import update_ema
 from flax_attn.training.freezing import frozen_leaves
-from flax_attn.training.state import TrainState
+from flax_attn.training.state import TrainState, require_optimizer
 
 Loss = Callable[[Any, Any], Any]
 """Gives the loss for outputs and batch: a scalar, or a scalar and a dict of further metrics."""
@@ -65,11 +65,13 @@ def train_step(
         skip_nonfinite: whether a step whose loss or gradients are not finite changes nothing but the number of steps.
             The metric "skipped" is then 1, and else 0.
         streams: the names of the random streams that the module draws from.
-        donate: whether the step reuses the memory of the state that it is given, which is then gone.
+        donate: whether the step reuses the memory of the state that it is given. That state is then gone: JAX says that
+            its buffers are deleted if it is used again. What ``TrainState.create`` was given stays.
 
     Raises:
         ValueError: for an argument out of range. The first call raises it for a state or a batch that does not fit.
     """
+    require_optimizer("train_step", optimizer)
     network = Network(module, inputs, dtype, frozen=frozen, streams=streams)
     step = _Step(
         network=network,
@@ -92,6 +94,7 @@ def eval_step(
     inputs: Callable[[Any], Any] = only_x,
     dtype: DTypeLike | None = None,
     ema: bool = False,
+    streams: Sequence[str] = STREAMS,
 ) -> Callable[[TrainState, Any], Any]:
     """A compiled function that takes a state and a batch, and returns the outputs of the module in eval mode.
 
@@ -100,9 +103,15 @@ def eval_step(
         inputs: as in ``train_step``.
         dtype: as in ``train_step``.
         ema: whether to use the averaged variables of the state.
+        streams: as in ``train_step``, for a module that draws in eval mode too. Recurrent attention does.
     """
-    network = Network(module, inputs, dtype)
-    return jax.jit(lambda state, batch: network.evaluate(state.ema_variables if ema else state.variables, batch))
+    network = Network(module, inputs, dtype, streams=streams)
+
+    def step(state: TrainState, batch: Any) -> Any:
+        variables = state.ema_variables if ema else state.variables
+        return network.evaluate(variables, batch, network.keys(state.rng, state.step))
+
+    return jax.jit(step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +131,8 @@ class _Step:
 
     def __post_init__(self) -> None:
         count, decay = self.accumulate, self.ema_decay
-        require(count >= 1, f"train_step: expected accumulate >= 1, got {count}")
+        whole = isinstance(count, int) and count >= 1
+        require(whole, f"train_step: expected accumulate to be an integer >= 1, got {count}")
         require(decay is None or 0 <= decay <= 1, f"train_step: expected ema_decay in [0, 1], got {decay}")
         require(self.loss_scale > 0, f"train_step: expected a positive loss_scale, got {self.loss_scale}")
         for name in ("clip_norm", "clip_value"):
@@ -133,7 +143,7 @@ class _Step:
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         _check(state, self.optimizer, averages=self.ema_decay is not None)
-        frozen = frozen_leaves(state.params, self.network.frozen)
+        frozen = frozen_leaves(state.params, self.network.frozen, state.batch_stats)
         grads, batch_stats, metrics = self.gradients(state, batch, frozen)
         metrics["grad_norm"] = norm = grad_norm(grads)
         if self.clip_norm is not None:
@@ -148,15 +158,15 @@ class _Step:
             new = new.replace(ema=update_ema(state.ema, new.variables, self.ema_decay, buffers=self.ema_buffers))
         if self.skip_nonfinite:
             fine = is_finite(metrics["loss"], norm)
-            kept = state.replace(step=new.step, rng=None)
+            ema = state.ema and {"batch_stats": state.batch_stats, **state.ema}
+            kept = state.replace(step=new.step, rng=None, ema=ema)
             new = jax.tree.map(lambda a, b: jnp.where(fine, a, b), new.replace(rng=None), kept).replace(rng=state.rng)
             metrics["skipped"] = 1 - fine.astype(jnp.int32)
         return new, metrics
 
     def gradients(self, state: TrainState, batch: Any, frozen: Any) -> tuple[Any, Any, dict[str, Array]]:
         """The gradients, the new statistics and the metrics of a batch, part by part."""
-        streams = self.network.streams
-        keys = {name: stream_key(state.rng, state.step, name) for name in streams}
+        keys = self.network.keys(state.rng, state.step)
         differentiate = jax.grad(self.objective, has_aux=True)
         if self.accumulate == 1:
             grads, (stats, metrics) = differentiate(state.params, state.batch_stats, batch, keys, frozen)
@@ -178,18 +188,30 @@ class _Step:
         """The scaled loss, with the new statistics and the metrics."""
         held = jax.tree.map(lambda stays, leaf: jax.lax.stop_gradient(leaf) if stays else leaf, frozen, params)
         outputs, stats = self.network.train(held, batch_stats, batch, keys)
-        result = self.loss(outputs, batch)
-        value, metrics = result if isinstance(result, tuple) else (result, {})
-        scalar = jnp.shape(value) == () and jnp.issubdtype(jnp.result_type(value), jnp.floating)
-        got = f"{jnp.result_type(value)} {jnp.shape(value)}"
-        require(scalar, f"loss: expected one floating point number, got {got}; take the mean over the batch")
-        taken = sorted(set(metrics) & set(OURS))
-        require(not taken, f"loss: expected other names for its metrics than {', '.join(OURS)}, got {', '.join(taken)}")
+        value, metrics = _checked_loss(self.loss(outputs, batch))
         return value * self.loss_scale, (stats, {"loss": value, **metrics})
 
     def unscaled(self, grads: Any) -> Any:
         """The gradients of the loss itself."""
         return grads if self.loss_scale == 1 else jax.tree.map(lambda grad: grad / self.loss_scale, grads)
+
+
+def _checked_loss(result: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The loss and its metrics, if they are a number and a dict."""
+    parts = result if isinstance(result, tuple) else (result, {})
+    kinds = ", ".join(type(part).__name__ for part in parts)
+    fits = len(parts) == 2 and (hasattr(parts[0], "dtype") or isinstance(parts[0], float | int))
+    require(
+        fits and isinstance(parts[1], Mapping),
+        f"loss: expected a number and a dict of metrics, which may be left out, got {kinds}; sum the losses of a dict",
+    )
+    value, metrics = parts
+    scalar = jnp.shape(value) == () and jnp.issubdtype(jnp.result_type(value), jnp.floating)
+    got = f"{jnp.result_type(value)} {jnp.shape(value)}"
+    require(scalar, f"loss: expected one floating point number, got {got}; take the mean over the batch")
+    taken = sorted(set(metrics) & set(OURS))
+    require(not taken, f"loss: expected other names for its metrics than {', '.join(OURS)}, got {', '.join(taken)}")
+    return value, metrics
 
 
 def _check(state: TrainState, optimizer: optax.GradientTransformation, averages: bool) -> None:

@@ -17,21 +17,34 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def check_loss(ours: Callable, theirs: Callable, *inputs: np.ndarray) -> float:
-    """Compare ours(*inputs) and theirs(*tensors), summed if they are no scalars, and the gradients of every input."""
+    """Compare ours(*inputs) and theirs(*tensors), and the gradients of their sums with respect to every input.
+
+    Both return an array, or a list of several.
+    """
     tensors = [torch.tensor(x, requires_grad=True) for x in inputs]
     expected = theirs(*tensors)
-    expected.sum().backward()
+    expected = expected if isinstance(expected, list) else [expected]
+    total = sum(each.sum() for each in expected)
+    total.backward()
     indices = tuple(range(len(inputs)))
     (_, result), grads = jax.jit(jax.value_and_grad(lambda *xs: totalled(ours(*xs)), indices, has_aux=True))(*inputs)
-    assert result.dtype == jnp.float64
-    agree(result, expected.detach().numpy())
+    for got, each in zip(result, expected, strict=True):
+        assert got.dtype == jnp.float64
+        agree(got, each.detach().numpy())
     for grad, tensor in zip(grads, tensors, strict=True):
         agree(grad, np.zeros_like(grad) if tensor.grad is None else tensor.grad.numpy())
-    return float(expected.detach().sum())
+    return float(total.detach())
 
 
-def totalled(loss: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return loss.sum(), loss
+def totalled(loss: jax.Array | list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+    """The sum of all losses, and their list."""
+    losses = loss if isinstance(loss, list) else [loss]
+    return sum(each.sum() for each in losses), losses
+
+
+def in_each_reduction(loss: Callable) -> Callable:
+    """The function whose result is the list of the losses with the reductions "mean", "sum" and "none"."""
+    return lambda *xs: [loss(*xs, reduction) for reduction in ("mean", "sum", "none")]
 
 
 def agree(got, expected) -> None:

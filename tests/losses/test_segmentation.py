@@ -54,10 +54,12 @@ CASES = {
 
 
 ALL_HARD = ("published", "smaller than the factor")
+NONE_IGNORED = ("published", "few kept", "none kept", "last row out of the map")
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("ignored", [0.0, 0.6])
+@pytest.mark.parametrize(
+    ("name", "ignored"), [*((name, 0.6) for name in CASES), *((name, 0.0) for name in NONE_IGNORED)]
+)
 def test_ohem_keeps_the_published_pixels(name, ignored):
     shape, kwargs = CASES[name]
     x, y = example(shape, ignored, seed=len(name))
@@ -72,7 +74,7 @@ def test_ohem_keeps_the_published_pixels(name, ignored):
         kept = (~hard & (y != 255)).sum()
         assert kept > 0 or name in ALL_HARD
     else:
-        assert jnp.isnan(losses.ohem_cross_entropy(jnp.asarray(x), y, **kwargs))
+        assert jnp.isnan(jax.jit(lambda x: losses.ohem_cross_entropy(x, y, **kwargs))(x))
 
 
 def test_labels_may_be_traced_and_float32_keeps_the_same_pixels():
@@ -93,27 +95,30 @@ def test_ties_are_kept():
     kwargs = dict(factor=1, min_kept=3, thresh=0.1)
     loss, hard = ohem(torch.tensor(x).movedim(-1, 1), torch.tensor(y), **kwargs)
     assert hard.sum() == 12
-    assert abs(float(losses.ohem_cross_entropy(jnp.asarray(x), y, **kwargs)) - float(loss)) < 1e-12
+    ours = jax.jit(lambda x: losses.ohem_cross_entropy(x, y, **kwargs))(x)
+    assert abs(float(ours) - float(loss)) < 1e-12
 
 
 def test_ohem_of_ignored_pixels_only_is_nan():
     x, y = jnp.ones((1, 9, 9, 3)), np.full((1, 9, 9), 255)
-    assert jnp.isnan(losses.ohem_cross_entropy(x, y))
-    assert jnp.isnan(losses.ohem_cross_entropy(x, y, min_kept=0))
+    both = jax.jit(lambda x: [losses.ohem_cross_entropy(x, y, min_kept=kept) for kept in (100000, 0)])(x)
+    assert np.isnan(both).all()
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 12, 20, 28, 30, 32, 48, 56, 57, 97, 321, 512, 713, 769, 1024])
-def test_small_maps_are_scipys(n):
+SIZES = [1, 2, 3, 4, 5, 12, 20, 28, 30, 32, 48, 56, 57, 97, 321, 512, 713, 769, 1024]
+
+
+def test_small_maps_are_scipys():
     from flax_attn.losses.ohem import _nearest, _zoomed
 
-    x, y = rng(n).normal(size=(1, n, 1, 1)), rng(n).integers(0, 9, (1, n, 1))
-    for factor in (1, 2, 8):
+    maps = [(rng(n).normal(size=(1, n, 1, 1)), rng(n).integers(0, 9, (1, n, 1))) for n in SIZES]
+    cases = [(x, y, factor) for x, y in maps for factor in (1, 2, 8) if round(x.shape[1] / factor) > 0]
+    ours = jax.jit(lambda: [(_zoomed(jnp.asarray(x), 1, f), _nearest(jnp.asarray(y), 1, f)) for x, y, f in cases])()
+    for (x, y, factor), (small, nearest) in zip(cases, ours, strict=True):
         zoom = 1.0 / factor
-        if round(n * zoom) > 0:
-            expected = ndimage.zoom(x, (1.0, zoom, 1.0, 1.0), order=1)
-            np.testing.assert_allclose(_zoomed(jnp.asarray(x), 1, factor), expected, rtol=0, atol=1e-13)
-            expected = ndimage.zoom(y, (1.0, zoom, 1.0), order=0)
-            np.testing.assert_array_equal(_nearest(jnp.asarray(y), 1, factor), expected)
+        expected = ndimage.zoom(x, (1.0, zoom, 1.0, 1.0), order=1)
+        np.testing.assert_allclose(small, expected, rtol=0, atol=1e-13)
+        np.testing.assert_array_equal(nearest, ndimage.zoom(y, (1.0, zoom, 1.0), order=0))
 
 
 def resized(x, y):
@@ -185,13 +190,12 @@ def test_encodings_losses(weighted):
 
 def test_half_precision_is_float32():
     x, y = example((1, 17, 17, 3))
-    half = jnp.asarray(x, jnp.bfloat16)
     for loss in (
-        losses.ohem_cross_entropy(half, y),
-        losses.dsn_loss([half], y),
-        losses.segmentation_multi_losses([half] * 3, y, ignore_index=255),
+        lambda half: losses.ohem_cross_entropy(half, y),
+        lambda half: losses.dsn_loss([half], y),
+        lambda half: losses.segmentation_multi_losses([half] * 3, y, ignore_index=255),
     ):
-        assert loss.dtype == jnp.float32
+        assert jax.eval_shape(loss, jnp.asarray(x, jnp.bfloat16)).dtype == jnp.float32
 
 
 X, Y = jnp.ones((2, 4, 4, 3)), np.zeros((2, 4, 4), int)

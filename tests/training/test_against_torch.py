@@ -84,9 +84,9 @@ def same(module, variables, net):
     "options",
     [
         {},
-        {"clip_norm": 0.2, "ema_decay": 0.9},
+        {"clip_norm": 1000.0},
         {"clip_value": 0.05, "ema_decay": 0.3, "ema_buffers": True},
-        {"accumulate": 3, "clip_norm": 1000.0},
+        {"accumulate": 3, "clip_norm": 0.2, "ema_decay": 0.9},
         {"frozen": ["stem", "layer1.0"], "ema_decay": 0.99, "accumulate": 2},
     ],
     ids=lambda options: "-".join(options) or "plain",

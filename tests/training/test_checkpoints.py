@@ -232,11 +232,29 @@ def test_what_cannot_be_saved(tmp_path):
         save(tmp_path, filled(4))
     with pytest.raises(ValueError, match="expected keep >= 1, got 0"):
         save(tmp_path, filled(6), keep=0)
-    with pytest.raises(ValueError, match=r"expected arrays, got str at params\.a"):
+    with pytest.raises(ValueError, match=r"save: expected a state of arrays, got str at params\.a"):
         save(tmp_path, filled(6).replace(params={"a": "text"}))
+    with pytest.raises(ValueError, match=r"restore: expected a state of arrays, got ShapeDtypeStruct at step"):
+        restore(tmp_path, jax.eval_shape(lambda: filled(0)))
     with pytest.raises(FileNotFoundError, match="expected a checkpoint, such as the folder 120, found none"):
         restore(tmp_path / "nothing", filled(0))
     assert [path.name for path in checkpoints(tmp_path)] == ["5"]
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """Orbax then raises a ValueError, with part of its files written."""
+    save(tmp_path, filled(5))
+
+    def full(self, path, tree):
+        path.mkdir(parents=True)
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.PyTreeCheckpointer.save", full)
+        with pytest.raises(OSError, match=r"6: could not be written, and is not there; Orbax says: .*No space left"):
+            save(tmp_path, filled(6), keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "5"]
+    assert bits(restore(tmp_path, filled(0))) == bits(filled(5))
 
 
 def test_a_restored_state_can_be_donated(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from flax_attn.layers import Dropout, Linear
-from flax_attn.training import freeze, frozen_calls, frozen_leaves, train_step
+from flax_attn.layers import BatchNorm2d, Dropout, Linear, Module
+from flax_attn.training import TrainState, freeze, frozen_calls, frozen_leaves, train_step
 from tests.training.networks import Small, Users, bits, compiled, data, loss, new_state, variables
 
 SGD = optax.sgd(0.1)
@@ -42,6 +42,19 @@ def test_frozen_parts_stay_to_the_bit(wrapped):
         after, _ = step(after, data(seed=number))
     assert moved(state.params, after.params) == {"layer1.1.scale", "layer1.1.bias", "fc.kernel"}
     assert moved(state.batch_stats, after.batch_stats) == {"layer1.1.mean", "layer1.1.var"}
+
+
+def test_statistics_without_parameters_stay():
+    class Net(Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = BatchNorm2d(3, affine=False, name="norm")(x, train)
+            return Linear(3, 3, name="fc")(x.mean((1, 2)))
+
+    state = TrainState.create(Net().init(jax.random.key(0), data()["x"]), SGD)
+    after, _ = train_step(Net(), loss, SGD, frozen=["norm"], donate=False)(state, data())
+    assert moved(state.batch_stats, after.batch_stats) == set()
+    assert moved(state.params, after.params) == {"fc.kernel", "fc.bias"}
 
 
 def test_freeze_has_no_state_and_no_decay_for_what_is_frozen():
@@ -119,7 +132,14 @@ def test_a_path_is_whole_names():
     }
 
 
-@pytest.mark.parametrize("paths", [["layer"], ["fc", "stem.conv.weight"], [""], ["stem."]])
+def test_pytorch_keys_name_parameters():
+    params = {"fc": {"kernel": 1, "bias": 1}, "bn": {"scale": 1}, "e": {"embedding": 1}, "raw": {"weight": 1}}
+    keys = ["fc.weight", "bn.weight", "e.weight", "raw.weight"]
+    expected = {"fc": {"kernel": True, "bias": False}, "bn": {"scale": True}, "e": {"embedding": True}}
+    assert frozen_leaves(params, keys) == {**expected, "raw": {"weight": True}}
+
+
+@pytest.mark.parametrize("paths", [["layer"], ["fc", "stem.conv.weights"], [""], ["stem."]])
 def test_a_path_of_nothing_is_refused(paths):
     params = variables(Small())["params"]
     words = f"got {paths[-1]!r}; the parameters begin with fc, layer1, stem"

@@ -30,7 +30,8 @@ def check(who: str, most: float | int = math.inf, **values: Any) -> None:
 
 def check_betas(who: str, betas: Sequence[Any]) -> tuple[Any, Any]:
     """The two betas. ValueError unless there are two, and both are in [0, 1). Values traced by jit are let pass."""
-    fits = len(betas) == 2 and all(isinstance(beta, jax.core.Tracer) or 0 <= beta < 1 for beta in betas)
+    fits = hasattr(betas, "__len__") and len(betas) == 2
+    fits = fits and all(isinstance(beta, jax.core.Tracer) or 0 <= beta < 1 for beta in betas)
     require(fits, f"{who}: expected betas to be two numbers that are at least 0 and below 1, got {betas}; change betas")
     return betas[0], betas[1]
 

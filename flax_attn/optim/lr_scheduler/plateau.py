@@ -22,7 +22,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from flax_attn.layers.module import require
-from flax_attn.optim.ratios import Number, real
+from flax_attn.optim.lr_scheduler.ratios import Number, real
 
 
 class PlateauState(NamedTuple):

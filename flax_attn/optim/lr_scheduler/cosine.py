@@ -7,7 +7,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from flax_attn.layers.module import require
-from flax_attn.optim.ratios import Number, Schedule, real, require_count
+from flax_attn.optim.lr_scheduler.ratios import Number, Schedule, real, require_count
 
 LAST_COUNT = 2**31 - 1
 """The largest count of an optax state: an int32."""

@@ -14,8 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from flax_attn.layers.module import require
-from flax_attn.optim.cosine import one_plus_cos
-from flax_attn.optim.ratios import Number, Schedule, real, require_count
+from flax_attn.optim.lr_scheduler.cosine import one_plus_cos
+from flax_attn.optim.lr_scheduler.ratios import Number, Schedule, real, require_count
 
 Anneal = Literal["cos", "linear"]
 Mode = Literal["triangular", "triangular2", "exp_range"]
