@@ -16,23 +16,23 @@ from flax_attn.layers.children import inside
 
 Path = tuple[str, ...]
 
-Names = dict[Path, dict[str, None]]
-"""The names that the module at each path has registered, in order; the values mean nothing."""
+Members = dict[Path, dict[str, None]]
+"""The names of the leaves and children of the module at each path, in order; the values mean nothing."""
 
 Position = tuple[tuple[int, int, str], ...]
 """What leaves are sorted by."""
 
 
 @contextmanager
-def names_recorded() -> Iterator[Names]:
+def members_recorded() -> Iterator[Members]:
     """The names in every module that is called in the ``with`` block, and in the modules around it."""
-    names: Names = {}
+    names: Members = {}
 
     def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         result = call(*args, **kwargs)
         module: Any = context.module
         while isinstance(module, nn.Module) and module.scope is not None:
-            names.setdefault(module.path, {}).update(dict.fromkeys(registered(module)))
+            names.setdefault(module.path, {}).update(dict.fromkeys(names_in(module)))
             module = module.parent
             if isinstance(module, nn.Module) and module.path in names:
                 break
@@ -42,7 +42,7 @@ def names_recorded() -> Iterator[Names]:
         yield names
 
 
-def registered(module: Any) -> list[str]:
+def names_in(module: Any) -> list[str]:
     """The names of the leaves and children of ``module``, in the order of registration.
 
     Linen registers the modules of a list as "0", "1", "10", "11", "2"; here they come in the order of the list. A
@@ -69,11 +69,11 @@ class Registration:
     """The order in which PyTorch registers the leaves and the children of each module.
 
     Args:
-        names: what ``names_recorded`` gives.
+        names: what ``members_recorded`` gives.
         classes: the class of the module at each path. Its ``registered_last`` and its ``aliases`` count.
     """
 
-    def __init__(self, names: Names, classes: Mapping[Path, type]) -> None:
+    def __init__(self, names: Members, classes: Mapping[Path, type]) -> None:
         found = {path: dict(known) for path, known in names.items()}
         self.firsts: dict[Path, Path] = {}
         for path, cls in classes.items():

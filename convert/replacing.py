@@ -53,37 +53,43 @@ class Replaced:
         return Translation(self.without(translation.entries), left)
 
 
-def replaced_of(replace: str | Sequence[str], rows: Mapping[str, Row], who: str) -> Replaced:
+def replaced_of(
+    replace: str | Sequence[str], rows: Mapping[str, Row], who: str, expected: str = "from_torch: expected replace"
+) -> Replaced:
     """The prefixes ``replace``; one alone may be a string.
 
     Args:
         rows: every key of the state dict with its row.
         who: the class of the module.
+        expected: how an error begins.
 
     Raises:
         ValueError: if a prefix is no text or covers no leaf, or if a leaf has two keys and only one is covered.
     """
     given = (replace,) if isinstance(replace, str) else replace
     if not isinstance(given, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in given):
-        raise ValueError(f"from_torch: expected replace to be prefixes of keys, such as ('fc',), got {replace!r:.80}")
+        raise ValueError(f"{expected} to be a list of prefixes of keys, such as ['fc'], got {replace!r:.80}")
     found = Replaced(tuple(name.removesuffix(".") for name in given))
     for prefix in found.prefixes:
         if not any(map(Replaced((prefix,)).covers, rows)):
-            close = close_names(prefix, beginnings(rows))
-            raise ValueError(f"from_torch: expected replace to name leaves of {who}, got {prefix!r:.80}{close}")
+            raise ValueError(f"{expected} to name leaves of {who}, got {prefix!r:.80}{likely(prefix, rows)}")
     for key, row in rows.items():
         if key != row.key and found.covers(key) != found.covers(row.key):
             raise ValueError(
-                f"from_torch: expected replace to name both {row.key} and {key}, which are one leaf of {who}, got "
-                f"one of them"
+                f"{expected} to name both {row.key} and {key}, which are one leaf of {who}, got one of them"
             )
     return found
 
 
-def beginnings(keys: Iterable[str]) -> list[str]:
-    """Every prefix of ``keys`` that ends before a dot, and the keys themselves."""
+def likely(prefix: str, keys: Iterable[str]) -> str:
+    """What ``prefix`` may stand for, as the end of a message: a prefix that ends like it, or a similar one, or any."""
     parts = [key.split(".") for key in keys]
-    return [*dict.fromkeys(".".join(names[:i]) for names in parts for i in range(1, len(names) + 1))]
+    known = dict.fromkeys(".".join(names[:i]) for names in parts for i in range(1, len(names) + 1))
+    inside = [name for name in known if name.endswith(f".{prefix}") or prefix.endswith(f".{name}")]
+    if inside:
+        return f"; did you mean {' or '.join(inside[:4])}?"
+    first = dict.fromkeys(names[0] for names in parts)
+    return close_names(prefix, known) or f"; the keys begin with {', '.join(list(first)[:20])}"
 
 
 def new_leaves(rows: Iterable[Row], initial: Initial, rng: Any, precision: Precision) -> dict[Path, Lazy]:

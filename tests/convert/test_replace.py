@@ -133,12 +133,14 @@ def test_statistics_below_the_prefix():
     ("replace", "words"),
     [
         (("fcc",), "expected replace to name leaves of Net, got 'fcc'; did you mean fc or fc2?"),
-        (("fc", "head"), "got 'head'"),
+        (("fc", "head"), "got 'head'; the keys begin with bn, conv, fc2, fc"),
+        (("weight",), "got 'weight'; did you mean bn.weight or conv.weight or fc2.weight or fc.weight?"),
+        (("module.fc",), "got 'module.fc'; did you mean fc?"),
         (("",), "got ''"),
         (("f",), "got 'f'"),
         (("fc.weight.0",), "got 'fc.weight.0'"),
         (("fc/kernel",), "got 'fc/kernel'"),
-        (None, "expected replace to be prefixes of keys, such as ('fc',), got None"),
+        (None, "expected replace to be a list of prefixes of keys, such as ['fc'], got None"),
         ((1,), "got (1,)"),
     ],
 )
@@ -208,6 +210,11 @@ def test_a_dialect_is_read_and_the_prefix_is_a_name_here():
         found = flat(mapping.from_torch(foreign, dialect, replace=("fc",)))
         assert all(same(found[path], leaf) for path, leaf in expected.items())
     assert flat(mapping.from_torch(state, "auto", replace=("fc",))).keys() == expected.keys()
+    spoiled = foreign | {"linear.weight": "text", "linear.bias": None}
+    assert flat(mapping.from_torch(spoiled, "akamaster", replace=("fc",))).keys() == expected.keys()
+    with pytest.raises(MismatchError) as caught:
+        mapping.from_torch(spoiled | {"conv1.weight": "text"}, "akamaster", replace=("fc",))
+    assert caught.value.problems == ["! conv1.weight: expected an array of numbers, found a str"]
     headless = {key: value for key, value in foreign.items() if not key.startswith("linear.")}
     assert flat(mapping.from_torch(headless, "akamaster", replace=("fc",))).keys() == expected.keys()
     with pytest.raises(MismatchError, match=r"linear.weight \(here fc.weight\)"):
@@ -271,7 +278,12 @@ def test_the_command_line(tmp_path, capsys):
     assert facts["dialect"] == "native"
     assert facts["arrays"] == len(plan(module, normal(1, 32, 32, 3)).rows) - 2
     assert main([*command, "--replace", "head"]) == 2
-    assert "expected replace to name leaves of CifarResNet, got 'head'" in capsys.readouterr().err
+    error = "flax-attn-convert: expected --replace to name leaves of CifarResNet, got 'head'; the keys begin with "
+    assert capsys.readouterr().err.startswith(error)
+    for seed in ("-1", "x", "4294967296"):
+        with pytest.raises(SystemExit):
+            main([*command, "--replace", "fc", "--seed", seed])
+        assert f"expected an integer from 0 to 4294967295, got '{seed}'" in capsys.readouterr().err
 
 
 def sorted_keys(text):
