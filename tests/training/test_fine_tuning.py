@@ -21,7 +21,7 @@ def test_only_the_new_head_learns():
     digits = datasets.load_digits()
     x, y = np.float32(digits.images / 16)[..., None], digits.target % 3
     trained = load(FOLDER / "digits.pth")
-    with pytest.raises(MismatchError, match=r"~ fc.weight: expected shape \(3, \d+\), found shape \(10, \d+\)|2 diff"):
+    with pytest.raises(MismatchError, match=r"~ fc.1.weight: expected shape \(3, 768\), found \(10, 768\)"):
         from_torch(NET, trained, x[:1])
     variables = from_torch(NET, trained, x[:1], replace=("fc",))
     optimizer = freeze(optax.adamw(0.01), variables["params"], BODY)
