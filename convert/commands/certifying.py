@@ -127,7 +127,7 @@ def asked_again(options: argparse.Namespace, asked: dict[str, Any]) -> dict[str,
     kept = {name: value for name, value in vars(options).items() if name != "file"}
     try:
         again = {name: asked[name] for name, kinds in ASKED.items() if type(asked[name]) in kinds}
-        again |= {"seed": seed(str(asked["seed"]))}
+        again |= {"seed": seed(str(again["seed"]))}
         again |= {"arg": [key_value(text) for text in asked["arg"]]}
         again |= {"input": [input_shape(text) for text in asked["input"]]}
     except (KeyError, TypeError, AttributeError, argparse.ArgumentTypeError):
