@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from convert import Checkpoint, MismatchError, from_torch, plan, restore, save_torch, to_torch
+from convert import Checkpoint, MismatchError, from_torch, from_torch_checkpoint, plan, restore, save_torch, to_torch
 from convert.__main__ import main
 from convert.comparing.case import random_state
 from convert.forms import ROWS
@@ -168,6 +168,11 @@ def test_a_plan_and_a_checkpoint():
         assert all(same(a, b) for a, b in zip(flat(found).values(), expected.values(), strict=True))
     with pytest.raises(ValueError, match="got one without a module"):
         dataclasses.replace(mapping, initial=no_initial).from_torch(state, replace=("fc",))
+
+
+def test_the_state_of_an_optimizer_does_not_fit_a_new_head(tmp_path):
+    with pytest.raises(ValueError, match=r"expected no replace, .* pass it to from_torch\(module, read\(path\), ...\)"):
+        from_torch_checkpoint(tmp_path / "none.pth", Net(7), X, replace=("fc",))
 
 
 def test_memory_of_the_callers_own():
