@@ -129,12 +129,15 @@ def _trace(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) 
 
 @contextmanager
 def owners_recorded() -> Iterator[dict[Path, type]]:
-    """The class of every module that is called in the ``with`` block, by its path."""
+    """The class of every module that is called in the ``with`` block, by its path.
+
+    A class such as ``nn.remat(Linear)`` is also called with the path of the root, after the root.
+    """
     owners: dict[Path, type] = {}
 
     def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if context.module.scope is not None:
-            owners[context.module.path] = type(context.module)
+            owners.setdefault(context.module.path, type(context.module))
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
