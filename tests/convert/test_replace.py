@@ -133,8 +133,8 @@ def test_statistics_below_the_prefix():
     ("replace", "words"),
     [
         (("fcc",), "expected replace to name leaves of Net, got 'fcc'; did you mean fc or fc2?"),
-        (("fc", "head"), "got 'head'; the keys begin with bn, conv, fc2, fc"),
-        (("weight",), "got 'weight'; did you mean bn.weight or conv.weight or fc2.weight or fc.weight?"),
+        (("fc", "head"), "got 'head'; the keys begin with conv, bn, fc2, fc"),
+        (("weight",), "got 'weight'; did you mean conv.weight or bn.weight or fc2.weight or fc.weight?"),
         (("module.fc",), "got 'module.fc'; did you mean fc?"),
         (("",), "got ''"),
         (("f",), "got 'f'"),
@@ -293,6 +293,21 @@ def test_the_command_line(tmp_path, capsys):
 
 def sorted_keys(text):
     return text.replace("fc.bias, fc.weight", "fc.weight, fc.bias")
+
+
+class Scaled(Net):
+    """An example input of zeros would become NaN in the forward pass."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return layers.Linear(3, self.num_classes, name="fc")(x / x.max())
+
+
+def test_the_forward_pass_is_not_computed():
+    shape = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    state = random_state(plan(Scaled(), shape), np.random.default_rng(0), "float32")
+    with jax.debug_nans(True):
+        assert from_torch(Scaled(7), state, shape, replace="fc")["params"]["fc"]["kernel"].shape == (3, 7)
 
 
 def test_nothing_is_initialised_where_nothing_is_replaced(monkeypatch):
