@@ -300,7 +300,7 @@ class Scaled(Net):
 
     @nn.compact
     def __call__(self, x, train=False):
-        return layers.Linear(3, self.num_classes, name="fc")(x / x.max())
+        return layers.Linear(3, self.num_classes, name="fc")(jnp.divide(x, jnp.max(x)))
 
 
 def test_the_forward_pass_is_not_computed():
