@@ -55,6 +55,7 @@ def matched(shapes: Shapes, given: Mapping[str, Any], dialect: str | None, repla
     shapes, given = replaced.without(shapes), given if chosen else replaced.without(given)
     useless = {k: text for k, value in given.items() if (k in shapes or not dropped(k)) and (text := trouble(value))}
     usable = {key: value for key, value in given.items() if key not in useless}
+    useless = elsewhere(useless, given, chosen, replaced) if chosen else useless
     entries, problems = replaced.untouched(chosen.read(usable)) if chosen else Translation(untranslated(usable), [])
     found = {key: entry.value for key, entry in entries.items() if entry.value is not None}
     found |= {key: usable.get(key, np.zeros((), np.int64)) for key in shapes if dropped(key) and key not in useless}
@@ -70,6 +71,16 @@ def spoken(shapes: Iterable[str], given: Iterable[str], dialect: str | None, rep
     """The dialect that the keys ``given`` are read in. With "auto", none if they are those of ``shapes``."""
     ours, theirs = ({key for key in keys if not (dropped(key) or replaced.covers(key))} for keys in (shapes, given))
     return None if dialect == AUTO and ours == theirs else choose(dialect, given)
+
+
+def elsewhere(
+    useless: dict[str, str], given: Mapping[str, Any], dialect: Dialect, replaced: Replaced
+) -> dict[str, str]:
+    """Those of the ``useless`` keys that the dialect does not read as leaves that are replaced."""
+    arrays = {key: np.zeros(()) if key in useless else value for key, value in given.items()}
+    entries = dialect.read(arrays).entries if useless and replaced.prefixes else {}
+    gone = {origin for key, entry in entries.items() if replaced.covers(key) for origin in entry.origins}
+    return {key: text for key, text in useless.items() if key not in gone}
 
 
 def untranslated(state_dict: Mapping[str, Any]) -> dict[str, Read]:

@@ -14,11 +14,11 @@ from flax import errors, traverse_util
 from convert.advice import foreign_layers
 from convert.arguments import require_call
 from convert.mismatch import refuse
-from convert.registration import Names, Registration, names_recorded
+from convert.registration import Members, Registration, members_recorded
 from convert.registration import Path as Path
 from convert.rules import Axes, leaf_rule
 
-Trace = tuple[Any, Mapping[Path, type], Names]
+Trace = tuple[Any, Mapping[Path, type], Members]
 """The shapes of all variables, the class of the module at each path, and the names that each module registers."""
 
 COLLECTIONS = ("params", "batch_stats")
@@ -122,19 +122,22 @@ def _trace(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) 
         given = [fixed.get(i, value) for i, value in enumerate(args)]
         return module.init(jax.random.key(0), *given, **arrays, **flags)
 
-    with owners_recorded() as owners, names_recorded() as names:
+    with owners_recorded() as owners, members_recorded() as names:
         shapes = jax.eval_shape(init, [None if i in fixed else x for i, x in enumerate(inputs)], arrays)
     return shapes, owners, names
 
 
 @contextmanager
 def owners_recorded() -> Iterator[dict[Path, type]]:
-    """The class of every module that is called in the ``with`` block, by its path."""
+    """The class of every module that is called in the ``with`` block, by its path.
+
+    A class such as ``nn.remat(Linear)`` is also called with the path of the root, after the root.
+    """
     owners: dict[Path, type] = {}
 
     def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if context.module.scope is not None:
-            owners[context.module.path] = type(context.module)
+            owners.setdefault(context.module.path, type(context.module))
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):

@@ -1,8 +1,9 @@
 """The order in which PyTorch registers the parameters and children of a module, found while a module is traced.
 
 PyTorch's state dict lists the parameters of a module, then its buffers, then its children, each group in the order of
-registration. ``module.parameters()`` has the same order. Linen registers the children that are arguments first, then
-those that ``setup`` assigns, then those that a compact call makes.
+registration. ``module.parameters()`` has the same order. The children that are arguments come first here, then those
+that ``setup`` assigns, then those that a compact call makes, in the order in which they are called: of
+``Linear(3, 3, name="b")(Linear(3, 3, name="a")(x))``, Python makes "b" first.
 """
 
 import dataclasses
@@ -16,23 +17,32 @@ from flax_attn.layers.children import inside
 
 Path = tuple[str, ...]
 
-Names = dict[Path, dict[str, None]]
-"""The names that the module at each path has registered, in order; the values mean nothing."""
+Members = dict[Path, dict[str, None]]
+"""The names of the leaves and children of the module at each path, in order; the values mean nothing."""
 
 Position = tuple[tuple[int, int, str], ...]
 """What leaves are sorted by."""
 
 
 @contextmanager
-def names_recorded() -> Iterator[Names]:
-    """The names in every module that is called in the ``with`` block, and in the modules around it."""
-    names: Names = {}
+def members_recorded() -> Iterator[Members]:
+    """The names in every module that is called in the ``with`` block, and in the modules around it.
+
+    They are in order when the block has ended.
+    """
+    names: Members = {}
+    called: Members = {}
+    held: Members = {}
 
     def record(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        result = call(*args, **kwargs)
         module: Any = context.module
+        if module.scope is not None and module.path:
+            called.setdefault(module.path[:-1], {}).setdefault(module.path[-1])
+        result = call(*args, **kwargs)
         while isinstance(module, nn.Module) and module.scope is not None:
-            names.setdefault(module.path, {}).update(dict.fromkeys(registered(module)))
+            inside = held_by(module)
+            names.setdefault(module.path, {}).update(dict.fromkeys(names_in(module, inside)))
+            held.setdefault(module.path, {}).update(dict.fromkeys(name for group in inside.values() for name in group))
             module = module.parent
             if isinstance(module, nn.Module) and module.path in names:
                 break
@@ -40,23 +50,35 @@ def names_recorded() -> Iterator[Names]:
 
     with nn.intercept_methods(record):
         yield names
+    for path, known in names.items():
+        compact = [name for name in called.get(path, ()) if name in known and name not in held[path]]
+        names[path] = dict.fromkeys(arranged(known, compact))
 
 
-def registered(module: Any) -> list[str]:
+def held_by(module: Any) -> dict[str, list[str]]:
+    """The names of the children in each attribute of ``module``: arguments, and what ``setup`` assigned."""
+    return {name: children(module, value) for name, value in vars(module).items() if name not in ("parent", "name")}
+
+
+def names_in(module: Any, held: Mapping[str, Sequence[str]]) -> list[str]:
     """The names of the leaves and children of ``module``, in the order of registration.
 
     Linen registers the modules of a list as "0", "1", "10", "11", "2"; here they come in the order of the list. A
     transform such as ``nn.remat`` registers the arguments of ``module`` out of sight; here they come first.
     """
-    held = {name: children(module, value) for name, value in vars(module).items() if name not in ("parent", "name")}
     arguments = [name for f in dataclasses.fields(module) for name in held.get(f.name, [])]
     names = list(dict.fromkeys([*arguments, *module.scope.reservations]))
     kept = getattr(type(module), "preserve_adopted_names", False)
     for attribute, found in held.items():
         group = [name for name in found if name in names and (kept or name.startswith(f"{attribute}_"))]
-        ordered = iter(group)
-        names = [next(ordered) if name in group else name for name in names]
+        names = arranged(names, group)
     return names
+
+
+def arranged(names: Iterable[str], group: Sequence[str]) -> list[str]:
+    """``names``, with those of ``group`` in the order of the group, at the places that they have together."""
+    ordered = iter(group)
+    return [next(ordered) if name in group else name for name in names]
 
 
 def children(module: Any, value: Any) -> list[str]:
@@ -69,11 +91,11 @@ class Registration:
     """The order in which PyTorch registers the leaves and the children of each module.
 
     Args:
-        names: what ``names_recorded`` gives.
+        names: what ``members_recorded`` gives.
         classes: the class of the module at each path. Its ``registered_last`` and its ``aliases`` count.
     """
 
-    def __init__(self, names: Names, classes: Mapping[Path, type]) -> None:
+    def __init__(self, names: Members, classes: Mapping[Path, type]) -> None:
         found = {path: dict(known) for path, known in names.items()}
         self.firsts: dict[Path, Path] = {}
         for path, cls in classes.items():

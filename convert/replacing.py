@@ -18,8 +18,8 @@ from convert.renaming import Translation
 from convert.tensors import Lazy
 from flax_attn.catalog import close_names
 
-Initial = Callable[[Any], Mapping[Path, Any]]
-"""The leaves of ``module.init`` with a key."""
+Initial = Callable[[Any, Sequence[Path]], Mapping[Path, Any]]
+"""The leaves of ``module.init`` with a key, at the paths that are asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,41 +53,47 @@ class Replaced:
         return Translation(self.without(translation.entries), left)
 
 
-def replaced_of(replace: str | Sequence[str], rows: Mapping[str, Row], who: str) -> Replaced:
+def replaced_of(
+    replace: str | Sequence[str], rows: Mapping[str, Row], who: str, expected: str = "from_torch: expected replace"
+) -> Replaced:
     """The prefixes ``replace``; one alone may be a string.
 
     Args:
         rows: every key of the state dict with its row.
         who: the class of the module.
+        expected: how an error begins.
 
     Raises:
         ValueError: if a prefix is no text or covers no leaf, or if a leaf has two keys and only one is covered.
     """
     given = (replace,) if isinstance(replace, str) else replace
     if not isinstance(given, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in given):
-        raise ValueError(f"from_torch: expected replace to be prefixes of keys, such as ('fc',), got {replace!r:.80}")
+        raise ValueError(f"{expected} to be a list of prefixes of keys, such as ['fc'], got {replace!r:.80}")
     found = Replaced(tuple(name.removesuffix(".") for name in given))
     for prefix in found.prefixes:
         if not any(map(Replaced((prefix,)).covers, rows)):
-            close = close_names(prefix, beginnings(rows))
-            raise ValueError(f"from_torch: expected replace to name leaves of {who}, got {prefix!r:.80}{close}")
+            raise ValueError(f"{expected} to name leaves of {who}, got {prefix!r:.80}{likely(prefix, rows)}")
     for key, row in rows.items():
         if key != row.key and found.covers(key) != found.covers(row.key):
             raise ValueError(
-                f"from_torch: expected replace to name both {row.key} and {key}, which are one leaf of {who}, got "
-                f"one of them"
+                f"{expected} to name both {row.key} and {key}, which are one leaf of {who}, got one of them"
             )
     return found
 
 
-def beginnings(keys: Iterable[str]) -> list[str]:
-    """Every prefix of ``keys`` that ends before a dot, and the keys themselves."""
+def likely(prefix: str, keys: Iterable[str]) -> str:
+    """What ``prefix`` may stand for, as the end of a message: a prefix that ends like it, or a similar one, or any."""
     parts = [key.split(".") for key in keys]
-    return [*dict.fromkeys(".".join(names[:i]) for names in parts for i in range(1, len(names) + 1))]
+    known = dict.fromkeys(".".join(names[:i]) for names in parts for i in range(1, len(names) + 1))
+    inside = [name for name in known if name.endswith(f".{prefix}") or prefix.endswith(f".{name}")]
+    if inside:
+        return f"; did you mean {' or '.join(inside[:4])}?"
+    first = dict.fromkeys(names[0] for names in parts)
+    return close_names(prefix, known) or f"; the keys begin with {', '.join(list(first)[:20])}"
 
 
 def new_leaves(rows: Iterable[Row], initial: Initial, rng: Any, precision: Precision) -> dict[Path, Lazy]:
-    """The leaves of ``rows`` with their initial values. The module is initialized once, when the first is made.
+    """The leaves of ``rows`` with their initial values. They are computed together, when the first is made.
 
     Raises:
         ValueError: if ``rng`` is neither an int nor a key of JAX.
@@ -98,9 +104,8 @@ def new_leaves(rows: Iterable[Row], initial: Initial, rng: Any, precision: Preci
     key = key_of(rng)
 
     @functools.cache
-    def start() -> dict[Path, Any]:
-        found = initial(key)
-        return {row.path: found[row.path] for row in rows}
+    def start() -> Mapping[Path, Any]:
+        return initial(key, [row.path for row in rows])
 
     def leaf(row: Row) -> Lazy:
         dtype = precision.stored(row.dtype, row.statistic)
@@ -122,10 +127,21 @@ def key_of(rng: Any) -> Any:
         raise ValueError(f"from_torch: expected rng to be an int or a key of jax.random, got {rng!r:.80}") from None
 
 
-def initial_leaves(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any], key: Any) -> dict[Path, Any]:
-    """The leaves of ``module.init``, by path. Shapes in the place of inputs stand for zeros."""
+def initial_leaves(
+    module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any], key: Any, paths: Sequence[Path]
+) -> dict[Path, Any]:
+    """The leaves of ``module.init`` at ``paths``. Shapes in the place of inputs stand for zeros.
+
+    Nothing else is computed: compiled, it takes a second where ``module.init`` takes ten.
+    """
     args, call = [zeros(x) for x in inputs], {name: zeros(x) for name, x in kwargs.items()}
-    return traverse_util.flatten_dict(module.init(key, *args, **call))
+
+    @jax.jit
+    def start(key: Any) -> dict[Path, Any]:
+        found = traverse_util.flatten_dict(module.init(key, *args, **call))
+        return {path: found[path] for path in paths}
+
+    return start(key)
 
 
 def zeros(value: Any) -> Any:
@@ -133,6 +149,6 @@ def zeros(value: Any) -> Any:
     return np.zeros(value.shape, value.dtype) if isinstance(value, jax.ShapeDtypeStruct) else value
 
 
-def no_initial(key: Any) -> Mapping[Path, Any]:
+def no_initial(key: Any, paths: Sequence[Path]) -> Mapping[Path, Any]:
     """What a ``Plan`` that ``convert.plan`` did not make has in place of ``initial_leaves``."""
     raise ValueError("from_torch: expected a plan that convert.plan made for replace, got one without a module")

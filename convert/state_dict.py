@@ -40,7 +40,7 @@ class Plan:
         training: makes the plan of the module as it is called with ``train=True``, for the advice in an error.
         moved: gives the shapes that the module has with example inputs whose channels are moved to the last axis, and
             a sentence that says so, for the advice in an error.
-        initial: gives the leaves of ``module.init`` with a key, by path.
+        initial: gives the leaves of ``module.init`` with a key, at some paths.
     """
 
     module: str
@@ -63,7 +63,8 @@ class Plan:
     def parameters(self) -> tuple[str, ...]:
         """The keys of the parameters in the order of PyTorch's ``module.parameters()``, each parameter once.
 
-        PyTorch's optimizers number the parameters in this order.
+        PyTorch's optimizers number the parameters in this order. It is known for the modules of this package. A module
+        of a user must have its layers in the order of the PyTorch module; ``convert.registration`` says what that is.
         """
         return tuple(r.key for r in self.rows if not r.statistic)
 

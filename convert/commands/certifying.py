@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from convert.commands.options import checkpoint_path, input_shape, key_value
+from convert.commands.options import checkpoint_path, input_shape, key_value, seed
 from convert.comparing.certificate import Certificate, read_certificate, write_certificate
 from convert.comparing.provenance import Bytes, bytes_of, require_outside
 from convert.comparing.report import Report
@@ -127,6 +127,7 @@ def asked_again(options: argparse.Namespace, asked: dict[str, Any]) -> dict[str,
     kept = {name: value for name, value in vars(options).items() if name != "file"}
     try:
         again = {name: asked[name] for name, kinds in ASKED.items() if type(asked[name]) in kinds}
+        again |= {"seed": seed(str(again["seed"]))}
         again |= {"arg": [key_value(text) for text in asked["arg"]]}
         again |= {"input": [input_shape(text) for text in asked["input"]]}
     except (KeyError, TypeError, AttributeError, argparse.ArgumentTypeError):

@@ -13,12 +13,12 @@ from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.chosen import chosen_model, part, recognised
 from convert.commands.inspecting import assumptions, describe
 from convert.commands.optimizing import add_optimizer, check_options, said_of, write_training
-from convert.commands.options import add_file, add_model
+from convert.commands.options import add_file, add_model, seed
 from convert.commands.terminal import Terminal, printable
 from convert.dialects import NATIVE
 from convert.matching import NOTHING, spoken
 from convert.precision import KEEP
-from convert.replacing import Replaced
+from convert.replacing import Replaced, replaced_of
 from convert.rules import dropped
 from convert.state_dict import Plan
 from convert.writing.formats import FORMATS, Format, find_format
@@ -54,7 +54,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="take nothing below this prefix of keys from the file, such as fc with another --arg num_classes=7, but "
         "the initial values of the model; the file may have other shapes there, or nothing; may be given several times",
     )
-    command.add_argument("--seed", type=int, default=0, help="the seed of the initial values (default: 0)")
+    command.add_argument("--seed", type=seed, default=0, help="the seed of the initial values (default: 0)")
     add_optimizer(command)
     command.add_argument("--json", action="store_true", help="print one JSON object in place of the summary")
 
@@ -66,7 +66,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     check_options(options, form)
     with terminal.progress(f"reading {options.file}"):
         said, entry, module, mapping, checkpoint = source(options)
-        new = {"replace": options.replace, "rng": options.seed}
+        replaced = replaced_of(options.replace, mapping.keyed, mapping.module, "expected --replace")
+        new = {"replace": replaced.prefixes, "rng": options.seed}
         leaves = mapping.leaves(checkpoint.arrays, options.dialect, options.dtype, **new)
     training: dict[str, Any] = {}
     if options.with_optimizer:
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     else:
         with terminal.steps(f"writing {options.out}", leaves) as watched:
             form.write(options.out, traverse_util.unflatten_dict(watched), module)
-    facts = facts_of(options, checkpoint, module, mapping=mapping) | {
+    facts = facts_of(options, checkpoint, module, mapping=mapping, replaced=replaced) | {
         "training": training,
         "assumed": assumptions(entry),
         "note": "" if options.dtype else mapping.half_precision(leaves, "--dtype {}"),
@@ -118,9 +119,10 @@ def foreign_checkpoint(options: argparse.Namespace) -> Checkpoint:
     return checkpoint
 
 
-def facts_of(options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Module, mapping: Plan) -> dict[str, Any]:
+def facts_of(
+    options: argparse.Namespace, checkpoint: Checkpoint, module: nn.Module, mapping: Plan, replaced: Replaced
+) -> dict[str, Any]:
     """What was read, as which model, and how much of it was used: plain values for JSON."""
-    replaced = Replaced(tuple(name.removesuffix(".") for name in options.replace))
     new = [row.key for row in mapping.rows if replaced.covers(row.key)]
     kept = [row for row in mapping.rows if not replaced.covers(row.key)]
     return {

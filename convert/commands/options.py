@@ -70,6 +70,13 @@ def dialect_name(text: str) -> str:
     return text
 
 
+def seed(text: str) -> int:
+    """The seed of random numbers, as numpy and JAX both take it."""
+    if not (text.isascii() and text.isdecimal()) or int(text[:20]) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to {2**32 - 1}, got {text!r}")
+    return int(text)
+
+
 def key_value(text: str) -> tuple[str, Any]:
     """``planes=64`` -> ("planes", 64). A value that is no Python literal stays a string."""
     key, equals, value = text.partition("=")

@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from convert.commands.certifying import add_certificate, certificate_of, repeated, require_target, written
-from convert.commands.options import add_file, add_inputs, add_model
+from convert.commands.options import add_file, add_inputs, add_model, seed
 from convert.commands.subject import compare_own, subject_of
 from convert.commands.terminal import FEW, OUTSIDE, REFUSED, Terminal
 from convert.comparing.diagnosis import without_numbers
@@ -35,7 +35,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.epilog = EXIT_STATUS
     add_file(command, required=False)
     add_model(command, required=False)
-    command.add_argument("--seed", type=int, default=0, help="the seed of the random input (default: 0)")
+    command.add_argument("--seed", type=seed, default=0, help="the seed of the random input (default: 0)")
     command.add_argument(
         "--torch",
         metavar="CLASS",

@@ -128,8 +128,9 @@ class Certificate:
     def worse_than(self, recorded: "Certificate") -> list[str]:
         """A sentence for each thing in which this certificate is worse than ``recorded``; none where it is not.
 
-        A result is worse if its difference is outside the tolerance, or if its relative difference is more than 10
-        times the recorded one and above 1e-12 in float64 or above the level of rounding in float32.
+        A result is worse if its difference is outside the tolerance of either certificate, or if its relative
+        difference is more than 10 times the recorded one and above 1e-12 in float64 or above the level of rounding in
+        float32.
         """
         said = [
             f"{name}: expected {brief(getattr(recorded, name))} as in the certificate, got {brief(getattr(self, name))}"
@@ -137,7 +138,8 @@ class Certificate:
             if getattr(self, name) != getattr(recorded, name)
         ]
         ours, theirs = ({(row.dtype, row.name): row for row in side.results} for side in (self, recorded))
-        said += [f"{' '.join(key)}: in the certificate, but not computed now" for key in theirs if key not in ours]
+        lost = [shown(" ".join(key)) for key in theirs if key not in ours]
+        said += [f"{name}: in the certificate, but not computed now" for name in lost]
         said += [f"{' '.join(key)}: computed now, but not in the certificate" for key in ours if key not in theirs]
         return said + [text for key, row in ours.items() if (text := worse(row, theirs.get(key)))]
 
@@ -145,7 +147,7 @@ class Certificate:
         """A sentence for each version or machine that is not that of ``other``, which may explain other numbers."""
         ours, theirs = ({**side.versions, **side.machine} for side in (self, other))
         return [
-            f"{name}: {ours.get(name)} now, {theirs.get(name)} in the certificate"
+            f"{shown(name)}: {brief(ours.get(name))} now, {brief(theirs.get(name))} in the certificate"
             for name in sorted(ours.keys() | theirs.keys())
             if ours.get(name) != theirs.get(name)
         ]
@@ -154,9 +156,10 @@ class Certificate:
 def worse(row: Row, recorded: Row | None) -> str:
     """In what ``row`` is worse than the row that was ``recorded``; empty where it is not."""
     who = f"{row.dtype} {row.name}: the relative difference is {row.relative:.2e}"
-    if not row.ok:
-        return f"{who}, allowed is {row.allowed:.0e}"
-    if recorded is None or row.relative <= max(WORSE * recorded.relative, ROUNDING[row.dtype] * row.allowed):
+    allowed = min(row.allowed, recorded.allowed) if recorded else row.allowed
+    if not row.relative <= allowed:
+        return f"{who}, allowed is {allowed:.0e}"
+    if recorded is None or row.relative <= max(WORSE * recorded.relative, ROUNDING[row.dtype] * allowed):
         return ""
     return f"{who}, more than {WORSE} times the {recorded.relative:.2e} of the certificate"
 

@@ -82,6 +82,11 @@ def from_torch_checkpoint(
         ValueError: if there is no state of an optimizer, or if what it means cannot be known.
     """
     require_module("from_torch_checkpoint", module)
+    if "replace" in kwargs:
+        raise ValueError(
+            "from_torch_checkpoint: expected no replace, because the optimizer in the file has no state for a new "
+            "leaf, got one; pass it to from_torch(module, read(path), ...), and make a new optimizer"
+        )
     said = Said(
         optimizer=optimizer,
         groups=groups,

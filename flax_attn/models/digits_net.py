@@ -15,17 +15,19 @@ from flax_attn.shapes import PixelMap, Pixels, Scores
 
 
 class DigitsNet(Module):
-    """Logits of the ten digits for images x (n, 8, 8, 1) in [0, 1].
+    """Logits (n, num_classes) of images x (n, 8, 8, 1) in [0, 1]; by default of the ten digits.
 
     With ``return_nl_map=True`` the result is the logits and the attention map (n, 64, 64) of the non-local block.
     """
+
+    num_classes: int = 10
 
     def setup(self) -> None:
         self.conv1 = Sequential([Conv2d(1, 24, 3, padding=1), BatchNorm2d(24), relu])
         self.nl = NONLocalBlock2D(24, sub_sample=False)
         self.conv2 = Sequential([Conv2d(24, 48, 3, padding=1), BatchNorm2d(48), relu, MaxPool2d(2)])
         self.se: Module = SELayer(48, 8)
-        self.fc = Sequential([Dropout(0.3), Linear(48 * 4 * 4, 10)])
+        self.fc = Sequential([Dropout(0.3), Linear(48 * 4 * 4, self.num_classes)])
 
     def __call__(
         self, x: PixelMap, return_nl_map: bool = False, train: bool = False

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from convert import plan, to_torch
+from convert.training.naming import names_of
 from flax_attn import layers
 from flax_attn.layers import BatchNorm1d, Linear, Module, ModuleDict, ModuleList, Sequential
 
@@ -164,3 +165,37 @@ class Shared(Module):
 
 def test_a_child_that_two_modules_hold_has_one_key():
     assert list(plan(Shared(), X).shapes) == weights("inner", "outer.gate", "outer.conv")
+
+
+class Nested(Module):
+    """Python makes the outer layer of an expression first, and calls it last. A PyTorch module has them as called."""
+
+    head: Module
+
+    def setup(self):
+        self.early = line()
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Linear(3, 3, bias=False, name="b")(Linear(3, 3, bias=False, name="a")(x))
+        x = nn.remat(Linear)(3, 3, bias=False, name="d")(self.block(x, "c"))
+        return self.early(self.head(x)) + self.param("gain", nn.initializers.zeros, (3,))
+
+    def block(self, x, name):
+        return Linear(3, 3, bias=False, name=f"{name}.1")(Linear(3, 3, bias=False, name=f"{name}.0")(x))
+
+
+@pytest.mark.parametrize("wrap", [lambda cls: cls, nn.remat, nn.jit])
+def test_children_of_a_compact_call_come_in_the_order_of_their_calls(wrap):
+    expected = ["gain", *weights("head", "early", "a", "b", "c.0", "c.1", "d")]
+    assert list(plan(wrap(Nested)(line()), X).shapes) == expected
+
+
+def test_a_sorted_file_of_such_a_module_has_the_order_of_the_calls():
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Linear(3, 3, bias=False, name="b")(Linear(3, 3, bias=False, name="a")(x))
+
+    mapping = plan(Two(), X)
+    assert names_of(mapping, {"a.weight": (3, 3), "b.weight": (3, 3)}).order == ("a.weight", "b.weight")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from convert import Checkpoint, MismatchError, from_torch, plan, restore, save_torch, to_torch
+from convert import Checkpoint, MismatchError, from_torch, from_torch_checkpoint, plan, restore, save_torch, to_torch
 from convert.__main__ import main
 from convert.comparing.case import random_state
 from convert.forms import ROWS
@@ -133,12 +133,14 @@ def test_statistics_below_the_prefix():
     ("replace", "words"),
     [
         (("fcc",), "expected replace to name leaves of Net, got 'fcc'; did you mean fc or fc2?"),
-        (("fc", "head"), "got 'head'"),
+        (("fc", "head"), "got 'head'; the keys begin with conv, bn, fc2, fc"),
+        (("weight",), "got 'weight'; did you mean conv.weight or bn.weight or fc2.weight or fc.weight?"),
+        (("module.fc",), "got 'module.fc'; did you mean fc?"),
         (("",), "got ''"),
         (("f",), "got 'f'"),
         (("fc.weight.0",), "got 'fc.weight.0'"),
         (("fc/kernel",), "got 'fc/kernel'"),
-        (None, "expected replace to be prefixes of keys, such as ('fc',), got None"),
+        (None, "expected replace to be a list of prefixes of keys, such as ['fc'], got None"),
         ((1,), "got (1,)"),
     ],
 )
@@ -166,6 +168,11 @@ def test_a_plan_and_a_checkpoint():
         assert all(same(a, b) for a, b in zip(flat(found).values(), expected.values(), strict=True))
     with pytest.raises(ValueError, match="got one without a module"):
         dataclasses.replace(mapping, initial=no_initial).from_torch(state, replace=("fc",))
+
+
+def test_the_state_of_an_optimizer_does_not_fit_a_new_head(tmp_path):
+    with pytest.raises(ValueError, match=r"expected no replace, .* pass it to from_torch\(module, read\(path\), ...\)"):
+        from_torch_checkpoint(tmp_path / "none.pth", Net(7), X, replace=("fc",))
 
 
 def test_memory_of_the_callers_own():
@@ -208,6 +215,11 @@ def test_a_dialect_is_read_and_the_prefix_is_a_name_here():
         found = flat(mapping.from_torch(foreign, dialect, replace=("fc",)))
         assert all(same(found[path], leaf) for path, leaf in expected.items())
     assert flat(mapping.from_torch(state, "auto", replace=("fc",))).keys() == expected.keys()
+    spoiled = foreign | {"linear.weight": "text", "linear.bias": None}
+    assert flat(mapping.from_torch(spoiled, "akamaster", replace=("fc",))).keys() == expected.keys()
+    with pytest.raises(MismatchError) as caught:
+        mapping.from_torch(spoiled | {"conv1.weight": "text"}, "akamaster", replace=("fc",))
+    assert caught.value.problems == ["! conv1.weight: expected an array of numbers, found a str"]
     headless = {key: value for key, value in foreign.items() if not key.startswith("linear.")}
     assert flat(mapping.from_torch(headless, "akamaster", replace=("fc",))).keys() == expected.keys()
     with pytest.raises(MismatchError, match=r"linear.weight \(here fc.weight\)"):
@@ -271,11 +283,31 @@ def test_the_command_line(tmp_path, capsys):
     assert facts["dialect"] == "native"
     assert facts["arrays"] == len(plan(module, normal(1, 32, 32, 3)).rows) - 2
     assert main([*command, "--replace", "head"]) == 2
-    assert "expected replace to name leaves of CifarResNet, got 'head'" in capsys.readouterr().err
+    error = "flax-attn-convert: expected --replace to name leaves of CifarResNet, got 'head'; the keys begin with "
+    assert capsys.readouterr().err.startswith(error)
+    for seed in ("-1", "x", "4294967296"):
+        with pytest.raises(SystemExit):
+            main([*command, "--replace", "fc", "--seed", seed])
+        assert f"expected an integer from 0 to 4294967295, got '{seed}'" in capsys.readouterr().err
 
 
 def sorted_keys(text):
     return text.replace("fc.bias, fc.weight", "fc.weight, fc.bias")
+
+
+class Scaled(Net):
+    """An example input of zeros would become NaN in the forward pass."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return layers.Linear(3, self.num_classes, name="fc")(jnp.divide(x, jnp.max(x)))
+
+
+def test_the_forward_pass_is_not_computed():
+    shape = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    state = random_state(plan(Scaled(), shape), np.random.default_rng(0), "float32")
+    with jax.debug_nans(True):
+        assert from_torch(Scaled(7), state, shape, replace="fc")["params"]["fc"]["kernel"].shape == (3, 7)
 
 
 def test_nothing_is_initialised_where_nothing_is_replaced(monkeypatch):

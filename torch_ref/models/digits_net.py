@@ -8,13 +8,13 @@ from torch_ref.blocks.se import SELayer
 
 
 class DigitsNet(Module):
-    def __init__(self):
+    def __init__(self, num_classes=10):
         super().__init__()
         self.conv1 = Sequential(Conv2d(1, 24, 3, padding=1), BatchNorm2d(24), ReLU())
         self.nl = NONLocalBlock2D(24, sub_sample=False)
         self.conv2 = Sequential(Conv2d(24, 48, 3, padding=1), BatchNorm2d(48), ReLU(), MaxPool2d(2))
         self.se = SELayer(48, 8)
-        self.fc = Sequential(Dropout(0.3), Linear(48 * 4 * 4, 10))
+        self.fc = Sequential(Dropout(0.3), Linear(48 * 4 * 4, num_classes))
 
     def forward(self, x: Tensor, return_nl_map=False) -> Tensor | tuple[Tensor, Tensor]:
         x, nl_map = self.nl(self.conv1(x), return_nl_map=True)
