@@ -17,6 +17,6 @@ from .training.takeover import (
     start_run as start_run,
     to_torch_checkpoint as to_torch_checkpoint,
 )
-from .training.torch_optimizer import TorchOptimizer as TorchOptimizer
+from .optimizers.torch_optimizer import TorchOptimizer as TorchOptimizer
 from .translation import translate as translate
 from .variables_file import module_of as module_of, restore as restore, save as save

@@ -9,14 +9,14 @@ import flax.linen as nn
 from convert.arguments import require_module, state_dict_of
 from convert.checkpoint import Checkpoint
 from convert.dialects import AUTO, choose
+from convert.optimizers.groups import Group, labelled, options_of, taken_by
+from convert.optimizers.kinds import find_kind, kind_of
+from convert.optimizers.names import Names, names_of
+from convert.optimizers.selection import Selector, grouped, selected
+from convert.optimizers.state_dicts import groups_and_states
+from convert.optimizers.torch_optimizer import TorchOptimizer
 from convert.rules import dropped
 from convert.state_dict import Plan, plan
-from convert.training.grouping import Selector, grouped, selected
-from convert.training.groups import Group, labelled, options_of, taken_by
-from convert.training.kinds import find_kind, kind_of
-from convert.training.naming import Names, names_of
-from convert.training.state_dicts import groups_and_states
-from convert.training.torch_optimizer import TorchOptimizer
 from flax_attn.catalog import PUBLISHED
 from flax_attn.recipes import RECIPES
 from flax_attn.recipes import recipe as find_recipe

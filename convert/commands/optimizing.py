@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 
 from convert.checkpoint import Checkpoint
+from convert.optimizers.kinds import ADAM, ADAMW, DECOUPLED
 from convert.state_dict import Plan
-from convert.training.kinds import ADAM, ADAMW, DECOUPLED
 from convert.training.reading import Said, run_of
 from convert.training.run import Run
 from convert.training.run_file import save_run

@@ -12,14 +12,14 @@ import optax
 
 from convert.checkpoint import Checkpoint, read
 from convert.optimizer import names_in, optimizer_of
+from convert.optimizers.selection import Selector
+from convert.optimizers.torch_optimizer import Schedule, TorchOptimizer
 from convert.rules import dropped
+from convert.schedulers.scheduler import scheduler_of
 from convert.state_dict import Plan
 from convert.tensors import as_numpy
-from convert.training.grouping import Selector
 from convert.training.places import at, find_place, is_optimizer, is_scheduler, without
 from convert.training.run import Layout, Run
-from convert.training.scheduling import scheduler_of
-from convert.training.torch_optimizer import Schedule, TorchOptimizer
 from flax_attn.training import TrainState, new_ema
 from flax_attn.training.ema import COUNT
 

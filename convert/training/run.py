@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import optax
 
+from convert.optimizers.torch_optimizer import TorchOptimizer
+from convert.schedulers.scheduler import Scheduler
 from convert.state_dict import Plan
 from convert.training.places import Trail
-from convert.training.scheduling import Scheduler
-from convert.training.torch_optimizer import TorchOptimizer
 from flax_attn.optim import PlateauState
 from flax_attn.training import TrainState
 

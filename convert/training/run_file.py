@@ -23,14 +23,14 @@ from convert.dialects import find_dialect
 from convert.errors import RefusedError, damage, name_file
 from convert.exported import export_of
 from convert.optimizer import optimizer_of
+from convert.optimizers.groups import Stored
+from convert.optimizers.names import names_of
+from convert.optimizers.torch_optimizer import Schedule, TorchOptimizer
 from convert.planning import COLLECTIONS
+from convert.schedulers.scheduler import Scheduler, scheduler_of
 from convert.state_dict import Plan, plan
-from convert.training.groups import Stored
-from convert.training.naming import names_of
 from convert.training.reading import schedules_of, state_of
 from convert.training.run import Layout, Run
-from convert.training.scheduling import Scheduler, scheduler_of
-from convert.training.torch_optimizer import Schedule, TorchOptimizer
 from convert.variables_file import about, module_in
 from convert.writing.leaves import flat
 from convert.writing.safetensors_writer import DTYPES, write_safetensors

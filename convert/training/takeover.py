@@ -13,14 +13,14 @@ from convert.arguments import require_module
 from convert.checkpoint import read
 from convert.exported import batch_counters
 from convert.files.torch_writer import save_torch
+from convert.optimizers.selection import Selector
+from convert.optimizers.torch_optimizer import Schedule, TorchOptimizer
 from convert.planning import owners_recorded
 from convert.rules import COUNTER
 from convert.state_dict import plan
-from convert.training.grouping import Selector
 from convert.training.places import put, writable
 from convert.training.reading import Said, run_of
 from convert.training.run import Layout, Run
-from convert.training.torch_optimizer import Schedule, TorchOptimizer
 from flax_attn.optim import PlateauState
 from flax_attn.training import TrainState
 from flax_attn.training.ema import COUNT

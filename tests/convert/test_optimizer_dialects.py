@@ -14,7 +14,7 @@ from convert import (
     save_run,
     to_torch_checkpoint,
 )
-from convert.training.naming import names_of
+from convert.optimizers.names import names_of
 from flax_attn import DotProductNonLocalBlock
 from flax_attn.blocks.transformer import TransformerEncoderLayer
 from flax_attn.models.ldnet import LDNet

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convert.training.kinds import KINDS, kind_of
+from convert.optimizers.kinds import KINDS, kind_of
 
 torch = pytest.importorskip("torch")
 optim = torch.optim

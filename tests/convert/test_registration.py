@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from convert import plan, to_torch
-from convert.training.naming import names_of
+from convert.optimizers.names import names_of
 from flax_attn import layers
 from flax_attn.layers import BatchNorm1d, Linear, Module, ModuleDict, ModuleList, Sequential
 

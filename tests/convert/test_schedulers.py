@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from convert import read
-from convert.training.scheduler_steps import state_after, stepped
-from convert.training.schedulers import momentum_of, schedule_of
+from convert.schedulers.schedules import momentum_of, schedule_of
+from convert.schedulers.steps import state_after, stepped
 from tests.helpers.schedulers import CASES, CHAINS, STEPS, assert_lrs, lr_scheduler, lrs_of, optimizer_with, started
 
 torch = pytest.importorskip("torch")

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from convert.training.schedulers import plateau_after, plateau_of
+from convert.schedulers.schedules import plateau_after, plateau_of
 from flax_attn.optim import ReduceLROnPlateau
 from tests.helpers.schedulers import LRS, lr_scheduler, optimizer_with
 

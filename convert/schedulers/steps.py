@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from convert.training.scheduler_kinds import (
+from convert.schedulers.kinds import (
     BY_HAND,
     Group,
     State,

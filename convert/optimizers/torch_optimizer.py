@@ -11,13 +11,13 @@ import optax
 from flax import traverse_util
 from optax.transforms import MaskedNode
 
+from convert.optimizers.groups import Group, Label, Stored, is_stored, require_fit
+from convert.optimizers.kinds import Kind
+from convert.optimizers.names import Names
+from convert.optimizers.optax_state import fields_of, part_of, with_fields, with_part
 from convert.planning import Row
 from convert.state_dict import in_torch_layout
 from convert.tensors import Lazy, as_numpy, owned
-from convert.training.groups import Group, Label, Stored, is_stored, require_fit
-from convert.training.kinds import Kind
-from convert.training.naming import Names
-from convert.training.optax_state import fields_of, part_of, with_fields, with_part
 from convert.values import numpy_dtype
 
 FROZEN = "frozen"

@@ -8,8 +8,8 @@ the order of ``module.parameters()``, or if the groups are those of the publishe
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from convert.optimizers.kinds import Groups
 from convert.prefixes import cleaned
-from convert.training.kinds import Groups
 
 Selector = str | Sequence[str] | Callable[[str], bool]
 """A group of parameters: a regular expression that is searched for in their keys, the keys, or a function of a key."""

@@ -9,8 +9,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from convert.training.scheduler_kinds import BY_HAND, Group, State, from_group, groups_of, parts_of, require
-from convert.training.scheduler_steps import Groups, prepared, restarted
+from convert.schedulers.kinds import BY_HAND, Group, State, from_group, groups_of, parts_of, require
+from convert.schedulers.steps import Groups, prepared, restarted
 from flax_attn.optim.lr_scheduler.cosine import annealed, cosine_annealing_warm_restarts
 from flax_attn.optim.lr_scheduler.cycles import Phase, annealed_phases, wave
 from flax_attn.optim.lr_scheduler.plateau import PlateauState, ReduceLROnPlateau

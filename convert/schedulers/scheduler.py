@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.training.groups import Group
-from convert.training.scheduler_steps import prepared, stepped
-from convert.training.schedulers import momentum_of, moves_momentum, plateau_after, plateau_of, schedule_of
-from convert.training.torch_optimizer import TorchOptimizer
+from convert.optimizers.groups import Group
+from convert.optimizers.torch_optimizer import TorchOptimizer
+from convert.schedulers.schedules import momentum_of, moves_momentum, plateau_after, plateau_of, schedule_of
+from convert.schedulers.steps import prepared, stepped
 from flax_attn.optim import PlateauState, ReduceLROnPlateau
 
 PLATEAU = "ReduceLROnPlateau"

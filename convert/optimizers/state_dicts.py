@@ -5,7 +5,7 @@ from typing import Any
 
 from convert.arguments import described
 from convert.errors import shown
-from convert.training.kinds import Groups, States
+from convert.optimizers.kinds import Groups, States
 from convert.training.places import is_optimizer
 
 

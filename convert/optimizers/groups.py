@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from convert.mismatch import refuse
+from convert.optimizers.kinds import Kind
+from convert.optimizers.names import Names
 from convert.tensors import as_numpy
-from convert.training.kinds import Kind
-from convert.training.naming import Names
 from convert.values import is_array, numpy_dtype, trouble
 
 MOST = 2**31
