@@ -14,7 +14,7 @@ from convert.optimizers.kinds import find_kind, kind_of
 from convert.optimizers.names import Names, names_of
 from convert.optimizers.selection import Selector, grouped, selected
 from convert.optimizers.state_dicts import groups_and_states
-from convert.optimizers.torch_optimizer import TorchOptimizer
+from convert.optimizers.torch_optimizer import Schedule, TorchOptimizer
 from convert.rules import dropped
 from convert.state_dict import Plan, plan
 from flax_attn.catalog import PUBLISHED
@@ -106,6 +106,7 @@ def torch_optimizer(
     kind: str,
     *example_inputs: Any,
     groups: Sequence[Mapping[str, Any]] = ({"params": ""},),
+    schedules: Sequence[Schedule] | None = None,
     **options: Any,
 ) -> TorchOptimizer:
     """An optimizer for a training that begins here and may go on in PyTorch.
@@ -114,6 +115,8 @@ def torch_optimizer(
         kind: the class in ``torch.optim``: "AdamW".
         groups: the parameter groups, with "params", as ``groups`` of ``optimizer_from_torch``, and the options of the
             group. Parameters in no group are frozen. The default is one group with all parameters.
+        schedules: for each group a function from the number of steps taken to the learning rate, such as those of
+            ``flax_attn.optim``. None: the learning rates are constant.
         options: the options of all groups, by PyTorch's names: lr, betas and so on.
 
     Raises:
@@ -126,7 +129,8 @@ def torch_optimizer(
     made = tuple(Group(k, found.defaults() | options | o) for k, o in zip(keys, own, strict=True))
     for group in made:
         found.transformation(group.options, group.options["lr"])
-    return TorchOptimizer(found, made, names, labels=labelled(found, made, names, stored={}, step=0))
+    labels = labelled(found, made, names, stored={}, step=0)
+    return TorchOptimizer(found, made, names, labels=labels, schedules=schedules)
 
 
 def published_optimizer(name: str | None) -> str | None:

@@ -103,10 +103,8 @@ class TorchOptimizer:
 
     def lr(self, state: Any, number: int) -> float:
         """The learning rate of a group at the next step."""
-        part, own = (
-            next((label for label in self.parts if label.group == number), None),
-            self.groups[number].options["lr"],
-        )
+        own = self.groups[number].options["lr"]
+        part = next((label for label in self.parts if label.group == number), None)
         if part is None or (self.schedules is None and not self.adjustable):
             return own
         fields = fields_of(part_of(state, str(part)))
@@ -171,7 +169,7 @@ class TorchOptimizer:
         slot, option = self.kind.first
         return {
             key: {
-                "step": np.float32(0),
+                "step": np.zeros((), np.float32),
                 slot: np.full(self.names.shapes[key], group.options.get(option, 0.0)),
             }
             for group in self.groups

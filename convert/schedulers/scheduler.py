@@ -14,13 +14,16 @@ from flax_attn.optim import PlateauState, ReduceLROnPlateau
 
 PLATEAU = "ReduceLROnPlateau"
 
+REPLACED = ""
+"""The kind of a scheduler in whose place the user has given schedules. Its state is only counted on."""
+
 
 @dataclass(frozen=True)
 class Scheduler:
     """A scheduler of PyTorch.
 
     Args:
-        kind: the class in ``torch.optim.lr_scheduler``.
+        kind: the class in ``torch.optim.lr_scheduler``, or ``REPLACED``.
         state: its state dict.
         steps_per_epoch: PyTorch steps the scheduler once after so many steps of the optimizer; None: not known.
         step_in_epoch: so many steps of the optimizer were taken after the last step of the scheduler.
@@ -37,7 +40,7 @@ class Scheduler:
         """``optimizer`` with the learning rates of this scheduler. ValueError if nobody has said how often it steps."""
         if self.plateau:
             return replace(optimizer, adjustable=True)
-        self.require_period()
+        self.require_known()
         about: dict[str, Any] = dict(
             kind=self.kind,
             steps_per_epoch=self.steps_per_epoch,
@@ -48,8 +51,10 @@ class Scheduler:
         momentums = momentum_of(self.state, **about) if moves_momentum(self.kind, self.state) else None
         return replace(optimizer, schedules=schedule_of(self.state, **about, lr_only=True), momentums=momentums)
 
-    def require_period(self) -> None:
-        """ValueError if nobody has said how often PyTorch steps this scheduler, and the learning rates depend on it."""
+    def require_known(self) -> None:
+        """ValueError if the learning rates cannot be known: nobody has said how often PyTorch steps this scheduler."""
+        if self.kind == REPLACED:
+            raise ValueError("the scheduler in the file was replaced by schedules of the user; pass them as schedules")
         if self.steps_per_epoch is None and not self.plateau:
             raise ValueError(
                 f"the file has the scheduler {self.kind}, and does not say how often PyTorch steps it; pass "
@@ -70,6 +75,11 @@ class Scheduler:
         taken, period = steps + self.step_in_epoch, self.steps_per_epoch
         if not steps or period is None:
             return self, [dict(group) for group in groups]
+        if self.kind == REPLACED:
+            counters = [name for name in ("last_epoch", "_step_count") if name in self.state]
+            counts = {name: self.state[name] + taken // period for name in counters}
+            state = {**self.state, **counts, "_last_lr": [group["lr"] for group in groups]}
+            return replace(self, state=state, step_in_epoch=taken % period), [dict(group) for group in groups]
         state, moved = stepped(self.state, groups, taken // period, self.kind)
         return replace(self, state=state, step_in_epoch=taken % period), moved
 

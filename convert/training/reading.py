@@ -15,7 +15,7 @@ from convert.optimizer import names_in, optimizer_of
 from convert.optimizers.selection import Selector
 from convert.optimizers.torch_optimizer import Schedule, TorchOptimizer
 from convert.rules import dropped
-from convert.schedulers.scheduler import scheduler_of
+from convert.schedulers.scheduler import REPLACED, Scheduler, scheduler_of
 from convert.state_dict import Plan
 from convert.tensors import as_numpy
 from convert.training.places import at, find_place, is_optimizer, is_scheduler, without
@@ -43,6 +43,8 @@ class Said:
     start_missing: bool = False
     rng: Any = 0
     ema: str | None = None
+    wrapper: str | None = None
+    prefix: str | None = None
     optimizer_at: str | None = None
     scheduler_at: str | None = None
     dialect: str | None = None
@@ -66,12 +68,17 @@ def run_of(path: str | os.PathLike, checkpoint: Checkpoint, module: nn.Module, m
     scheduler = None
     if said.schedules is not None:
         optimizer = replace(optimizer, schedules=schedules_of(said.schedules, optimizer))
+        if scheduler_state is not None:
+            scheduler = Scheduler(REPLACED, scheduler_state, said.steps_per_epoch, step_in_epoch=said.step_in_epoch)
     elif scheduler_state is not None:
         scheduler = scheduler_of(
             scheduler_state, said.scheduler, said.steps_per_epoch, said.step_in_epoch, groups=optimizer.groups
         )
         optimizer = scheduler.attached(optimizer) if said.attach else optimizer
     average, layout = averaged(path, said, mapping, layout)
+    if said.prefix:
+        whole = read(path, said.wrapper, prefix="").arrays
+        layout = replace(layout, others={key: x for key, x in whole.items() if not key.startswith(said.prefix)})
     opt_state = optimizer.from_torch(stored, variables["params"])
     state = state_of(variables, optimizer, opt_state, rng=said.rng, ema=average)
     return Run(module, mapping, state, optimizer=optimizer, scheduler=scheduler, layout=layout)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import optax
 
 from convert.optimizers.torch_optimizer import TorchOptimizer
-from convert.schedulers.scheduler import Scheduler
+from convert.schedulers.scheduler import REPLACED, Scheduler
 from convert.state_dict import Plan
 from convert.training.places import Trail
 from flax_attn.optim import PlateauState
@@ -28,6 +28,7 @@ class Layout:
         scheduler: where the state of the scheduler is; None if there is none.
         ema: where the averaged weights are; None if there are none, or if they were not asked for.
         ema_prefix: what the keys of the averaged weights begin with.
+        others: what else is in the state dict of the model, outside ``prefix``.
         beside: everything else in the file, as plain values.
     """
 
@@ -39,6 +40,7 @@ class Layout:
     scheduler: Trail | None = None
     ema: Trail | None = None
     ema_prefix: str = ""
+    others: Mapping[str, Any] = field(default_factory=dict)
     beside: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -91,7 +93,7 @@ class Run:
         if self.scheduler is None:
             return optimizer, None
         options = [group.options for group in self.optimizer.groups]
-        if self.scheduler.plateau:
+        if self.scheduler.plateau or self.scheduler.kind == REPLACED:
             options = [{**own, "lr": now["lr"]} for own, now in zip(options, optimizer["param_groups"], strict=True)]
         scheduler, moved = self.scheduler.after(self.steps(state), options, plateau)
         groups = [a | b for a, b in zip(optimizer["param_groups"], moved, strict=True)]

@@ -27,7 +27,7 @@ from convert.optimizers.groups import Stored
 from convert.optimizers.names import names_of
 from convert.optimizers.torch_optimizer import Schedule, TorchOptimizer
 from convert.planning import COLLECTIONS
-from convert.schedulers.scheduler import Scheduler, scheduler_of
+from convert.schedulers.scheduler import REPLACED, Scheduler, scheduler_of
 from convert.state_dict import Plan, plan
 from convert.training.reading import schedules_of, state_of
 from convert.training.run import Layout, Run
@@ -66,6 +66,7 @@ def save_run(
     state = run.state if state is None else state
     optimizer, scheduler = run.torch_states(state, plateau)
     arrays = {"optimizer": _by_slot(optimizer["state"], [key for group in run.optimizer.groups for key in group.keys])}
+    arrays |= {"others": dict(run.layout.others)} if run.layout.others else {}
     arrays |= {"rng": jax.random.key_data(state.rng)} | ({} if state.ema is None else {"ema": state.ema})
     facts = {
         "kind": run.optimizer.kind.name,
@@ -77,7 +78,7 @@ def save_run(
         "dialect": run.dialect,
         "rng": str(jax.random.key_impl(state.rng)),
         "scheduler": scheduler and {**vars(scheduler), "plateau": None},
-        "layout": {**vars(run.layout), "counters": run.counters(state)},
+        "layout": {**vars(run.layout), "others": {}, "counters": run.counters(state)},
     }
     with name_file(path, "could not be written"):
         leaves, metadata = flat({**state.variables, **arrays}, DTYPES, "safetensors"), about(None)
@@ -116,7 +117,7 @@ def restore_run(
         with damage(*BROKEN):
             facts, tree = json.loads(checkpoint.metadata[KEY]), _tree(checkpoint.arrays)
             variables: Tree = {name: tree[name] for name in COLLECTIONS if name in tree}
-            layout = _layout(facts["layout"])
+            layout = replace(_layout(facts["layout"]), others=tree.get("others", {}))
         module = module_in(checkpoint.metadata, cls) if module is None else module
     own = {key: array for key, array in checkpoint.arrays.items() if key.partition("/")[0] in variables}
     mapping = plan(module, *example_inputs, **kwargs) if example_inputs else export_of(module, own).plan
@@ -124,12 +125,12 @@ def restore_run(
     with name_file(path, "could not be read"):
         with damage(*BROKEN):
             optimizer, stored = _optimizer(facts, tree.get("optimizer", {}), mapping)
-            scheduler = None if schedules else _scheduler(facts["scheduler"], steps_per_epoch, optimizer)
+            scheduler = _scheduler(facts["scheduler"], steps_per_epoch, optimizer, schedules is not None)
             rng, ema = jax.random.wrap_key_data(jnp.array(tree["rng"]), impl=str(facts["rng"])), _ema(tree, mapping)
         if schedules is not None:
             optimizer = replace(optimizer, schedules=schedules_of(schedules, optimizer))
         elif scheduler:
-            scheduler.require_period()
+            scheduler.require_known()
             with damage(*BROKEN):
                 optimizer = scheduler.attached(optimizer)
         with damage(*BROKEN):
@@ -156,10 +157,14 @@ def _optimizer(facts: Tree, slots: Mapping[str, Tree], mapping: Plan) -> tuple[T
     return replace(optimizer, labels={**optimizer.labels, **dict.fromkeys(facts["frozen"])}), stored
 
 
-def _scheduler(facts: Tree | None, steps_per_epoch: int | None, optimizer: TorchOptimizer) -> Scheduler | None:
+def _scheduler(
+    facts: Tree | None, steps_per_epoch: int | None, optimizer: TorchOptimizer, is_replaced: bool
+) -> Scheduler | None:
     if facts is None:
         return None
     period = facts["steps_per_epoch"] if steps_per_epoch is None else steps_per_epoch
+    if is_replaced or facts["kind"] == REPLACED:
+        return Scheduler(REPLACED, {**facts["state"]}, period, step_in_epoch=facts["step_in_epoch"])
     return scheduler_of(facts["state"], facts["kind"], period, facts["step_in_epoch"], groups=optimizer.groups)
 
 

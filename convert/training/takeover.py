@@ -42,6 +42,7 @@ def from_torch_checkpoint(
     rng: Any = 0,
     ema: str | None = None,
     wrapper: str | None = None,
+    prefix: str | None = None,
     optimizer_at: str | None = None,
     scheduler_at: str | None = None,
     dialect: str | None = None,
@@ -74,7 +75,9 @@ def from_torch_checkpoint(
         rng: a seed or a key, for dropout and other noise.
         ema: the keys, joined by dots, of averaged weights in the file; they become the average of the state.
         wrapper: the keys, joined by dots, of the state dict of the model, where it is not under a usual name.
-        optimizer_at, scheduler_at: the same of the states of optimizer and scheduler, where there are several.
+        prefix: take only the keys of the model that begin with this text, and remove it from them. The other keys are
+            kept for ``to_torch_checkpoint``.
+        optimizer_at, scheduler_at: where the states of optimizer and scheduler are, where there are several.
 
     Raises:
         CheckpointError: if the file cannot be read.
@@ -99,12 +102,14 @@ def from_torch_checkpoint(
         start_missing=start_missing,
         rng=rng,
         ema=ema,
+        wrapper=wrapper,
+        prefix=prefix,
         optimizer_at=optimizer_at,
         scheduler_at=scheduler_at,
         dialect=dialect,
         dtype=dtype,
     )
-    return run_of(path, read(path, wrapper), module, mapping=plan(module, *example_inputs, **kwargs), said=said)
+    return run_of(path, read(path, wrapper, prefix), module, mapping=plan(module, *example_inputs, **kwargs), said=said)
 
 
 def to_torch_checkpoint(
@@ -142,7 +147,8 @@ def to_torch_checkpoint(
         average = model_state(run, state, state.ema_variables, run.layout.ema_prefix)
         count = {COUNT: np.asarray(state.ema[COUNT], np.int64)} if COUNT in state.ema else {}
         tree = put(tree, run.layout.ema, OrderedDict(count | average))
-    save_torch(path, put(tree, run.layout.model, model_state(run, state, state.variables, run.layout.prefix)))
+    model = model_state(run, state, state.variables, run.layout.prefix)
+    save_torch(path, put(tree, run.layout.model, OrderedDict({**model, **run.layout.others})))
 
 
 def start_run(

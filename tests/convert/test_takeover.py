@@ -126,15 +126,14 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("groups", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_there_and_back(tmp_path, name, groups):
+def test_there_and_back_with_two_groups(tmp_path, name):
     """10 steps in PyTorch, 15 in JAX, 10 in PyTorch: equal to 35 in PyTorch."""
-    alone, first, last = (Torch(OPTIMIZERS[name], groups=groups) for _ in range(3))
+    alone, first, last = (Torch(OPTIMIZERS[name], groups=True) for _ in range(3))
     expected = alone.steps(0, 35)
     first.steps(0, 10)
     first.save(tmp_path / "a.pth", epoch=1)
-    run = from_torch_checkpoint(tmp_path / "a.pth", Flat(), X, groups=GROUPS if groups else None)
+    run = from_torch_checkpoint(tmp_path / "a.pth", Flat(), X, groups=GROUPS)
     state, losses = flax_steps(run, 10, 25)
     assert losses == pytest.approx(expected[10:25], rel=1e-9)
     to_torch_checkpoint(tmp_path / "b.pth", run, state, epoch=2)
@@ -224,13 +223,43 @@ def test_a_plateau_is_stepped_by_its_metric(tmp_path):
 
 
 def test_a_schedule_of_the_user_stands_for_a_function(tmp_path):
-    training = Torch(OPTIMIZERS["sgd momentum"], lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 0.9**epoch))
-    training.steps(0, 5)
-    training.save(tmp_path / "a.pth")
+    """The state of a LambdaLR is counted on, so that PyTorch goes on with its own function."""
+
+    def make(optimizer):
+        return lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
+
+    alone, first, last = (Torch(OPTIMIZERS["sgd momentum"], make) for _ in range(3))
+    expected = alone.steps(0, 20)
+    first.steps(0, 5)
+    first.save(tmp_path / "a.pth")
     with pytest.raises(ValueError, match="LambdaLR"):
         from_torch_checkpoint(tmp_path / "a.pth", Flat(), X, steps_per_epoch=1)
-    run = from_torch_checkpoint(tmp_path / "a.pth", Flat(), X, schedules=[lambda count: 0.02 * 0.9**count], step=5)
-    assert flax_steps(run, 5, 15)[1] == pytest.approx(training.steps(5, 15), rel=1e-9)
+    schedules = [lambda count: 0.02 * 0.9**count]
+    run = from_torch_checkpoint(tmp_path / "a.pth", Flat(), X, schedules=schedules, step=5, steps_per_epoch=1)
+    save_run(tmp_path / "run.safetensors", run)
+    with pytest.raises(ValueError, match="pass them as schedules"):
+        restore_run(tmp_path / "run.safetensors", X, cls=Flat)
+    run = restore_run(tmp_path / "run.safetensors", X, cls=Flat, schedules=schedules)
+    state, losses = flax_steps(run, 5, 15)
+    assert losses == pytest.approx(expected[5:15], rel=1e-9)
+    to_torch_checkpoint(tmp_path / "b.pth", run, state)
+    last.load(tmp_path / "b.pth")
+    assert last.steps(15, 20) == pytest.approx(expected[15:], rel=1e-9)
+
+
+def test_a_part_of_the_model_of_the_file(tmp_path):
+    """The rest of the state dict is kept, and goes back."""
+    training = Torch(OPTIMIZERS["adam"])
+    training.steps(0, 3)
+    model = {f"net.{key}": value for key, value in training.net.state_dict().items()} | {"loss.scale": torch.ones(2)}
+    torch.save({"state_dict": model, "optimizer": training.optimizer.state_dict()}, tmp_path / "a.pth")
+    run = from_torch_checkpoint(tmp_path / "a.pth", Flat(), X, prefix="net.")
+    save_run(tmp_path / "run.safetensors", run)
+    run = restore_run(tmp_path / "run.safetensors", X, cls=Flat)
+    to_torch_checkpoint(tmp_path / "b.pth", run)
+    found = torch.load(tmp_path / "b.pth", weights_only=True)["state_dict"]
+    assert list(found) == list(model)
+    assert all(torch.equal(found[key], value) for key, value in model.items())
 
 
 def test_the_user_says_how_often_the_scheduler_steps(tmp_path):
