@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from convert.checkpoint import Checkpoint
 from convert.optimizers.kinds import ADAM, ADAMW, DECOUPLED
+from convert.schedulers.scheduler import PLATEAU, UNKNOWN
 from convert.state_dict import Plan
 from convert.training.reading import Said, run_of
 from convert.training.run import Run
@@ -89,9 +90,7 @@ def assumed(options: argparse.Namespace, run: Run) -> str:
     decays = any(group.get("weight_decay") for group in groups) and not all(DECOUPLED in group for group in groups)
     if options.optimizer or run.optimizer.kind not in (ADAM, ADAMW) or not decays:
         return ""
-    return (
-        f"the optimizer is {run.optimizer.kind.name}, as in the published training; the file may also be of the other"
-    )
+    return f"{run.optimizer.kind.name}, as in the published training, because Adam and AdamW look the same in this file"
 
 
 def said_of(training: Mapping[str, Any]) -> list[str]:
@@ -105,9 +104,16 @@ def said_of(training: Mapping[str, Any]) -> list[str]:
         f"{frozen} frozen, after {training['step']} steps"
     ]
     if training["assumed"]:
-        lines.append(f"assumed: {training['assumed']}; --optimizer says which it is")
-    if training["scheduler"]:
-        steps = training["steps_per_epoch"]
-        about = f"stepped every {steps} steps" if steps else "pass steps_per_epoch to restore_run"
-        lines.append(f"scheduler {training['scheduler']}: {about}")
+        lines.append(f"assumed: {training['assumed']}; name the other with --optimizer")
+    if kind := training["scheduler"]:
+        lines.append(f"scheduler {kind}: {next_to_do(kind, training['steps_per_epoch'])}")
     return lines
+
+
+def next_to_do(scheduler: str, steps_per_epoch: int | None) -> str:
+    """What a user has to know of a scheduler in order to go on."""
+    if scheduler == UNKNOWN:
+        return "its learning rates are not in the file; pass schedules to restore_run"
+    if scheduler == PLATEAU:
+        return "run.scheduler.plateau steps it"
+    return f"stepped every {steps_per_epoch} steps" if steps_per_epoch else "pass steps_per_epoch to restore_run"

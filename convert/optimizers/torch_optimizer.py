@@ -19,6 +19,7 @@ from convert.planning import Row
 from convert.state_dict import in_torch_layout
 from convert.tensors import Lazy, as_numpy, owned
 from convert.values import numpy_dtype
+from flax_attn.training.freezing import unchanged
 
 FROZEN = "frozen"
 """The part of the optax state of the parameters that the optimizer leaves as they are."""
@@ -58,7 +59,7 @@ class TorchOptimizer:
         if len(made) == 1 and not frozen:
             return next(iter(made.values()))
         words = {key: str(label) if label else FROZEN for key, label in self.labels.items()}
-        return optax.partition(made | ({FROZEN: optax.set_to_zero()} if frozen else {}), self._tree(words))
+        return optax.partition(made | ({FROZEN: unchanged()} if frozen else {}), self._tree(words))
 
     @property
     def parts(self) -> list[Label]:

@@ -14,8 +14,8 @@ from flax_attn.optim import PlateauState, ReduceLROnPlateau
 
 PLATEAU = "ReduceLROnPlateau"
 
-REPLACED = ""
-"""The kind of a scheduler in whose place the user has given schedules. Its state is only counted on."""
+UNKNOWN = "unknown"
+"""The kind of a scheduler whose learning rates the user gives as schedules. Its state is only counted on."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Scheduler:
     """A scheduler of PyTorch.
 
     Args:
-        kind: the class in ``torch.optim.lr_scheduler``, or ``REPLACED``.
+        kind: the class in ``torch.optim.lr_scheduler``, or ``UNKNOWN``.
         state: its state dict.
         steps_per_epoch: PyTorch steps the scheduler once after so many steps of the optimizer; None: not known.
         step_in_epoch: so many steps of the optimizer were taken after the last step of the scheduler.
@@ -53,8 +53,11 @@ class Scheduler:
 
     def require_known(self) -> None:
         """ValueError if the learning rates cannot be known: nobody has said how often PyTorch steps this scheduler."""
-        if self.kind == REPLACED:
-            raise ValueError("the scheduler in the file was replaced by schedules of the user; pass them as schedules")
+        if self.kind == UNKNOWN:
+            raise ValueError(
+                "the file does not tell the learning rates of its scheduler; pass schedules, for each group a function "
+                "from the number of steps to the learning rate"
+            )
         if self.steps_per_epoch is None and not self.plateau:
             raise ValueError(
                 f"the file has the scheduler {self.kind}, and does not say how often PyTorch steps it; pass "
@@ -75,7 +78,7 @@ class Scheduler:
         taken, period = steps + self.step_in_epoch, self.steps_per_epoch
         if not steps or period is None:
             return self, [dict(group) for group in groups]
-        if self.kind == REPLACED:
+        if self.kind == UNKNOWN:
             counters = [name for name in ("last_epoch", "_step_count") if name in self.state]
             counts = {name: self.state[name] + taken // period for name in counters}
             state = {**self.state, **counts, "_last_lr": [group["lr"] for group in groups]}

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from convert.checkpoint import Checkpoint, read
+from convert.errors import RefusedError
 from convert.optimizer import names_in, optimizer_of
 from convert.optimizers.selection import Selector
 from convert.optimizers.torch_optimizer import Schedule, TorchOptimizer
 from convert.rules import dropped
-from convert.schedulers.scheduler import REPLACED, Scheduler, scheduler_of
+from convert.schedulers.scheduler import UNKNOWN, Scheduler, scheduler_of
 from convert.state_dict import Plan
 from convert.tensors import as_numpy
 from convert.training.places import at, find_place, is_optimizer, is_scheduler, without
@@ -65,16 +66,7 @@ def run_of(path: str | os.PathLike, checkpoint: Checkpoint, module: nn.Module, m
         step=said.step,
         start_missing=said.start_missing,
     )
-    scheduler = None
-    if said.schedules is not None:
-        optimizer = replace(optimizer, schedules=schedules_of(said.schedules, optimizer))
-        if scheduler_state is not None:
-            scheduler = Scheduler(REPLACED, scheduler_state, said.steps_per_epoch, step_in_epoch=said.step_in_epoch)
-    elif scheduler_state is not None:
-        scheduler = scheduler_of(
-            scheduler_state, said.scheduler, said.steps_per_epoch, said.step_in_epoch, groups=optimizer.groups
-        )
-        optimizer = scheduler.attached(optimizer) if said.attach else optimizer
+    optimizer, scheduler = scheduled(optimizer, scheduler_state, said)
     average, layout = averaged(path, said, mapping, layout)
     if said.prefix:
         whole = read(path, said.wrapper, prefix="").arrays
@@ -82,6 +74,25 @@ def run_of(path: str | os.PathLike, checkpoint: Checkpoint, module: nn.Module, m
     opt_state = optimizer.from_torch(stored, variables["params"])
     state = state_of(variables, optimizer, opt_state, rng=said.rng, ema=average)
     return Run(module, mapping, state, optimizer=optimizer, scheduler=scheduler, layout=layout)
+
+
+def scheduled(
+    optimizer: TorchOptimizer, state: Mapping[str, Any] | None, said: Said
+) -> tuple[TorchOptimizer, Scheduler | None]:
+    """The optimizer with its learning rates, and the scheduler in the file, whose state dict is ``state``."""
+    period, begun = said.steps_per_epoch, said.step_in_epoch
+    unknown = None if state is None else Scheduler(UNKNOWN, state, period, step_in_epoch=begun)
+    if said.schedules is not None:
+        return replace(optimizer, schedules=schedules_of(said.schedules, optimizer)), unknown
+    if state is None:
+        return optimizer, None
+    try:
+        scheduler = scheduler_of(state, said.scheduler, period, begun, groups=optimizer.groups)
+    except RefusedError:
+        if said.attach:
+            raise
+        return optimizer, unknown
+    return scheduler.attached(optimizer) if said.attach else optimizer, scheduler
 
 
 def layout_of(

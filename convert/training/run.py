@@ -8,7 +8,7 @@ import flax.linen as nn
 import optax
 
 from convert.optimizers.torch_optimizer import TorchOptimizer
-from convert.schedulers.scheduler import REPLACED, Scheduler
+from convert.schedulers.scheduler import UNKNOWN, Scheduler
 from convert.state_dict import Plan
 from convert.training.places import Trail
 from flax_attn.optim import PlateauState
@@ -93,7 +93,7 @@ class Run:
         if self.scheduler is None:
             return optimizer, None
         options = [group.options for group in self.optimizer.groups]
-        if self.scheduler.plateau or self.scheduler.kind == REPLACED:
+        if self.scheduler.plateau or self.scheduler.kind == UNKNOWN:
             options = [{**own, "lr": now["lr"]} for own, now in zip(options, optimizer["param_groups"], strict=True)]
         scheduler, moved = self.scheduler.after(self.steps(state), options, plateau)
         groups = [a | b for a, b in zip(optimizer["param_groups"], moved, strict=True)]

@@ -27,7 +27,7 @@ from convert.optimizers.groups import Stored
 from convert.optimizers.names import names_of
 from convert.optimizers.torch_optimizer import Schedule, TorchOptimizer
 from convert.planning import COLLECTIONS
-from convert.schedulers.scheduler import REPLACED, Scheduler, scheduler_of
+from convert.schedulers.scheduler import UNKNOWN, Scheduler, scheduler_of
 from convert.state_dict import Plan, plan
 from convert.training.reading import schedules_of, state_of
 from convert.training.run import Layout, Run
@@ -163,8 +163,8 @@ def _scheduler(
     if facts is None:
         return None
     period = facts["steps_per_epoch"] if steps_per_epoch is None else steps_per_epoch
-    if is_replaced or facts["kind"] == REPLACED:
-        return Scheduler(REPLACED, {**facts["state"]}, period, step_in_epoch=facts["step_in_epoch"])
+    if is_replaced or facts["kind"] == UNKNOWN:
+        return Scheduler(UNKNOWN, {**facts["state"]}, period, step_in_epoch=facts["step_in_epoch"])
     return scheduler_of(facts["state"], facts["kind"], period, facts["step_in_epoch"], groups=optimizer.groups)
 
 

@@ -56,11 +56,11 @@ def freeze(optimizer: optax.GradientTransformation, params: Any, paths: Sequence
         ValueError: if a path is that of no parameter.
     """
     labels = jax.tree.map(lambda leaf: "frozen" if leaf else "trained", frozen_leaves(params, paths))
-    return optax.partition({"trained": optimizer, "frozen": _stay()}, labels)
+    return optax.partition({"trained": optimizer, "frozen": unchanged()}, labels)
 
 
-def _stay() -> optax.GradientTransformation:
-    """Updates of -0.0: added to any number, also to -0.0, they leave its bits as they are. +0.0 would not."""
+def unchanged() -> optax.GradientTransformation:
+    """Leaves parameters as they are, to the bit: the updates are -0.0. Adding +0.0 would change a -0.0."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda grad: jnp.full_like(grad, -0.0), updates), state

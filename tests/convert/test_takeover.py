@@ -237,7 +237,7 @@ def test_a_schedule_of_the_user_stands_for_a_function(tmp_path):
     schedules = [lambda count: 0.02 * 0.9**count]
     run = from_torch_checkpoint(tmp_path / "a.pth", Flat(), X, schedules=schedules, step=5, steps_per_epoch=1)
     save_run(tmp_path / "run.safetensors", run)
-    with pytest.raises(ValueError, match="pass them as schedules"):
+    with pytest.raises(ValueError, match="pass schedules, for each group a function"):
         restore_run(tmp_path / "run.safetensors", X, cls=Flat)
     run = restore_run(tmp_path / "run.safetensors", X, cls=Flat, schedules=schedules)
     state, losses = flax_steps(run, 5, 15)

@@ -176,6 +176,21 @@ def test_the_command_takes_a_run_of_detr_over(tmp_path, capsys, detr):
     assert all(np.array_equal(found[key], before[key]) for key in training["frozen"])
 
 
+def test_a_scheduler_of_functions_is_kept(tmp_path, capsys, detr):
+    """The schedulers of transformers are LambdaLR. The command goes on, and who restores the run gives schedules."""
+    _, optimizer, path = detr
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
+    states = torch.load(path, weights_only=False) | {"lr_scheduler": scheduler.state_dict()}
+    torch.save(states, tmp_path / "a.pth")
+    out = tmp_path / "a.safetensors"
+    status, training = convert(capsys, tmp_path / "a.pth", "--out", out, "--with-optimizer", *LIKE_DETR)
+    assert (status, training["scheduler"]) == (0, "unknown")
+    with pytest.raises(ValueError, match="pass schedules, for each group a function"):
+        restore_run(out)
+    run = restore_run(out, schedules=[lambda count: 1e-4 * 0.9**count, lambda count: 1e-5 * 0.9**count])
+    assert run.scheduler.state["lr_lambdas"] == [None, None]
+
+
 def test_what_the_command_needs_of_an_older_file_of_another_network(tmp_path, capsys, detr):
     """Before version 2.7 AdamW looks as Adam does. Without a published training somebody must say which it is."""
     _, _, path = detr
@@ -186,7 +201,7 @@ def test_what_the_command_needs_of_an_older_file_of_another_network(tmp_path, ca
     arguments = [tmp_path / "old.pth", "--out", tmp_path / "a.safetensors", "--with-optimizer"]
     status, training = convert(capsys, *arguments, *LIKE_DETR)
     assert (status, training["optimizer"]) == (0, "AdamW")
-    assert training["assumed"].startswith("the optimizer is AdamW, as in the published training")
+    assert training["assumed"].startswith("AdamW, as in the published training")
     plain = ["--model", "DETR", *LIKE_DETR[2:]]
     status, error = convert(capsys, *arguments, *plain)
     assert status == 2
