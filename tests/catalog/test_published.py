@@ -41,6 +41,7 @@ def test_what_a_checkpoint_tells_is_what_the_constructor_made(entry):
         assert shapes[key][0] - less == entry.kwargs.get(name, arguments(entry.cls)[name].default)
 
 
+@pytest.mark.slow
 @published([entry for entry in PUBLISHED if not entry.keys])
 def test_a_network_and_its_twin_register_in_one_order(entry):
     """Those with pinned keys are compared with these in ``test_golden.py``."""

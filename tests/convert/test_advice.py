@@ -59,8 +59,8 @@ def hint(module, state_dict, x=X, **kwargs):
 def test_a_head_of_training_is_found_with_train():
     state = arrays(Head(), train=True)
     assert hint(Head(), state) == (
-        "'aux.bias' belongs to a module that is called only with train=True; call from_torch with train=True, or let "
-        "the network call it `if train or self.is_initializing():`"
+        "'aux.weight' belongs to a module that is called only with train=True; call from_torch with train=True, or "
+        "let the network call it `if train or self.is_initializing():`"
     )
     variables = from_torch(Head(), state, X, train=True)
     assert Head().apply(variables, X).shape == (3, 3)
@@ -96,8 +96,8 @@ def test_a_prefix_of_the_module():
 def test_a_plain_list_of_a_linen_network():
     state = {key.replace("_", "."): value for key, value in arrays(Listed()).items()}
     assert hint(Listed(), state) == (
-        "'layers_0.bias' is 'layers.0.bias' in PyTorch, and belongs to a plain list or dict of modules; put the "
-        "modules into flax_attn.layers.ModuleList"
+        "'layers_0.weight' is 'layers.0.weight' in PyTorch, and belongs to a plain list or dict of modules; put "
+        "the modules into flax_attn.layers.ModuleList"
     )
 
 

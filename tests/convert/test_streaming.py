@@ -72,7 +72,7 @@ def test_so_does_the_command_line(file, tmp_path, monkeypatch):
     path, _ = file
     entry = Entry(wide, (plain(1, WIDTH),))
     monkeypatch.setattr("flax_attn.catalog.CATALOG", [entry])
-    monkeypatch.setattr("convert.variables_file._about", lambda module: {"format": "flax_attn"})
+    monkeypatch.setattr("convert.variables_file.about", lambda module: {"format": "flax_attn"})
     arguments = ["convert", str(path), "--model", "wide", "--out", str(tmp_path / "out"), "--quiet"]
     assert peak(lambda: main(arguments)) < 1.5 * LARGEST
     assert (tmp_path / "out").stat().st_size > LAYERS * LARGEST
