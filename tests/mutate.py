@@ -183,15 +183,15 @@ MUTATIONS = [
     Mutation(
         "clipping to the norm itself",
         "flax_attn/training/clipping.py",
-        "(norm + 1e-6)",
-        "norm",
+        "jnp.minimum(max_norm / (norm + 1e-6), 1)",
+        "jnp.minimum(max_norm / norm, 1)",
         "tests/training/test_against_torch.py",
     ),
     Mutation(
         "a scheduler that starts again",
         "convert/schedulers/schedules.py",
-        "return lambda count: jnp.where(jnp.asarray(count) == 0, present, closed(start + jnp.asarray(count)))",
-        "return closed",
+        "closed(start + jnp.asarray(count))",
+        "closed(jnp.asarray(count))",
         "tests/convert/test_takeover.py -k one_cycle",
     ),
     Mutation(
