@@ -192,7 +192,7 @@ MUTATIONS = [
         "convert/schedulers/schedules.py",
         "closed(start + jnp.asarray(count))",
         "closed(jnp.asarray(count))",
-        "tests/convert/test_takeover.py -k one_cycle",
+        "tests/convert/test_takeover.py -k 'one and cycle'",
     ),
     Mutation(
         "default initialisation of W",
