@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 
+from flax_attn.layers.convolution import convolution
 from flax_attn.layers.init import fan_in_uniform
 from flax_attn.layers.module import Initializer, Module, contract, require
 from flax_attn.layers.padding import Ints, pad
@@ -51,18 +50,9 @@ class _ConvNd(Module):
             require(count >= 0, f"{who}: expected {name} >= 0, got {count}")
             require(count % groups == 0, f"{who}: expected {name} divisible by groups={groups}, got {count}")
 
-    def convolve(self, x: Array, kernel: Array, groups: int, pads: Sequence[tuple[int, int]], **geometry: Any) -> Array:
+    def convolve(self, x: Array, kernel: Array, **geometry: Any) -> Array:
         """Channels-last convolution of x with kernel (*k, in/groups, out); sums are kept in float32 at least."""
-        letters = "DHW"[-self.spatial :]
-        layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
-        convolution = functools.partial(
-            lax.conv_general_dilated,
-            padding=pads,
-            dimension_numbers=layout,
-            feature_group_count=groups,
-            **geometry,
-        )
-        y = contract(convolution, x, kernel)
+        y = contract(functools.partial(convolution, **geometry), x, kernel)
         who = type(self).__name__
         require(min(y.shape[1:-1]) >= 1, f"{who}: expected an input that leaves a pixel of output, got shape {x.shape}")
         return y.astype(x.dtype)
@@ -113,7 +103,9 @@ class Conv(_ConvNd):
         if self.padding_mode != "zeros":
             x = pad(x, [n for pair in reversed(pads) for n in pair], PADDING_MODES[self.padding_mode])
             pads = [(0, 0)] * self.spatial
-        y = self.convolve(x, kernel, self.groups, pads, window_strides=stride, rhs_dilation=dilation)
+        spread = (1,) * self.spatial
+        geometry = dict(strides=stride, pads=tuple(pads), dilation=dilation, lhs_dilation=spread, groups=self.groups)
+        y = self.convolve(x, kernel, **geometry)
         return y if bias is None else y + bias
 
     def edges(self) -> list[tuple[int, int]]:
@@ -163,9 +155,10 @@ class ConvTranspose(_ConvNd):
         bias = self.parameter("bias", self.bias_init or default, (self.out_channels,)) if self.bias else None
         x, kernel, bias = self.promote(x, kernel, bias)
         edges = [d * (k - 1) - p for k, p, d in zip(size, padding, dilation, strict=True)]
-        pads = [(edge, edge + more) for edge, more in zip(edges, extra, strict=True)]
-        geometry = dict(window_strides=(1,) * self.spatial, lhs_dilation=stride, rhs_dilation=dilation)
-        y = self.convolve(x, self.as_forward(kernel), self.groups, pads, **geometry)
+        pads = tuple((edge, edge + more) for edge, more in zip(edges, extra, strict=True))
+        steps = (1,) * self.spatial
+        geometry = dict(strides=steps, pads=pads, dilation=dilation, lhs_dilation=stride, groups=self.groups)
+        y = self.convolve(x, self.as_forward(kernel), **geometry)
         return y if bias is None else y + bias
 
     def as_forward(self, kernel: Array) -> Array:

@@ -1,0 +1,219 @@
+"""Forms of a convolution and of its gradients: XLA's own, and those that a CPU computes faster.
+
+A form takes two of three arrays, input (n, *space, in), kernel (*k, in/groups, out) and output (n, *space, out), and
+returns the third: the output, or the gradient of the input or of the kernel for a gradient of the output.
+"""
+
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+OPERANDS = {"output": ("input", "kernel"), "input": ("kernel", "output"), "kernel": ("input", "output")}
+"""What each of the three arrays is computed from."""
+
+CHUNK = 32
+"""How many channels of narrow groups are computed as one dense convolution."""
+
+
+Form = Callable[["Convolution", str, Array, Array], Array]
+
+
+def spans(shape: tuple[int, ...], steps: tuple[int, ...]) -> list[int]:
+    """How many pixels the axes of space take up when they are ``steps`` apart."""
+    return [(n - 1) * step + 1 for n, step in zip(shape[1:-1], steps, strict=True)]
+
+
+class Convolution(NamedTuple):
+    """The shapes of the three arrays, and how the kernel moves: one entry an axis of space, but for ``groups``."""
+
+    input: tuple[int, ...]
+    kernel: tuple[int, ...]
+    output: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    lhs_dilation: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def of(cls, input: tuple[int, ...], kernel: tuple[int, ...], **geometry: Any) -> "Convolution":
+        """From the shapes of input and kernel; an axis of the output that the kernel does not fit in is 0 long."""
+        conv = cls(input=input, kernel=kernel, output=(), **geometry)
+        rows = zip(spans(input, conv.lhs_dilation), conv.pads, conv.reach, conv.strides, strict=True)
+        space = [max(0, (n + sum(pad) - reach - 1) // stride + 1) for n, pad, reach, stride in rows]
+        return conv._replace(output=(input[0], *space, kernel[-1]))
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The extent of the kernel in space."""
+        return self.kernel[:-2]
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """The pixels between the first and the last element of the kernel, on each axis."""
+        return tuple(d * (k - 1) for k, d in zip(self.size, self.dilation, strict=True))
+
+    def reversed(self) -> "Convolution":
+        """The convolution from output to input that is the gradient of the input; its kernel is ``turned``."""
+        low = [r - before for r, (before, _) in zip(self.reach, self.pads, strict=True)]
+        given, back = spans(self.input, self.lhs_dilation), spans(self.output, self.strides)
+        high = [i + r - o - p for i, o, r, p in zip(given, back, self.reach, low, strict=True)]
+        return self._replace(
+            input=self.output,
+            kernel=(*self.size, self.output[-1] // self.groups, self.input[-1]),
+            output=self.input,
+            strides=self.lhs_dilation,
+            pads=tuple(zip(low, high, strict=True)),
+            lhs_dilation=self.strides,
+        )
+
+    def turned(self, kernel: Array) -> Array:
+        """The kernel flipped in space, with input and output channels swapped in each group."""
+        grouped = jnp.flip(kernel, range(len(self.size))).reshape(*self.kernel[:-1], self.groups, -1)
+        return jnp.swapaxes(grouped, -3, -1).reshape(*self.size, -1, self.input[-1])
+
+
+def xla(conv: Convolution, wanted: str, a: Array, b: Array, **options: Any) -> Array:
+    """``lax.conv_general_dilated``, or one of its gradients as JAX derives them."""
+    space = "DHW"[-len(conv.size) :]
+
+    def convolve(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=conv.strides,
+            padding=conv.pads,
+            lhs_dilation=conv.lhs_dilation,
+            rhs_dilation=conv.dilation,
+            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+            feature_group_count=conv.groups,
+            **options,
+        )
+
+    if wanted == "output":
+        return convolve(a, b)
+    missing = jax.ShapeDtypeStruct(getattr(conv, wanted), a.dtype)
+    if wanted == "input":
+        return jax.linear_transpose(lambda x: convolve(x, a), missing)(b)[0]
+    return jax.linear_transpose(lambda kernel: convolve(a, kernel), missing)(b)[0]
+
+
+def padded(conv: Convolution, x: Array) -> Array:
+    """The input with its pads, and with zeros between its pixels where it is dilated."""
+    space = [(low, high, d - 1) for (low, high), d in zip(conv.pads, conv.lhs_dilation, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *space, (0, 0, 0)])
+
+
+def offsets(conv: Convolution) -> list[tuple[int, ...]]:
+    """Where each element of the kernel lies from the first one, in row-major order."""
+    return list(itertools.product(*(range(0, r + 1, d) for r, d in zip(conv.reach, conv.dilation, strict=True))))
+
+
+def taps(conv: Convolution, x: Array) -> list[Array]:
+    """What each element of the kernel meets of x at all pixels of the output, in row-major order."""
+    x, step = padded(conv, x), (1, *conv.strides, 1)
+    ends = spans(conv.output, conv.strides)
+    return [
+        lax.slice(x, (0, *at, 0), (len(x), *map(sum, zip(at, ends, strict=True)), x.shape[-1]), step)
+        for at in offsets(conv)
+    ]
+
+
+def product(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
+    """x (n, *space, i) times a matrix (i, out); or the gradient of the matrix.
+
+    Of two ways to sum over all pixels, a CPU takes half the time for the one that gives (out, i).
+    """
+    if wanted == "output":
+        return jnp.tensordot(x, b.reshape(-1, conv.output[-1]), 1)
+    pixels = list(range(x.ndim - 1))
+    return jnp.tensordot(b, x, (pixels, pixels)).T.reshape(conv.kernel)
+
+
+def pointwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
+    """A convolution with a kernel of one pixel is a product with a matrix."""
+    if wanted == "output" and max(conv.lhs_dilation) > 1:
+        return taps(conv, product(conv, wanted, x, b))[0]
+    return product(conv, wanted, taps(conv, x)[0], b)
+
+
+def unfolded(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
+    """The pixels under the kernel side by side ("im2col"), then one product with a matrix."""
+    return product(conv, wanted, jnp.concatenate(taps(conv, x), -1), b)
+
+
+def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
+    """A kernel of its own for each channel: a sum of shifted products."""
+    each = conv.output[-1] // conv.groups
+    x = jnp.repeat(x, each, -1) if each > 1 else x
+    if wanted == "output":
+        terms = zip(taps(conv, x), b.reshape(-1, conv.output[-1]), strict=True)
+        return functools.reduce(operator.add, (tap * weight for tap, weight in terms))
+    x, step = padded(conv, x), (1, *conv.strides, 1)
+    extent = (len(x), *spans(conv.output, conv.strides), x.shape[-1])
+
+    def gradient(at: Array) -> Array:
+        tap = lax.slice(lax.dynamic_slice(x, (0, *at, 0), extent), (0,) * x.ndim, extent, step)
+        return (tap * b).sum(range(x.ndim - 1))
+
+    return lax.map(gradient, jnp.asarray(offsets(conv))).reshape(conv.kernel)
+
+
+def grouped(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
+    """Some groups at a time as one dense convolution, with zeros in the kernel between them."""
+    each = conv.kernel[-2], conv.output[-1] // conv.groups
+    together = max(g for g in range(1, conv.groups + 1) if conv.groups % g == 0 and (g == 1 or g * max(each) <= CHUNK))
+    inputs, outputs = (together * n for n in each)
+    part = conv._replace(
+        input=(*conv.input[:-1], inputs),
+        kernel=(*conv.size, inputs, outputs),
+        output=(*conv.output[:-1], outputs),
+        groups=1,
+    )
+    xs, bs = jnp.split(x, conv.groups // together, -1), jnp.split(b, conv.groups // together, -1)
+    if wanted == "output":
+        bs = [block_diagonal(kernel, together) for kernel in bs]
+    ys = [fastest(part, wanted, *pair) for pair in zip(xs, bs, strict=True)]
+    return jnp.concatenate(ys if wanted == "output" else [blocks(y, together) for y in ys], -1)
+
+
+def block_diagonal(kernel: Array, groups: int) -> Array:
+    """The kernel (*k, in, out) of dense channels from that (*k, in / groups, out) of groups."""
+    *size, inputs, outputs = kernel.shape
+    apart = kernel.reshape(*size, 1, inputs, groups, outputs // groups)
+    own = jnp.eye(groups, dtype=bool)[:, None, :, None]
+    return jnp.where(own, apart, 0).reshape(*size, groups * inputs, outputs)
+
+
+def blocks(kernel: Array, groups: int) -> Array:
+    """The kernel of groups from that of dense channels."""
+    *size, inputs, outputs = kernel.shape
+    apart = kernel.reshape(*size, groups, inputs // groups, groups, outputs // groups)
+    own = jnp.moveaxis(jnp.diagonal(apart, axis1=-4, axis2=-2), -1, -2)
+    return own.reshape(*size, inputs // groups, outputs)
+
+
+def fastest(conv: Convolution, wanted: str, a: Array, b: Array) -> Array:
+    """The form that is the fastest on a CPU."""
+    if wanted == "input" and (conv.groups > 1 or max(conv.strides) == 1 or math.prod(conv.size) == 1):
+        return fastest(conv.reversed(), "output", b, conv.turned(a))
+    return choose(conv, wanted)(conv, wanted, a, b)
+
+
+def choose(conv: Convolution, wanted: str) -> Form:
+    """The form for these shapes; the thresholds were measured on two cores with AVX-512."""
+    if min(*conv.input, *conv.kernel, *conv.output) == 0 or wanted == "input":
+        return xla
+    if conv.groups > 1:
+        return depthwise if conv.kernel[-2] == 1 else grouped
+    if math.prod(conv.size) == 1:
+        return pointwise
+    return unfolded if math.prod(conv.output[:-1]) <= 400 else xla
