@@ -32,11 +32,11 @@ def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | Non
         geometry: ``strides``, ``pads``, ``dilation``, ``lhs_dilation`` and ``groups`` of a ``Convolution``.
     """
     conv = Convolution.of(x.shape, kernel.shape, **geometry)
-    options = dict(
-        dtype=jnp.dtype(preferred_element_type or x.dtype), precision=jax.config.jax_default_matmul_precision
-    )
+    dtype = jnp.dtype(preferred_element_type or x.dtype)
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     compute = plain if _placed(x) or _placed(kernel) else convolution_p.bind
-    return checkpoint_name(compute(x, kernel, conv=conv, wanted="output", **options), "convolution")
+    y = compute(x, kernel, conv=conv, wanted="output", dtype=dtype, precision=precision)
+    return checkpoint_name(y, "convolution")
 
 
 def _placed(x: Array) -> bool:

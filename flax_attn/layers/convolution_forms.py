@@ -178,11 +178,15 @@ def grouped(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
         output=(*conv.output[:-1], outputs),
         groups=1,
     )
-    xs, bs = jnp.split(x, conv.groups // together, -1), jnp.split(b, conv.groups // together, -1)
-    if wanted == "output":
-        bs = [block_diagonal(kernel, together) for kernel in bs]
-    ys = [fastest(part, wanted, *pair) for pair in zip(xs, bs, strict=True)]
-    return jnp.concatenate(ys if wanted == "output" else [blocks(y, together) for y in ys], -1)
+
+    def compute(i: Array) -> Array:
+        xi, bi = (lax.dynamic_slice_in_dim(array, i * n, n, -1) for array, n in ((x, inputs), (b, outputs)))
+        if wanted == "output":
+            return fastest(part, wanted, xi, block_diagonal(bi, together))
+        return blocks(fastest(part, wanted, xi, bi), together)
+
+    parts = lax.map(compute, jnp.arange(conv.groups // together))
+    return jnp.moveaxis(parts, 0, -2).reshape(getattr(conv, wanted))
 
 
 def block_diagonal(kernel: Array, groups: int) -> Array:

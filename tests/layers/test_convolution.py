@@ -1,0 +1,135 @@
+"""The forms of a convolution agree with ``lax``; every platform but the CPU gets the plain convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from flax_attn.layers.convolution import convolution
+from flax_attn.layers.convolution_forms import Convolution, xla
+
+CASES = {
+    "pointwise": ((2, 5, 4, 6), (1, 1, 6, 3), {}),
+    "pointwise with strides": ((2, 5, 6, 4), (1, 1, 4, 3), dict(strides=(2, 3), pads=((0, 1), (1, 0)))),
+    "pointwise between zeros": ((2, 3, 4, 4), (1, 1, 4, 3), dict(lhs_dilation=(2, 1))),
+    "depthwise": ((2, 5, 4, 3), (3, 2, 1, 3), dict(groups=3, pads=((1, 1), (0, 2)))),
+    "depthwise twice": (
+        (2, 7, 6, 2),
+        (3, 3, 1, 4),
+        dict(groups=2, strides=(2, 2), dilation=(1, 2), pads=((2, 1),) * 2),
+    ),
+    "depthwise on a volume": ((1, 3, 4, 3, 2), (2, 1, 3, 1, 2), dict(groups=2, strides=(1, 2, 1))),
+    "depthwise between zeros": ((1, 3, 4, 3), (3, 3, 1, 3), dict(groups=3, lhs_dilation=(2, 2), pads=((2, 2),) * 2)),
+    "narrow groups": ((2, 5, 4, 8), (3, 3, 2, 12), dict(groups=4, pads=((1, 1), (1, 1)))),
+    "many narrow groups": ((1, 4, 5, 48), (2, 3, 2, 24), dict(groups=24, strides=(1, 2), pads=((0, 1), (1, 1)))),
+    "wide groups": ((1, 3, 3, 66), (2, 2, 33, 4), dict(groups=2)),
+    "groups of a signal": ((2, 9, 4), (3, 2, 6), dict(groups=2, strides=(2,), dilation=(2,))),
+    "small map": ((2, 5, 4, 3), (3, 3, 3, 4), dict(pads=((1, 1), (1, 1)))),
+    "small map with strides": ((2, 7, 6, 3), (3, 2, 3, 4), dict(strides=(2, 2), pads=((-1, 2), (1, 0)))),
+    "large map": ((1, 23, 22, 2), (3, 3, 2, 3), dict(pads=((1, 1), (1, 1)))),
+}
+
+
+def geometry(axes, given):
+    plain = dict(strides=(1,) * axes, pads=((0, 0),) * axes, dilation=(1,) * axes, lhs_dilation=(1,) * axes, groups=1)
+    return {**plain, **given}
+
+
+def both(name):
+    """Our convolution and that of ``lax``, and random arrays for them: x, kernel, tangents of both, cotangent."""
+    shape, kernel_shape, given = CASES[name]
+    window = geometry(len(shape) - 2, given)
+    conv = Convolution.of(shape, kernel_shape, **window)
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=s)) for s in (shape, kernel_shape, shape, kernel_shape, conv.output)]
+    return (lambda x, k: convolution(x, k, **window)), (lambda x, k: xla(conv, "output", x, k)), arrays
+
+
+def close(ours, theirs):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), ours, theirs)
+
+
+def derivatives(convolve):
+    """The output, the gradients of x and kernel, the directional derivative, and a second derivative."""
+
+    def compute(x, kernel, dx, dkernel, g):
+        y, pull = jax.vjp(convolve, x, kernel)
+        _, push = jax.jvp(convolve, (x, kernel), (dx, dkernel))
+        second = jax.grad(lambda *both: sum(map(jnp.vdot, pull_of(*both, g), (dx, dkernel))), (0, 1))(x, kernel)
+        return y, pull(g), push, second
+
+    def pull_of(x, kernel, g):
+        return jax.vjp(lambda *both: jnp.sin(convolve(*both)), x, kernel)[1](g)
+
+    return jax.jit(compute)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_form_is_the_convolution_and_so_are_its_derivatives(name):
+    ours, theirs, arrays = both(name)
+    close(derivatives(ours)(*arrays), derivatives(theirs)(*arrays))
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (2, 1)], ids=str)
+def test_a_form_can_be_mapped(axes):
+    ours, theirs, (x, kernel, *_) = both("narrow groups")
+    arrays = [a if axis is None else np.stack([a, -2 * a], axis) for a, axis in zip((x, kernel), axes, strict=True)]
+
+    def mapped(convolve):
+        return jax.jit(jax.vmap(jax.grad(lambda *both: jnp.sin(convolve(*both)).sum(), (0, 1)), axes))
+
+    close(mapped(ours)(*arrays), mapped(theirs)(*arrays))
+
+
+@pytest.mark.parametrize("name", ["pointwise with strides", "depthwise", "narrow groups", "small map"])
+def test_a_tpu_gets_the_plain_convolution(name):
+    ours, theirs, arrays = both(name)
+    x, kernel, *_ = (jnp.asarray(a, jnp.float32) for a in arrays)
+
+    def text(convolve):
+        gradient = jax.jit(jax.value_and_grad(lambda *both: jnp.square(convolve(*both)).sum(), (0, 1)))
+        return gradient.trace(x, kernel).lower(lowering_platforms=("tpu",)).as_text()
+
+    assert text(ours) == text(theirs)
+
+
+def test_precision_is_that_of_the_call():
+    ours, _, (x, kernel, *_) = both("pointwise")
+
+    def convolve(x, kernel):
+        with jax.default_matmul_precision("highest"):
+            return ours(x, kernel)
+
+    text = jax.jit(convolve).trace(x, kernel).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("#stablehlo<precision HIGHEST>") == 2
+
+
+def test_a_policy_of_checkpoint_can_keep_the_result():
+    ours, _, (x, kernel, *_) = both("pointwise")
+    for names, convolutions in ((("convolution",), 1), ((), 2)):
+        policy = jax.checkpoint_policies.save_only_these_names(*names)
+        loss = jax.checkpoint(lambda x: jnp.sin(ours(x, kernel)).sum(), policy=policy)
+        text = jax.jit(jax.value_and_grad(loss)).trace(x).lower(lowering_platforms=("tpu",)).as_text()
+        assert text.count("stablehlo.convolution") == convolutions + 1
+
+
+@pytest.mark.parametrize("name", ["pointwise", "depthwise"])
+def test_without_jit_and_on_a_mesh(name):
+    ours, theirs, (x, kernel, *_, g) = both(name)
+    close(ours(x, kernel), theirs(x, kernel))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        placed, g = (jax.device_put(a, jax.NamedSharding(mesh, P("data"))) for a in (x, g))
+        close(jax.jit(ours)(placed, kernel), theirs(x, kernel))
+        manual = jax.shard_map(ours, in_specs=(P("data"), P()), out_specs=P("data"))
+        close(jax.jit(lambda *both: jax.vjp(manual, *both)[1](g))(placed, kernel), jax.vjp(theirs, x, kernel)[1](g))
+
+
+def test_half_precision_is_summed_in_float32():
+    ours, theirs, (x, kernel, *_) = both("many narrow groups")
+    half = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]
+    y = jax.jit(ours)(*half)
+    exact = theirs(*(a.astype(jnp.float64) for a in half))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float64), exact, rtol=2**-8, atol=1e-6)
