@@ -118,12 +118,12 @@ def test_a_policy_of_checkpoint_can_keep_the_result():
 def test_without_jit_and_on_a_mesh(name):
     ours, theirs, (x, kernel, *_, g) = both(name)
     close(ours(x, kernel), theirs(x, kernel))
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    with jax.set_mesh(mesh):
-        placed, g = (jax.device_put(a, jax.NamedSharding(mesh, P("data"))) for a in (x, g))
+    explicit = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(explicit):
+        placed = jax.device_put(x, jax.NamedSharding(explicit, P("data")))
         close(jax.jit(ours)(placed, kernel), theirs(x, kernel))
-        manual = jax.shard_map(ours, in_specs=(P("data"), P()), out_specs=P("data"))
-        close(jax.jit(lambda *both: jax.vjp(manual, *both)[1](g))(placed, kernel), jax.vjp(theirs, x, kernel)[1](g))
+    manual = jax.shard_map(ours, mesh=jax.make_mesh((1,), ("data",)), in_specs=(P("data"), P()), out_specs=P("data"))
+    close(jax.jit(lambda *both: jax.vjp(manual, *both)[1](g))(x, kernel), jax.vjp(theirs, x, kernel)[1](g))
 
 
 def test_half_precision_is_summed_in_float32():
