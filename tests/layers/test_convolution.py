@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from flax_attn.layers.convolution import convolution
@@ -118,11 +119,11 @@ def test_a_policy_of_checkpoint_can_keep_the_result():
 def test_without_jit_and_on_a_mesh(name):
     ours, theirs, (x, kernel, *_, g) = both(name)
     close(ours(x, kernel), theirs(x, kernel))
-    explicit = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    explicit, auto = (jax.make_mesh((1,), ("data",), axis_types=(kind,)) for kind in (AxisType.Explicit, AxisType.Auto))
     with jax.set_mesh(explicit):
         placed = jax.device_put(x, jax.NamedSharding(explicit, P("data")))
         close(jax.jit(ours)(placed, kernel), theirs(x, kernel))
-    manual = jax.shard_map(ours, mesh=jax.make_mesh((1,), ("data",)), in_specs=(P("data"), P()), out_specs=P("data"))
+    manual = jax.shard_map(ours, mesh=auto, in_specs=(P("data"), P()), out_specs=P("data"))
     close(jax.jit(lambda *both: jax.vjp(manual, *both)[1](g))(x, kernel), jax.vjp(theirs, x, kernel)[1](g))
 
 
