@@ -1,0 +1,3 @@
+"""Measures the catalog against PyTorch: ``python -m examples.benchmark``."""
+
+from examples.benchmark.command import main

@@ -1,0 +1,6 @@
+"""Runs ``examples.benchmark.command``."""
+
+from examples.benchmark.command import main
+
+if __name__ == "__main__":
+    main()

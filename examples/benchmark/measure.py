@@ -1,0 +1,142 @@
+"""Measures one entry: ours, the plain form, and PyTorch in each of its forms."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from examples.benchmark import flax_side, torch_side
+from examples.benchmark.case import MODES, Numbers, apart, draw
+from examples.benchmark.timing import peak_bytes, seconds_of, take_turns
+from flax_attn.catalog import Entry
+
+CLOSE = {"float32": 1e-3, "bfloat16": 0.25}
+"""The largest difference of two outputs that are the same work. Both are rounded; float64 is compared in the tests."""
+
+LEAST = 5
+"""The number of rounds that even the slowest entry gets."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Args:
+        modes: which of ``MODES``.
+        seconds: for the rounds of an entry in one mode.
+        rounds: the number of rounds in place of ``seconds``.
+        compile: whether PyTorch is also compiled.
+        compile_limit: the seconds that torch.compile may take for an entry in one mode.
+    """
+
+    modes: Sequence[str] = MODES
+    seconds: float = 2.0
+    rounds: int | None = None
+    compile: bool = True
+    compile_limit: int = 120
+
+
+Result = dict[str, Any]
+
+
+def measure(entry: Entry, dtype: str, options: Options) -> Result:
+    """The figures of ``entry``: what differs between the two sides, and for each mode the times of each form.
+
+    Raises:
+        ValueError: if the outputs of both sides are not the same, so that the times are not of the same work.
+    """
+    numbers = draw(entry, dtype)
+    result: Result = {"sizes": numbers.sizes}
+    with jax.enable_x64(False):
+        twin = torch_side.filled(numbers)
+        for mode in options.modes:
+            program = flax_side.compiled(numbers, mode)
+            if "difference" not in result:
+                result["difference"] = difference(numbers, twin)
+            result[mode] = times(numbers, mode, program, twin, options)
+            del program
+            release()
+    return result
+
+
+def release() -> None:
+    """Forget what was compiled, which would fill the memory."""
+    gc.collect()
+    jax.clear_caches()
+    torch._dynamo.reset()
+
+
+def difference(numbers: Numbers, twin: torch.nn.Module) -> float:
+    """How far the outputs in eval mode are apart. ValueError if that is more than rounding."""
+    program = flax_side.compiled(numbers, "forward")
+    runner = torch_side.in_form("eager", twin, numbers)
+    assert runner is not None
+    ours = [np.asarray(x, np.float64) for x in program()]
+    found = apart(ours, torch_side.arrays(numbers, runner.forward()))
+    if not found <= CLOSE[numbers.dtype]:
+        raise ValueError(f"the outputs of Flax and PyTorch differ by {found:.1e} of their norm")
+    return found
+
+
+def times(numbers: Numbers, mode: str, program: flax_side.Compiled, twin: torch.nn.Module, options: Options) -> Result:
+    """The figures of each form: times in seconds, and memory in bytes; for a missing form, the reason."""
+    forms: Result = {"ours": {"first": program.first, "temporaries": program.temporaries}}
+    thunks: dict[str, Callable[[], Any]] = {"ours": program}
+    forms["plain"], plain = plain_form(numbers, mode, program.text)
+    if plain is not None:
+        thunks["plain"] = plain
+    for form in torch_side.FORMS:
+        forms[form], thunk = torch_form(form, numbers, mode, twin, options)
+        if thunk is not None:
+            thunks[form] = thunk
+    for name, thunk in thunks.items():
+        thunk()
+        on_device = name not in ("ours", "plain") and torch_side.device().type == "cuda"
+        forms[name]["peak"] = torch_side.peak_on_device(thunk) if on_device else peak_bytes(thunk)
+    for name, figures in take_turns(thunks, options.seconds, least=LEAST, rounds=options.rounds).items():
+        forms[name] |= figures
+    return forms
+
+
+def plain_form(numbers: Numbers, mode: str, text: str) -> tuple[Result, flax_side.Compiled | None]:
+    """Our function in the forms that a user of flax.linen would write, if they make another program than ``text``."""
+    context = flax_side.plain_forms()
+    if context is None:
+        return {"missing": "the layers have no other form"}, None
+    plain = flax_side.compiled(numbers, mode, context)
+    if plain.text == text:
+        return {"missing": "the same program"}, None
+    return {"first": plain.first, "temporaries": plain.temporaries}, plain
+
+
+def torch_form(
+    form: str, numbers: Numbers, mode: str, twin: torch.nn.Module, options: Options
+) -> tuple[Result, Callable[[], Any] | None]:
+    """The seconds of the first call of PyTorch in one form, and a function that calls it again."""
+    if form == "compile" and not options.compile:
+        return {"missing": "not asked for"}, None
+    runner = torch_side.in_form(form, twin, numbers)
+    if runner is None:
+        return {"missing": "no images"}, None
+    thunk = getattr(runner, mode)
+    if form != "compile":
+        return {"first": seconds_of(thunk)}, thunk
+    try:
+        with torch_side.at_most(options.compile_limit):
+            return {"first": seconds_of(thunk)}, thunk
+    except Exception as error:
+        return {"missing": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:200]}, None
+
+
+def best_torch(forms: Result) -> str:
+    """The form in which PyTorch is the fastest."""
+    return min((name for name in torch_side.FORMS if "median" in forms[name]), key=lambda n: forms[n]["median"])
+
+
+def ratio(forms: Result) -> float:
+    """The time of PyTorch in its best form over ours: above 1 we are faster."""
+    return forms[best_torch(forms)]["median"] / forms["ours"]["median"]
