@@ -61,9 +61,13 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def peak_bytes(thunk: Thunk) -> int | None:
-    """How far the memory of this process grows while ``thunk`` runs; None where the system does not tell."""
+    """How far the memory of this process grows while ``thunk`` runs; None where the system does not tell.
+
+    The pause lets the threads of the call before free what they hold.
+    """
     try:
         gc.collect()
+        time.sleep(0.02)
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = resident("VmRSS")
