@@ -11,8 +11,6 @@ from convert.comparing.case import random_state
 from convert.recognition import entry_plan
 from flax_attn.catalog import Entry
 
-MODES = ("forward", "training")
-
 
 @dataclass(frozen=True)
 class Numbers:

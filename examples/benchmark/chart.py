@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.benchmark.case import MODES
-from examples.benchmark.report import geometric_mean, ratios
+from examples.benchmark.ratios import MODES, geometric_mean, ratios
 
 COLORS = {"forward": ("#1f5fa8", "#c2410c"), "training": ("#8db8e8", "#f2a97e")}
 """The colours of a win and of a loss."""

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from examples.benchmark import flax_side, torch_side
-from examples.benchmark.case import MODES, Numbers, apart, draw
+from examples.benchmark.case import Numbers, apart, draw
+from examples.benchmark.ratios import MODES, TORCH_FORMS
 from examples.benchmark.timing import peak_bytes, seconds_of, take_turns
 from flax_attn.catalog import Entry
 
@@ -89,7 +90,7 @@ def times(numbers: Numbers, mode: str, program: flax_side.Compiled, twin: torch.
     forms["plain"], plain = plain_form(numbers, mode, program.text)
     if plain is not None:
         thunks["plain"] = plain
-    for form in torch_side.FORMS:
+    for form in TORCH_FORMS:
         forms[form], thunk = torch_form(form, numbers, mode, twin, options)
         if thunk is not None:
             thunks[form] = thunk
@@ -130,13 +131,3 @@ def torch_form(
             return {"first": seconds_of(thunk)}, thunk
     except Exception as error:
         return {"missing": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"[:200]}, None
-
-
-def best_torch(forms: Result) -> str:
-    """The form in which PyTorch is the fastest."""
-    return min((name for name in torch_side.FORMS if "median" in forms[name]), key=lambda n: forms[n]["median"])
-
-
-def ratio(forms: Result) -> float:
-    """The time of PyTorch in its best form over ours: above 1 we are faster."""
-    return forms[best_torch(forms)]["median"] / forms["ours"]["median"]

@@ -14,8 +14,6 @@ from examples.benchmark.case import Numbers
 from flax_attn.catalog import channels_last
 from torch_ref.twins import build_twin, fill, leaves
 
-FORMS = ("eager", "channels_last", "compile")
-
 
 class SlowError(Exception):
     """Compiling took too long."""
@@ -34,7 +32,7 @@ def filled(numbers: Numbers) -> torch.nn.Module:
 
 
 def in_form(form: str, twin: torch.nn.Module, numbers: Numbers) -> "Runner | None":
-    """A copy of ``twin`` that runs in one of the ``FORMS``; None for channels last where nothing has channels."""
+    """A copy of ``twin`` that runs in one of the ``TORCH_FORMS``; None for channels last where nothing has channels."""
     tensors = [torch.from_numpy(np.array(x)).to(device()) for x in to_nchw(numbers.entry, numbers.inputs)]
     module = copy.deepcopy(twin)
     if form == "channels_last":
