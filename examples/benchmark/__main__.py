@@ -23,7 +23,7 @@ from rich.console import Console
 
 from examples.benchmark.chart import draw_chart
 from examples.benchmark.figures import Figures
-from examples.benchmark.measure import Options, measure
+from examples.benchmark.measure import Options, measure, release
 from examples.benchmark.parity import show_parity
 from examples.benchmark.ratios import MODES, summary
 from examples.benchmark.report import rich_table
@@ -67,7 +67,13 @@ def main() -> None:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
     modes = (given.only,) if given.only else MODES
-    options = Options(modes, given.seconds, given.rounds, not given.no_compile, given.compile_limit)
+    options = Options(
+        modes,
+        given.seconds,
+        given.rounds,
+        compile=not given.no_compile,
+        compile_limit=given.compile_limit,
+    )
     try:
         figures = Figures(given.out)
     except ValueError as error:
@@ -88,6 +94,7 @@ def run(figures: Figures, chosen: Sequence[Entry], dtype: str, options: Options,
         except Exception as error:
             result = {"error": f"{type(error).__name__}: {error}"[:300]}
         figures.add(entry.name, dtype, result)
+        release()
 
 
 def report(figures: Figures, chosen: Sequence[Entry], dtype: str, folder: Path) -> None:

@@ -54,13 +54,9 @@ def measure(entry: Entry, dtype: str, options: Options) -> Result:
     result: Result = {"sizes": numbers.sizes}
     with jax.enable_x64(False):
         twin = torch_side.filled(numbers)
+        result["difference"] = difference(numbers, twin)
         for mode in options.modes:
-            program = flax_side.compiled(numbers, mode)
-            if "difference" not in result:
-                result["difference"] = difference(numbers, twin)
-            result[mode] = times(numbers, mode, program, twin, options)
-            del program
-            release()
+            result[mode] = times(numbers, mode, flax_side.compiled(numbers, mode), twin, options)
     return result
 
 

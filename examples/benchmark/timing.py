@@ -1,7 +1,6 @@
 """Time and memory of functions that are called in turn."""
 
 import ctypes
-import gc
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,7 +65,6 @@ def peak_bytes(thunk: Thunk) -> int | None:
     The pause lets the threads of the call before free what they hold.
     """
     try:
-        gc.collect()
         time.sleep(0.02)
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")

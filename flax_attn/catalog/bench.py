@@ -323,9 +323,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "the same arithmetic as ABN": ("InPlaceABN",),
     "NONLocalBlock2D for signals": ("NONLocalBlock1D",),
     "ESABlock with LCA in place of ESA": ("LCABlock",),
-    "the same glimpses as OldRecurrentAttention, which the networks of the published files are": (
-        "RecurrentAttention",
-    ),
+    "RecurrentAttention with a smaller locator, and a ReLU behind its baseline": ("OldRecurrentAttention",),
 }
 """The classes that are not measured alone, by the reason."""
 
