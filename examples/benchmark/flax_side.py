@@ -33,13 +33,34 @@ class Compiled:
         return jax.block_until_ready(self.function(*self.arguments))
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """A function that is lowered but not compiled; ``seconds`` is what that took."""
+
+    program: Any
+    arguments: tuple
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return self.program.as_text()
+
+    def compiled(self) -> Compiled:
+        begin = time.perf_counter()
+        function = self.program.compile()
+        first = self.seconds + time.perf_counter() - begin
+        analysis = function.memory_analysis()
+        temporaries = None if analysis is None else int(analysis.temp_size_in_bytes)
+        return Compiled(function, self.arguments, self.text, first=first, temporaries=temporaries)
+
+
 def plain_forms() -> contextlib.AbstractContextManager | None:
     """What makes the layers use the forms that a user of flax.linen would write; None if they have no others."""
     make = getattr(layers, "plain_forms", None)
     return make() if make else None
 
 
-def compiled(numbers: Numbers, mode: str, forms: contextlib.AbstractContextManager | None = None) -> Compiled:
+def lowered(numbers: Numbers, mode: str, forms: contextlib.AbstractContextManager | None = None) -> Lowered:
     """The forward pass or the training step; ``forms`` may be ``plain_forms()``."""
     entry = numbers.entry
     module = entry.module(**({"dtype": jnp.bfloat16} if numbers.dtype == "bfloat16" else {}))
@@ -50,12 +71,8 @@ def compiled(numbers: Numbers, mode: str, forms: contextlib.AbstractContextManag
         jax.clear_caches()
     begin = time.perf_counter()
     with forms or contextlib.nullcontext():
-        lowered = jax.jit(function).lower(*arguments)
-        program = lowered.compile()
-    first = time.perf_counter() - begin
-    analysis = program.memory_analysis()
-    temporaries = int(analysis.temp_size_in_bytes) if analysis is not None else None
-    return Compiled(program, arguments, lowered.as_text(), first=first, temporaries=temporaries)
+        program = jax.jit(function).lower(*arguments)
+    return Lowered(program, arguments, seconds=time.perf_counter() - begin)
 
 
 def forward(apply: Callable[..., Any], module: layers.Module) -> Callable[..., Any]:

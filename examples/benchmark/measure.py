@@ -54,9 +54,11 @@ def measure(entry: Entry, dtype: str, options: Options) -> Result:
     result: Result = {"sizes": numbers.sizes}
     with jax.enable_x64(False):
         twin = torch_side.filled(numbers)
-        result["difference"] = difference(numbers, twin)
+        forward = flax_side.lowered(numbers, "forward").compiled()
+        result["difference"] = difference(numbers, forward, twin)
         for mode in options.modes:
-            result[mode] = times(numbers, mode, flax_side.compiled(numbers, mode), twin, options)
+            ours = forward if mode == "forward" else flax_side.lowered(numbers, mode).compiled()
+            result[mode] = times(numbers, mode, ours, twin, options)
     return result
 
 
@@ -67,9 +69,8 @@ def release() -> None:
     torch._dynamo.reset()
 
 
-def difference(numbers: Numbers, twin: torch.nn.Module) -> float:
+def difference(numbers: Numbers, program: flax_side.Compiled, twin: torch.nn.Module) -> float:
     """How far the outputs in eval mode are apart. ValueError if that is more than rounding."""
-    program = flax_side.compiled(numbers, "forward")
     runner = torch_side.in_form("eager", twin, numbers)
     assert runner is not None
     ours = [np.asarray(x, np.float64) for x in program()]
@@ -104,9 +105,10 @@ def plain_form(numbers: Numbers, mode: str, text: str) -> tuple[Result, flax_sid
     context = flax_side.plain_forms()
     if context is None:
         return {"missing": "the layers have no other form"}, None
-    plain = flax_side.compiled(numbers, mode, context)
-    if plain.text == text:
+    lowered = flax_side.lowered(numbers, mode, context)
+    if lowered.text == text:
         return {"missing": "the same program"}, None
+    plain = lowered.compiled()
     return {"first": plain.first, "temporaries": plain.temporaries}, plain
 
 

@@ -123,7 +123,7 @@ def test_functions_take_turns():
 
 def test_plain_form_is_measured_where_it_differs(monkeypatch):
     numbers = draw(TINY[0], "float32")
-    program = flax_side.compiled(numbers, "forward")
+    program = flax_side.lowered(numbers, "forward").compiled()
     monkeypatch.setattr(flax_side, "plain_forms", lambda: None)
     assert measure.plain_form(numbers, "forward", program.text)[1] is None
     monkeypatch.setattr(flax_side, "plain_forms", contextlib.nullcontext)
