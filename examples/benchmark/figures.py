@@ -54,7 +54,7 @@ class Figures:
     def add(self, name: str, dtype: str, result: Row) -> None:
         """Write the result of an entry. What an older row of this commit has beside it is kept."""
         old = [row for row in self.rows if (row["name"], row["dtype"]) == (name, dtype)]
-        head = {"name": name, "dtype": dtype, "commit": self.commit, "date": now()}
+        head = {"name": name, "dtype": dtype, "commit": self.commit, "date": now(), "load": load()}
         kept = {k: v for row in old if row["commit"] == self.commit and "error" not in result for k, v in row.items()}
         kept.pop("error", None)
         self.content["rows"] = [row for row in self.rows if row not in old] + [{**kept, **head, **result}]
@@ -63,6 +63,11 @@ class Figures:
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(self.content, indent=1) + "\n")
         new.replace(self.path)
+
+
+def load() -> float | None:
+    """How many processes wanted to run in the last minute: more than ours on a machine that others use too."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def now() -> str:

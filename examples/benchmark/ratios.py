@@ -45,7 +45,11 @@ HEAD = ("size", "ours ms", "plain", "eager", "channels last", "compile", "ratio"
 
 
 def milliseconds(figures: Row) -> str:
-    return f"{figures['median'] * 1e3:.3g}" if "median" in figures else "-"
+    """Three digits, or all of a whole number; a dash where the form was not measured."""
+    if "median" not in figures:
+        return "-"
+    value = figures["median"] * 1e3
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def memory(forms: Row) -> str:
@@ -71,7 +75,9 @@ def without(rows: Iterable[Row], form: str) -> dict[str, list[str]]:
     """The entries that were not measured in ``form``, by the reason."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        for mode in MODES:
-            if reason := row.get(mode, {}).get(form, {}).get("missing"):
-                found.setdefault(reason, []).append(f"{row['name']} ({mode})")
+        reasons = {mode: row[mode][form].get("missing") for mode in MODES if mode in row}
+        for reason in dict.fromkeys(reason for reason in reasons.values() if reason):
+            modes = [mode for mode in reasons if reasons[mode] == reason]
+            name = row["name"] if len(modes) == len(reasons) else f"{row['name']} ({modes[0]})"
+            found.setdefault(reason, []).append(name)
     return found

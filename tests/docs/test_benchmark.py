@@ -87,6 +87,18 @@ def test_ratio_is_that_of_the_fastest_form():
     assert math.isnan(ratios.geometric_mean([]))
 
 
+def test_times_have_three_digits():
+    shown = [ratios.milliseconds({"median": value}) for value in (1.2345, 0.0012345, 0.0000012345)]
+    assert shown == ["1234", "1.23", "0.00123"]
+    assert ratios.milliseconds({"missing": "no images"}) == "-"
+
+
+def test_reason_names_the_mode_where_the_other_was_measured():
+    row = figures(1.0, eager=1.0, last=1.0)
+    row["training"] = {"compile": {"missing": "took too long"}}
+    assert ratios.without([row], "compile") == {"took too long": ["SELayer (training)"]}
+
+
 def test_page_shows_losses_and_their_causes(monkeypatch):
     monkeypatch.setitem(importlib.import_module("docs.performance").CAUSES, "SELayer", "the cause")
     rows = [figures(2.0, eager=3.0, last=1.0), figures(1.0, eager=3.0, last=4.0, name="CBAM")]
@@ -101,7 +113,7 @@ def test_page_shows_losses_and_their_causes(monkeypatch):
     assert "**" not in won
     assert "geometric mean 1.22, 1 of 2 faster" in page
     assert "2030-01-02 at commit abc, on a processor with 2 cores" in page
-    assert "SELayer (forward). no compiler" in page
+    assert "No torch.compile: SELayer. no compiler" in page
 
 
 def test_outputs_that_differ_are_found():
