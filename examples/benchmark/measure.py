@@ -1,6 +1,7 @@
 """Measures one entry: ours, the plain form, and PyTorch in each of its forms."""
 
 import gc
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +64,11 @@ def measure(entry: Entry, dtype: str, options: Options) -> Result:
 
 
 def release() -> None:
-    """Forget what was compiled, which would fill the memory."""
+    """Forget what was compiled, which would fill the memory. Importing torch._dynamo for it would take seconds."""
     gc.collect()
     jax.clear_caches()
-    torch._dynamo.reset()
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()
 
 
 def difference(numbers: Numbers, program: flax_side.Compiled, twin: torch.nn.Module) -> float:

@@ -58,7 +58,7 @@ def test_command_measures_prints_and_draws(run, tmp_path, capsys, monkeypatch):
 
 def test_failure_is_a_row_and_does_not_stop(run, monkeypatch, capsys):
     monkeypatch.setattr(measure, "CLOSE", {"float32": -1.0})
-    rows = run("SELayer")["rows"]
+    rows = run("Baseline", "--only", "forward")["rows"]
     assert len(rows) == 1
     assert rows[0]["error"].startswith("ValueError: the outputs of Flax and PyTorch differ by")
     assert "the outputs of Flax and PyTorch differ" in capsys.readouterr().out
