@@ -1,7 +1,7 @@
 """Writes ``docs/blocks.md`` and ``docs/networks.md``, the tables of what there is: ``python -m docs.tables``.
 
 Everything in them follows from the catalog; the differences in the table of networks are those in
-``examples/networks.json``.
+``examples/networks.json``. ``docs/performance.md`` is written too if there is ``docs/performance/figures.json``.
 """
 
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from convert.dialects import DIALECTS
 from convert.recognition import suits
+from docs.performance import FIGURES as MEASURED
+from docs.performance import performance_page
 from flax_attn.catalog import CATALOG, PUBLISHED, paper
 
 FOLDER = Path(__file__).parent
@@ -78,6 +80,8 @@ def listed(names: Iterable[str]) -> str:
 
 
 PAGES = {"blocks.md": blocks_page, "networks.md": networks_page}
+if MEASURED.exists():
+    PAGES["performance.md"] = performance_page
 
 
 def main() -> None:

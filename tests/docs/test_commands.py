@@ -28,6 +28,8 @@ def test_the_documents_name_commands():
 def test_command_starts(name, monkeypatch, capsys):
     pytest.importorskip("torch")
     module = importlib.import_module(name)
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{name}.__main__")
     if name not in WITHOUT_OPTIONS:
         monkeypatch.setattr(sys, "argv", [name, "--help"])
         with pytest.raises(SystemExit) as stopped:

@@ -1,16 +1,12 @@
-"""Print how far Flax and PyTorch are apart, by catalog entry: ``python -m examples.benchmark --parity [WORD]``.
+"""How far Flax and PyTorch are apart, by catalog entry: ``python -m examples.benchmark --parity [WORD]``.
 
-With WORD, only the entries whose name contains WORD. Both sides run one training step on the same random parameters,
-statistics and inputs. The columns are the number of parameters and the largest differences: of the outputs in float64,
-of the gradients of inputs and parameters in float64, and of the outputs in float32. A difference is relative to the
-largest magnitude, or to 1 where that is larger.
+Both sides run one training step on the same random parameters, statistics and inputs. The columns are the number of
+parameters and the largest differences: of the outputs in float64, of the gradients of inputs and parameters in float64,
+and of the outputs in float32. A difference is relative to the largest magnitude, or to 1 where that is larger.
 """
 
-import argparse
 import math
 import os
-
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of the time
 
 import jax
 from rich.console import Console
@@ -39,14 +35,12 @@ def parameters(plan: Plan) -> int:
     return sum(math.prod(row.shape) for row in plan.rows if row.path[0] == "params")
 
 
-def main() -> None:
-    """Print the table, and the worst of each column below it."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--parity", action="store_true", required=True, help="differences from the PyTorch twins")
-    options.add_argument("word", nargs="?", default="", help="only entries whose name contains it")
-    chosen = [entry for entry in CATALOG if options.parse_args().word in entry.name]
+def show_parity(word: str) -> None:
+    """Print the table of the entries whose name contains ``word``, and the worst of each column below it."""
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of the time
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
+    chosen = [entry for entry in CATALOG if word in entry.name]
     table = Table("entry", "parameters", "float64 output", "float64 gradient", "float32 output", box=None)
     rows = []
     for entry in track(chosen, "comparing", console=Console(stderr=True), transient=True):
@@ -55,7 +49,3 @@ def main() -> None:
         table.add_row(entry.name, f"{parameters(plan):,}", *(f"{value:.1e}" for value in rows[-1]))
     table.add_row("worst", "", *(f"{max(column):.1e}" for column in zip(*rows, strict=True)))
     Console(width=120).print(table)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Measures the catalog against PyTorch: ``python -m examples.benchmark``."""
