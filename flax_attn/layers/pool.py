@@ -131,12 +131,20 @@ def _sizes(who: str, axes: int, output_size: Sizes) -> tuple[int | None, ...]:
 def _taps(
     x: Array, fill: int | float, axis: int, kernel: int, stride: int, padding: int, dilation: int, out: int
 ) -> list[Array]:
-    """The first, second, ... element of all ``out`` windows along ``axis``."""
-    reach = (out - 1) * stride + 1
-    end = max(0, reach + (kernel - 1) * dilation - padding - x.shape[axis])
-    pads = [(padding, end, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
-    padded = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
-    return [lax.slice_in_dim(padded, i * dilation, i * dilation + reach, stride, axis) for i in range(kernel)]
+    """The first, second, ... element of all ``out`` windows along ``axis``.
+
+    Each is cut out of x before it is padded, so that no padded copy of x is made.
+    """
+    taps = []
+    for offset in range(-padding, kernel * dilation - padding, dilation):
+        first = min(max(0, -(offset // stride)), out)
+        last = max(min(out, (x.shape[axis] - 1 - offset) // stride + 1), first)
+        start = min(offset + first * stride, x.shape[axis])
+        end = min(start + max(0, (last - first - 1) * stride + 1), x.shape[axis]) if last > first else start
+        tap = lax.slice_in_dim(x, start, end, stride, axis)
+        pads = [(first, out - last, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+        taps.append(lax.pad(tap, jnp.asarray(fill, x.dtype), pads) if first or last < out else tap)
+    return taps
 
 
 def _lowest(x: Array) -> int | float:
