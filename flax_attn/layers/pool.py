@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -156,10 +157,25 @@ def _first_maximum(a: Array, b: Array) -> Array:
 
 
 def _maximum(x: Array, axis: int) -> Array:
-    """The maximum over ``axis``, its gradient to the first of equals: neighbours knock each other out."""
-    while (n := x.shape[axis]) > 1:
-        x = _first_maximum(*_taps(x, _lowest(x), axis, 2, 2, 0, 1, -(-n // 2)))
-    return x.squeeze(axis)
+    """The maximum over ``axis``; its gradient goes to the first of equals."""
+    return _highest(x, axis) if jnp.issubdtype(x.dtype, jnp.inexact) else x.max(axis)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _highest(x: Array, axis: int) -> Array:
+    return x.max(axis)
+
+
+@_highest.defjvp
+def _highest_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The tangent at the first maximum, or at the last NaN: those count as -1 and below, and the lowest place wins."""
+    (x,), (dx,) = primals, tangents
+    y = _highest(x, axis)
+    place = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    top = jnp.where(x == jnp.expand_dims(y, axis), place, x.shape[axis])
+    chosen = jnp.where(x != x, -1 - place, top).min(axis, keepdims=True)
+    chosen = jnp.where(chosen < 0, -1 - chosen, chosen)
+    return y, jnp.where(place == chosen, dx, 0).sum(axis)
 
 
 def _adaptive(who: str, x: Array, output_size: Sizes, pool: Callable[..., Array]) -> Array:
