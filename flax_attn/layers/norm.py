@@ -20,9 +20,14 @@ from flax_attn.layers.module import Initializer, Module, accumulator, require, r
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and biased variance over ``axes``, which are kept with length 1; two passes, for floating point numbers."""
-    mean = x.mean(axes, keepdims=True)
-    return mean, jnp.square(x - mean).mean(axes, keepdims=True)
+    """Mean and biased variance over ``axes``, which are kept with length 1; for floating point numbers.
+
+    The rounding error of the mean is the mean of what is left after the first one is subtracted, and is added to it.
+    """
+    first = x.mean(axes, keepdims=True)
+    rest = (x - first).mean(axes, keepdims=True)
+    variance = jnp.square(x - first).mean(axes, keepdims=True) - jnp.square(rest)
+    return first + rest, jnp.maximum(variance, 0)
 
 
 @moments.defjvp
