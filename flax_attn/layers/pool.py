@@ -171,7 +171,7 @@ def _highest_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tu
     """The tangent at the first maximum, or at the last NaN: those count as -1 and below, and the lowest place wins."""
     (x,), (dx,) = primals, tangents
     y = _highest(x, axis)
-    place = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    place = jnp.zeros_like(x, jnp.int32) + lax.broadcasted_iota(jnp.int32, x.shape, axis)
     top = jnp.where(x == jnp.expand_dims(y, axis), place, x.shape[axis])
     chosen = jnp.where(x != x, -1 - place, top).min(axis, keepdims=True)
     chosen = jnp.where(chosen < 0, -1 - chosen, chosen)

@@ -133,3 +133,12 @@ def test_adaptive_max_pool_in_forward_mode_and_batched():
         part, change = (np.asarray(a)[i, 0, rows, columns, 0].ravel() for a in (x, dx))
         place = (i, 0, rows.start // 2, columns.start // 3, 0)
         assert (y[place], dy[place]) == (part.max(), change[part.argmax()])
+
+
+def test_gradient_of_adaptive_max_pool_with_explicit_mesh_axes():
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spec = jax.sharding.PartitionSpec("d")
+    with jax.set_mesh(mesh):
+        x = jax.device_put(normal(2, 4, 6, 3), jax.sharding.NamedSharding(mesh, spec))
+        grad = jax.eval_shape(jax.grad(lambda x: layers.adaptive_max_pool(x, 1).sum()), x)
+    assert grad.sharding.spec[0] == "d"
