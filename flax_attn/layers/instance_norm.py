@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from flax_attn.layers import init
 from flax_attn.layers.module import Module, accumulator, require
+from flax_attn.layers.norm import affine, moments
 
 
 class InstanceNorm(Module):
@@ -52,8 +53,8 @@ class InstanceNorm(Module):
             mean, var = self.instance_statistics(wide, running)
         else:
             mean, var = (statistic.value.astype(wide.dtype) for statistic in running)
-        y = (wide - mean) * lax.rsqrt(var + self.eps)
-        return (y if scale is None else y * scale + bias).astype(out.dtype)
+        slope = lax.rsqrt(var + self.eps) if scale is None else lax.rsqrt(var + self.eps) * scale
+        return affine(wide, mean, slope, jnp.zeros_like(mean) if bias is None else bias).astype(out.dtype)
 
     @property
     def follows_train(self) -> bool:
@@ -63,8 +64,7 @@ class InstanceNorm(Module):
         """Mean and biased variance (n, 1, ..., c) of each sample; moves the running statistics towards them."""
         n, axes = math.prod(x.shape[1:-1]), tuple(range(1, x.ndim - 1))
         require(n > 1, f"{type(self).__name__}: expected more than 1 value per channel of a sample, got {x.shape}")
-        mean = x.mean(axes, keepdims=True)
-        var = jnp.square(x - mean).mean(axes, keepdims=True)
+        mean, var = moments(x, axes)
         if running and self.momentum is not None and not self.is_initializing():
             for statistic, new in zip(running, (mean, var * (n / (n - 1))), strict=True):
                 old, batch = statistic.value, new.reshape(len(new), -1).mean(0)

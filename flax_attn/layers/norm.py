@@ -2,11 +2,13 @@
 one normalises, the unbiased one enters the running statistic, with ``momentum`` as the share of the NEW value."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -16,13 +18,45 @@ from flax_attn.layers import init
 from flax_attn.layers.module import Initializer, Module, accumulator, require, require_floats
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and biased variance over ``axes``, which are kept with length 1; for floating point numbers.
+
+    The rounding error of the mean is the mean of what is left after the first one is subtracted, and is added to it.
+    """
+    first = x.mean(axes, keepdims=True)
+    rest = (x - first).mean(axes, keepdims=True)
+    variance = jnp.square(x - first).mean(axes, keepdims=True) - jnp.square(rest)
+    return first + rest, jnp.maximum(variance, 0)
+
+
+@moments.defjvp
+def _moments_jvp(axes: tuple[int, ...], primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
+    """The variance does not change to first order with the mean that is subtracted: one sum less in the gradient."""
+    (x,), (dx,) = primals, tangents
+    mean, var = moments(x, axes)
+    return (mean, var), (dx.mean(axes, keepdims=True), 2 * ((x - mean) * dx).mean(axes, keepdims=True))
+
+
+@jax.custom_jvp
+def affine(x: Array, mean: Array, slope: Array, bias: Array) -> Array:
+    """``(x - mean) * slope + bias``; the last three broadcast to x, and their gradients are sums of small products."""
+    return (x - mean) * slope + bias
+
+
+@affine.defjvp
+def _affine_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Gathers the tangents of ``mean`` and ``bias`` before they meet x, so that the gradient sums over x once."""
+    (x, mean, slope, bias), (dx, dmean, dslope, dbias) = primals, tangents
+    return affine(x, mean, slope, bias), dx * slope + ((x - mean) * dslope + (dbias - dmean * slope))
+
+
 def standardize(x: Array, axes: Sequence[int], eps: float) -> Array:
     """(x - mean) / sqrt(biased variance + eps) over ``axes``, in float32 at least."""
     x = jnp.asarray(x)
     x = x.astype(accumulator(x.dtype))
-    mean = x.mean(axes, keepdims=True)
-    variance = jnp.square(x - mean).mean(axes, keepdims=True)
-    return (x - mean) * lax.rsqrt(variance + eps)
+    mean, variance = moments(x, tuple(axes))
+    return affine(x, mean, lax.rsqrt(variance + eps), jnp.zeros_like(mean))
 
 
 def std(x: Array, axes: Sequence[int]) -> Array:
@@ -31,8 +65,8 @@ def std(x: Array, axes: Sequence[int]) -> Array:
     x = jnp.asarray(x)
     n = math.prod(x.shape[axis] for axis in axes)
     wide = x.astype(accumulator(x.dtype))
-    square = jnp.square(wide - wide.mean(axes, keepdims=True)).sum(axes, keepdims=True)
-    variance = square / (n - 1) if n > 1 else jnp.full_like(square, jnp.nan)
+    _, biased = moments(wide, tuple(axes))
+    variance = biased * (n / (n - 1)) if n > 1 else jnp.full_like(biased, jnp.nan)
     return jnp.where(variance == 0, 0, jnp.sqrt(jnp.where(variance == 0, 1, variance))).astype(x.dtype)
 
 
@@ -80,9 +114,9 @@ class BatchNorm(Module):
             mean, var = (statistic.value for statistic in running)
         out, scale, bias = self.promote(x, scale, bias)
         wide = accumulator(out.dtype)
-        y = (out.astype(wide) - mean.astype(wide)) / jnp.sqrt(var.astype(wide) + self.eps)
-        y = y if scale is None else y * self.gain(scale) + bias
-        return y.astype(out.dtype)
+        mean, slope = mean.astype(wide), lax.rsqrt(var.astype(wide) + self.eps)
+        slope = slope if scale is None else slope * self.gain(scale)
+        return affine(out.astype(wide), mean, slope, jnp.zeros_like(mean) if bias is None else bias).astype(out.dtype)
 
     @property
     def follows_train(self) -> bool:
@@ -99,8 +133,7 @@ class BatchNorm(Module):
         axes = tuple(range(x.ndim - 1))
         x = jnp.asarray(x)
         x = x.astype(accumulator(x.dtype))
-        mean = x.mean(axes)
-        var = jnp.square(x - mean).mean(axes)
+        mean, var = (moment.squeeze(axes) for moment in moments(x, axes))
         if running and not self.is_initializing():
             momentum = self.count_batch() if self.momentum is None else self.momentum
             for statistic, new in zip(running, (mean, var * (n / (n - 1))), strict=True):

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -131,12 +132,20 @@ def _sizes(who: str, axes: int, output_size: Sizes) -> tuple[int | None, ...]:
 def _taps(
     x: Array, fill: int | float, axis: int, kernel: int, stride: int, padding: int, dilation: int, out: int
 ) -> list[Array]:
-    """The first, second, ... element of all ``out`` windows along ``axis``."""
-    reach = (out - 1) * stride + 1
-    end = max(0, reach + (kernel - 1) * dilation - padding - x.shape[axis])
-    pads = [(padding, end, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
-    padded = lax.pad(x, jnp.asarray(fill, x.dtype), pads)
-    return [lax.slice_in_dim(padded, i * dilation, i * dilation + reach, stride, axis) for i in range(kernel)]
+    """The first, second, ... element of all ``out`` windows along ``axis``.
+
+    Each is cut out of x before it is padded, so that no padded copy of x is made.
+    """
+    taps = []
+    for offset in range(-padding, kernel * dilation - padding, dilation):
+        first = min(max(0, -(offset // stride)), out)
+        last = max(min(out, (x.shape[axis] - 1 - offset) // stride + 1), first)
+        start = min(offset + first * stride, x.shape[axis])
+        end = min(start + max(0, (last - first - 1) * stride + 1), x.shape[axis]) if last > first else start
+        tap = lax.slice_in_dim(x, start, end, stride, axis)
+        pads = [(first, out - last, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+        taps.append(lax.pad(tap, jnp.asarray(fill, x.dtype), pads) if first or last < out else tap)
+    return taps
 
 
 def _lowest(x: Array) -> int | float:
@@ -148,10 +157,25 @@ def _first_maximum(a: Array, b: Array) -> Array:
 
 
 def _maximum(x: Array, axis: int) -> Array:
-    """The maximum over ``axis``, its gradient to the first of equals: neighbours knock each other out."""
-    while (n := x.shape[axis]) > 1:
-        x = _first_maximum(*_taps(x, _lowest(x), axis, 2, 2, 0, 1, -(-n // 2)))
-    return x.squeeze(axis)
+    """The maximum over ``axis``; its gradient goes to the first of equals."""
+    return _highest(x, axis) if jnp.issubdtype(x.dtype, jnp.inexact) else x.max(axis)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _highest(x: Array, axis: int) -> Array:
+    return x.max(axis)
+
+
+@_highest.defjvp
+def _highest_jvp(axis: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The tangent at the first maximum, or at the last NaN: those count as -1 and below, and the lowest place wins."""
+    (x,), (dx,) = primals, tangents
+    y = _highest(x, axis)
+    place = jnp.zeros_like(x, jnp.int32) + lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    top = jnp.where(x == jnp.expand_dims(y, axis), place, x.shape[axis])
+    chosen = jnp.where(x != x, -1 - place, top).min(axis, keepdims=True)
+    chosen = jnp.where(chosen < 0, -1 - chosen, chosen)
+    return y, jnp.where(place == chosen, dx, 0).sum(axis)
 
 
 def _adaptive(who: str, x: Array, output_size: Sizes, pool: Callable[..., Array]) -> Array:
