@@ -7,7 +7,7 @@ attends along the three axes and counts the position once.
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ from flax_attn.shapes import Image, ScoreMap, Volume
 Row = Float[Array, "n h w w"]
 Column = Float[Array, "n h w h"]
 
+WEIGHTS_AT_ONCE = 2**26
+"""How many weights ``criss_cross_attention`` computes at one time, if ``line_block`` does not say otherwise."""
+
 
 def criss_cross_attention(
     query: Float[Array, "n h w d"],
@@ -33,29 +36,134 @@ def criss_cross_attention(
     *,
     attention_weights: bool = False,
     mesh_axis: str | None = None,
+    line_block: int | None = None,
 ) -> Image | tuple[Image, Row, Column]:
     """The weighted mean of ``value`` over the row and the column of each position, with weights softmax(query . key).
 
-    A position counts itself once, in its row. The largest intermediate arrays are the weights, h * w * (h + w) numbers
-    for each sample. Beside the arguments, only the weights are kept for the gradient; ``jax.checkpoint`` drops them
-    too. Sums are float32 at least. Integers are refused.
+    A position counts itself once, in its row. All rows are computed first, then all columns. The gradient keeps only
+    the arguments and the result, and computes the weights again. Sums are float32 at least. Integers are refused.
 
     Args:
         attention_weights: whether to return also the weights of each position for its row (n, h, w, w) and for its
-            column (n, h, w, h).
+            column (n, h, w, h). The gradient then keeps them.
         mesh_axis: the mesh axis over which h is sharded. The column pass is then sharded over w, with an all-to-all
             before and after it. A mesh with explicit axes does not need it.
+        line_block: how many rows, or columns, of each sample are computed at one time. Fewer lines need less memory.
+            None means all lines, or as many as have 2**26 weights. On a sharded axis, None means all lines.
+
+    Raises:
+        ValueError: if ``line_block`` is below 1, or is given with ``attention_weights`` or ``mesh_axis``.
     """
     require_floats("criss_cross_attention", query, key, value)
+    check_lines(line_block, attention_weights, mesh_axis)
     query, key, value = map(jnp.asarray, (query, key, value))
+    if attention_weights:
+        return attention_with_weights(query, key, value, mesh_axis)
+    turned = partial(turn, mesh_axis=mesh_axis)
+    attend = partial(attend_lines, whole=mesh_axis is not None, at_once=line_block)
+    row = attend(query, key, value, own=True)
+    column = attend(turned(query), turned(key), turned(value), own=False)
+    return join(row, Part(*map(turned, column)))
+
+
+def check_lines(line_block: int | None, attention_weights: bool, mesh_axis: str | None) -> None:
+    """Refuse a number of lines that is below 1 or that cannot be kept."""
+    if line_block is not None:
+        who = "criss_cross_attention: expected"
+        require(line_block >= 1, f"{who} line_block >= 1, got {line_block}")
+        conflict = "attention_weights=True" if attention_weights else f"mesh_axis={mesh_axis!r}"
+        alone = not attention_weights and mesh_axis is None
+        require(alone, f"{who} line_block=None with {conflict}, got {line_block}")
+
+
+class Part(NamedTuple):
+    """What the line of each position adds to its result, before the division by the sum of all its weights."""
+
+    out: Image
+    total: Float[Array, "n h w"]
+    top: Float[Array, "n h w"]
+
+
+def attend_lines(
+    query: Float[Array, "n a b d"],
+    key: Float[Array, "n a b d"],
+    value: Float[Array, "n a b c"],
+    own: bool,
+    whole: bool = False,
+    at_once: int | None = None,
+) -> Part:
+    """The part of each position's own line along axis 2.
+
+    Args:
+        own: whether a position counts itself.
+        whole: whether all lines are to be computed at one time.
+        at_once: how many lines are computed at one time; None for as many as have ``WEIGHTS_AT_ONCE`` weights.
+    """
+    n, a, b, _ = query.shape
+    lines = at_once or max(1, WEIGHTS_AT_ONCE // max(1, n * b * b))
+    attend = jax.checkpoint(partial(attend_line, own=own))
+    if whole or lines >= a or (at_once is None and any(jax.typeof(query).sharding.spec)):
+        return attend(query, key, value)
+    arrays = (x.swapaxes(0, 1) for x in (query, key, value))
+    part = lax.map(lambda xs: attend(*(x[:, None] for x in xs)), tuple(arrays), batch_size=lines)
+    return Part(*(x[:, :, 0].swapaxes(0, 1) for x in part))
+
+
+def attend_line(
+    query: Float[Array, "n a b d"], key: Float[Array, "n a b d"], value: Float[Array, "n a b c"], own: bool
+) -> Part:
+    """The part of axis 2. The weights of a line are at most 1 divided by its length, so that no sum overflows."""
+    energy = einsum("nabd,nagd->nabg", query, key, wide=True)
+    size = energy.shape[-1]
+    if not own:
+        energy += own_position(size)
+    top = jnp.maximum(lax.stop_gradient(energy).max(-1), jnp.finfo(energy.dtype).min) + np.log(size)
+    weight = jnp.exp(energy - top[..., None])
+    return Part(einsum("nabg,nagc->nabc", weight.astype(value.dtype), value), weight.sum(-1), top)
+
+
+def join(row: Part, column: Part) -> Image:
+    """The weighted mean over two parts."""
+    top = jnp.maximum(row.top, column.top)
+    scales = jnp.exp(row.top - top), jnp.exp(column.top - top)
+    return _mean((row.out, column.out), (row.total, column.total), scales)
+
+
+Pair = tuple[Array, Array]
+
+
+@jax.custom_jvp
+def _mean(outs: Pair, totals: Pair, scales: Pair) -> Array:
+    first, second = (share[..., None] for share in _shares(totals, scales))
+    return (first * outs[0] + second * outs[1]).astype(outs[0].dtype)
+
+
+@_mean.defjvp
+def _mean_jvp(primals: tuple[Pair, Pair, Pair], tangents: tuple[Pair, Pair, Pair]) -> Pair:
+    """The derivative needs the mean, but not its two terms. The scales do not change the mean."""
+    mean, shares = _mean(*primals), _shares(*primals[1:])
+    d_outs, d_totals, _ = tangents
+    d_total = sum(share * d for share, d in zip(shares, d_totals, strict=True))
+    d_out = sum(share[..., None] * d for share, d in zip(shares, d_outs, strict=True))
+    return mean, (d_out - mean * d_total[..., None]).astype(mean.dtype)
+
+
+def _shares(totals: Pair, scales: Pair) -> Pair:
+    total = scales[0] * totals[0] + scales[1] * totals[1]
+    return scales[0] / total, scales[1] / total
+
+
+def attention_with_weights(
+    query: Float[Array, "n h w d"], key: Float[Array, "n h w d"], value: Image, mesh_axis: str | None
+) -> tuple[Image, Row, Column]:
+    """The weighted mean, and the weights for the row and for the column of each position."""
     turned = partial(turn, mesh_axis=mesh_axis)
     row = einsum("nhwd,nhvd->nhwv", query, key, wide=True)
     column = einsum("nwhd,nwgd->nwhg", turned(query), turned(key), wide=True)
     column += own_position(column.shape[-1])
     row, column = joint_softmax(row, column, value.dtype, mesh_axis)
     along_column = turned(einsum("nwhg,nwgc->nwhc", column, turned(value)))
-    out = einsum("nhwv,nhvc->nhwc", row, value) + along_column
-    return (out, row, turned(column)) if attention_weights else out
+    return einsum("nhwv,nhvc->nhwc", row, value) + along_column, row, turned(column)
 
 
 def turn(x: Float[Array, "n a b ..."], mesh_axis: str | None = None) -> Float[Array, "n b a ..."]:
@@ -124,22 +232,25 @@ class CrissCrossAttention(PAM_Module):
     """x plus ``gamma`` times the values of each pixel's row and column, weighted by a softmax of query . key.
 
     Args:
-        mesh_axis: that of ``criss_cross_attention``.
+        mesh_axis, line_block: those of ``criss_cross_attention``. A call that asks for the weights computes all
+            lines at one time.
 
     With ``attention_weights=True`` the result is x and what each pixel gives to its row (n, h, w, w) and to its column
     (n, h, w, h).
     """
 
     mesh_axis: str | None = dataclasses.field(default=None, kw_only=True)
+    line_block: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __call__(  # type: ignore[override]
         self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, Row, Column]:
         x, gamma = self.promote(x, self.gamma)
         projected = self.query_conv(x), self.key_conv(x), self.value_conv(x)
-        out, row, column = criss_cross_attention(*projected, attention_weights=True, mesh_axis=self.mesh_axis)
-        y = gamma * out + x
-        return (y, row, column) if attention_weights else y
+        if attention_weights:
+            out, *weights = attention_with_weights(*projected, self.mesh_axis)
+            return gamma * out + x, *weights
+        return gamma * criss_cross_attention(*projected, mesh_axis=self.mesh_axis, line_block=self.line_block) + x
 
 
 class CrissCrossAttention3D(PAM_Module):
@@ -219,8 +330,10 @@ class RCCAModule(Module):
         y: Any = self.conva(x, train)
         maps = []
         for _ in range(max(recurrence, self.is_initializing())):
-            y, row, column = self.cca(y, attention_weights=True)
-            maps.append((row, column))
+            y = self.cca(y, attention_weights=attention_weights)
+            if attention_weights:
+                y, *weights = y
+                maps.append(tuple(weights))
         y = self.convb(y, train)
         y = self.bottleneck(jnp.concatenate([x, y], -1), train)
         return (y, *maps) if attention_weights else y
