@@ -6,8 +6,9 @@ attends along the three axes and counts the position once.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ from flax_attn.shapes import Image, ScoreMap, Volume
 Row = Float[Array, "n h w w"]
 Column = Float[Array, "n h w h"]
 
-WEIGHTS_AT_ONCE = 2**26
-"""How many weights ``criss_cross_attention`` computes at one time, if ``line_block`` does not say otherwise."""
+WEIGHTS_AT_ONCE = 2**24
+"""How many weights ``criss_cross_attention`` computes at one time, where ``line_block`` does not say otherwise."""
 
 
 def criss_cross_attention(
@@ -40,123 +41,48 @@ def criss_cross_attention(
 ) -> Image | tuple[Image, Row, Column]:
     """The weighted mean of ``value`` over the row and the column of each position, with weights softmax(query . key).
 
-    A position counts itself once, in its row. All rows are computed first, then all columns. The gradient keeps only
-    the arguments and the result, and computes the weights again. Sums are float32 at least. Integers are refused.
+    A position counts itself once, in its row. Sums are float32 at least. Integers are refused.
+
+    With all lines at one time, the largest intermediate arrays are the weights, h * w * (h + w) numbers for each
+    sample. Beside the arguments, only the weights are kept for the gradient; ``jax.checkpoint`` drops them too. In
+    blocks of lines, only the weights of one block exist at one time. The gradient computes them again.
 
     Args:
         attention_weights: whether to return also the weights of each position for its row (n, h, w, w) and for its
-            column (n, h, w, h). The gradient then keeps them.
+            column (n, h, w, h). They need all lines at one time.
         mesh_axis: the mesh axis over which h is sharded. The column pass is then sharded over w, with an all-to-all
             before and after it. A mesh with explicit axes does not need it.
-        line_block: how many rows, or columns, of each sample are computed at one time. Fewer lines need less memory.
-            None means all lines, or as many as have 2**26 weights. On a sharded axis, None means all lines.
+        line_block: how many rows, and then how many columns, are computed at one time. 0: all. None: all on a sharded
+            axis, and where a row pass or a column pass has at most 2**24 weights; else as many as have 2**24 weights.
 
     Raises:
-        ValueError: if ``line_block`` is below 1, or is given with ``attention_weights`` or ``mesh_axis``.
+        ValueError: if ``line_block`` is negative, or is above 0 with ``attention_weights`` or ``mesh_axis``.
     """
     require_floats("criss_cross_attention", query, key, value)
-    check_lines(line_block, attention_weights, mesh_axis)
+    check_line_block("criss_cross_attention", line_block, mesh_axis)
+    both = f"criss_cross_attention: expected line_block None or 0 with attention_weights=True, got {line_block}"
+    require(not (attention_weights and line_block), both)
     query, key, value = map(jnp.asarray, (query, key, value))
-    if attention_weights:
-        return attention_with_weights(query, key, value, mesh_axis)
-    turned = partial(turn, mesh_axis=mesh_axis)
-    attend = partial(attend_lines, whole=mesh_axis is not None, at_once=line_block)
-    row = attend(query, key, value, own=True)
-    column = attend(turned(query), turned(key), turned(value), own=False)
-    return join(row, Part(*map(turned, column)))
+    whole = attention_weights or mesh_axis is not None or any(jax.typeof(query).sharding.spec)
+    n, h, w, _ = query.shape
+    many = n * h * w * max(h, w) > WEIGHTS_AT_ONCE and not whole
+    if line_block or (line_block is None and many):
+        return in_blocks(query, key, value, line_block)
+    out, *weights = with_weights(query, key, value, mesh_axis)
+    return (out, *weights) if attention_weights else out
 
 
-def check_lines(line_block: int | None, attention_weights: bool, mesh_axis: str | None) -> None:
-    """Refuse a number of lines that is below 1 or that cannot be kept."""
-    if line_block is not None:
-        who = "criss_cross_attention: expected"
-        require(line_block >= 1, f"{who} line_block >= 1, got {line_block}")
-        conflict = "attention_weights=True" if attention_weights else f"mesh_axis={mesh_axis!r}"
-        alone = not attention_weights and mesh_axis is None
-        require(alone, f"{who} line_block=None with {conflict}, got {line_block}")
+def check_line_block(who: str, line_block: int | None, mesh_axis: str | None) -> None:
+    """Refuse a negative number of lines, and blocks of lines on a sharded axis."""
+    require(line_block is None or line_block >= 0, f"{who}: expected line_block None or >= 0, got {line_block}")
+    fits = not line_block or mesh_axis is None
+    require(fits, f"{who}: expected line_block None or 0 with mesh_axis={mesh_axis!r}, got {line_block}")
 
 
-class Part(NamedTuple):
-    """What the line of each position adds to its result, before the division by the sum of all its weights."""
-
-    out: Image
-    total: Float[Array, "n h w"]
-    top: Float[Array, "n h w"]
-
-
-def attend_lines(
-    query: Float[Array, "n a b d"],
-    key: Float[Array, "n a b d"],
-    value: Float[Array, "n a b c"],
-    own: bool,
-    whole: bool = False,
-    at_once: int | None = None,
-) -> Part:
-    """The part of each position's own line along axis 2.
-
-    Args:
-        own: whether a position counts itself.
-        whole: whether all lines are to be computed at one time.
-        at_once: how many lines are computed at one time; None for as many as have ``WEIGHTS_AT_ONCE`` weights.
-    """
-    n, a, b, _ = query.shape
-    lines = at_once or max(1, WEIGHTS_AT_ONCE // max(1, n * b * b))
-    attend = jax.checkpoint(partial(attend_line, own=own))
-    if whole or lines >= a or (at_once is None and any(jax.typeof(query).sharding.spec)):
-        return attend(query, key, value)
-    arrays = (x.swapaxes(0, 1) for x in (query, key, value))
-    part = lax.map(lambda xs: attend(*(x[:, None] for x in xs)), tuple(arrays), batch_size=lines)
-    return Part(*(x[:, :, 0].swapaxes(0, 1) for x in part))
-
-
-def attend_line(
-    query: Float[Array, "n a b d"], key: Float[Array, "n a b d"], value: Float[Array, "n a b c"], own: bool
-) -> Part:
-    """The part of axis 2. The weights of a line are at most 1 divided by its length, so that no sum overflows."""
-    energy = einsum("nabd,nagd->nabg", query, key, wide=True)
-    size = energy.shape[-1]
-    if not own:
-        energy += own_position(size)
-    top = jnp.maximum(lax.stop_gradient(energy).max(-1), jnp.finfo(energy.dtype).min) + np.log(size)
-    weight = jnp.exp(energy - top[..., None])
-    return Part(einsum("nabg,nagc->nabc", weight.astype(value.dtype), value), weight.sum(-1), top)
-
-
-def join(row: Part, column: Part) -> Image:
-    """The weighted mean over two parts."""
-    top = jnp.maximum(row.top, column.top)
-    scales = jnp.exp(row.top - top), jnp.exp(column.top - top)
-    return _mean((row.out, column.out), (row.total, column.total), scales)
-
-
-Pair = tuple[Array, Array]
-
-
-@jax.custom_jvp
-def _mean(outs: Pair, totals: Pair, scales: Pair) -> Array:
-    first, second = (share[..., None] for share in _shares(totals, scales))
-    return (first * outs[0] + second * outs[1]).astype(outs[0].dtype)
-
-
-@_mean.defjvp
-def _mean_jvp(primals: tuple[Pair, Pair, Pair], tangents: tuple[Pair, Pair, Pair]) -> Pair:
-    """The derivative needs the mean, but not its two terms. The scales do not change the mean."""
-    mean, shares = _mean(*primals), _shares(*primals[1:])
-    d_outs, d_totals, _ = tangents
-    d_total = sum(share * d for share, d in zip(shares, d_totals, strict=True))
-    d_out = sum(share[..., None] * d for share, d in zip(shares, d_outs, strict=True))
-    return mean, (d_out - mean * d_total[..., None]).astype(mean.dtype)
-
-
-def _shares(totals: Pair, scales: Pair) -> Pair:
-    total = scales[0] * totals[0] + scales[1] * totals[1]
-    return scales[0] / total, scales[1] / total
-
-
-def attention_with_weights(
+def with_weights(
     query: Float[Array, "n h w d"], key: Float[Array, "n h w d"], value: Image, mesh_axis: str | None
 ) -> tuple[Image, Row, Column]:
-    """The weighted mean, and the weights for the row and for the column of each position."""
+    """The weighted mean with all lines at one time, and the weights for the row and the column of each position."""
     turned = partial(turn, mesh_axis=mesh_axis)
     row = einsum("nhwd,nhvd->nhwv", query, key, wide=True)
     column = einsum("nwhd,nwgd->nwhg", turned(query), turned(key), wide=True)
@@ -164,6 +90,54 @@ def attention_with_weights(
     row, column = joint_softmax(row, column, value.dtype, mesh_axis)
     along_column = turned(einsum("nwhg,nwgc->nwhc", column, turned(value)))
     return einsum("nhwv,nhvc->nhwc", row, value) + along_column, row, turned(column)
+
+
+def in_blocks(
+    query: Float[Array, "n h w d"], key: Float[Array, "n h w d"], value: Image, line_block: int | None
+) -> Image:
+    """The weighted mean, with ``line_block`` rows or columns at one time.
+
+    The first pass over the rows and the columns computes the denominators, the second one the sums of values.
+    """
+    columns = turn(query), turn(key), turn(value)
+    total_of = partial(by_lines, partial(line_totals, own=True), line_block)
+    total_of_column = partial(by_lines, partial(line_totals, own=False), line_block)
+    total = jnp.logaddexp(total_of(query, key), turn(total_of_column(*columns[:2])))
+    row = by_lines(partial(line_sums, own=True), line_block, query, key, value, total)
+    return row + turn(by_lines(partial(line_sums, own=False), line_block, *columns, turn(total)))
+
+
+def by_lines(
+    function: Callable[..., Array], line_block: int | None, *arrays: Float[Array, "n a b ..."]
+) -> Float[Array, "n a b ..."]:
+    """``function(*arrays)``, a function of lines along axis 2, with ``line_block`` lines at one time."""
+    n, _, b, _ = arrays[0].shape
+    count = line_block or max(1, WEIGHTS_AT_ONCE // (n * b * b))
+    lines = tuple(x.swapaxes(0, 1) for x in arrays)
+    return lax.map(jax.checkpoint(lambda line: function(*line)), lines, batch_size=count).swapaxes(0, 1)
+
+
+def line_energies(query: Float[Array, "n b d"], key: Float[Array, "n b d"], own: bool) -> Float[Array, "n b b"]:
+    """The energies of each position of a line for all positions of it; ``own`` says whether it meets itself."""
+    energies = einsum("nbd,ngd->nbg", query, key, wide=True)
+    return energies if own else energies + own_position(energies.shape[-1])
+
+
+def line_totals(query: Float[Array, "n b d"], key: Float[Array, "n b d"], own: bool) -> Float[Array, "n b"]:
+    """The logarithm of the sum of exp(energy) over the line of each position."""
+    return jax.nn.logsumexp(line_energies(query, key, own), -1)
+
+
+def line_sums(
+    query: Float[Array, "n b d"],
+    key: Float[Array, "n b d"],
+    value: Float[Array, "n b c"],
+    total: Float[Array, "n b"],
+    own: bool,
+) -> Float[Array, "n b c"]:
+    """The weighted sum of the values of the line of each position, with weights exp(energy - total)."""
+    weights = jnp.exp(line_energies(query, key, own) - total[..., None])
+    return einsum("nbg,ngc->nbc", weights.astype(value.dtype), value)
 
 
 def turn(x: Float[Array, "n a b ..."], mesh_axis: str | None = None) -> Float[Array, "n b a ..."]:
@@ -205,8 +179,11 @@ def _joint_softmax_jvp(dtype, mesh_axis, primals, tangents):
 
 
 def own_position(size: int) -> np.ndarray:
-    """(size, size), to add to energies: -inf where a position meets itself, 0 elsewhere."""
-    return np.where(np.eye(size, dtype=bool), -np.inf, 0).astype(np.float32)
+    """(size, size), to add to energies: -1.7e38 where a position meets itself, 0 elsewhere.
+
+    The number is finite, so that the only position of a line of length 1 has a derivative.
+    """
+    return np.where(np.eye(size, dtype=bool), np.finfo(np.float32).min / 2, 0).astype(np.float32)
 
 
 def ca_weight(query: Float[Array, "n h w d"], key: Float[Array, "n h w d"]) -> Float[Array, "n h w e"]:
@@ -232,7 +209,7 @@ class CrissCrossAttention(PAM_Module):
     """x plus ``gamma`` times the values of each pixel's row and column, weighted by a softmax of query . key.
 
     Args:
-        mesh_axis, line_block: those of ``criss_cross_attention``. A call that asks for the weights computes all
+        mesh_axis, line_block: those of ``criss_cross_attention``. A call with ``attention_weights=True`` computes all
             lines at one time.
 
     With ``attention_weights=True`` the result is x and what each pixel gives to its row (n, h, w, w) and to its column
@@ -242,15 +219,20 @@ class CrissCrossAttention(PAM_Module):
     mesh_axis: str | None = dataclasses.field(default=None, kw_only=True)
     line_block: int | None = dataclasses.field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_line_block("CrissCrossAttention", self.line_block, self.mesh_axis)
+
     def __call__(  # type: ignore[override]
         self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, Row, Column]:
         x, gamma = self.promote(x, self.gamma)
         projected = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         if attention_weights:
-            out, *weights = attention_with_weights(*projected, self.mesh_axis)
-            return gamma * out + x, *weights
-        return gamma * criss_cross_attention(*projected, mesh_axis=self.mesh_axis, line_block=self.line_block) + x
+            out, row, column = with_weights(*projected, self.mesh_axis)
+            return gamma * out + x, row, column
+        out = criss_cross_attention(*projected, mesh_axis=self.mesh_axis, line_block=self.line_block)
+        return gamma * out + x
 
 
 class CrissCrossAttention3D(PAM_Module):
