@@ -6,28 +6,23 @@ attends along the three axes and counts the position once.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_attn.blocks.danet import PAM_Module
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, require, require_floats, softmax
+from flax_attn.layers.lines import WEIGHTS_AT_ONCE, check_line_block, in_blocks, own_position, turn
 from flax_attn.shapes import Image, ScoreMap, Volume
 
 Row = Float[Array, "n h w w"]
 Column = Float[Array, "n h w h"]
-
-WEIGHTS_AT_ONCE = 2**24
-"""How many weights ``criss_cross_attention`` computes at one time, where ``line_block`` does not say otherwise."""
 
 
 def criss_cross_attention(
@@ -68,15 +63,8 @@ def criss_cross_attention(
     many = n * h * w * max(h, w) > WEIGHTS_AT_ONCE and not whole
     if line_block or (line_block is None and many):
         return in_blocks(query, key, value, line_block)
-    out, *weights = with_weights(query, key, value, mesh_axis)
-    return (out, *weights) if attention_weights else out
-
-
-def check_line_block(who: str, line_block: int | None, mesh_axis: str | None) -> None:
-    """Refuse a negative number of lines, and blocks of lines on a sharded axis."""
-    require(line_block is None or line_block >= 0, f"{who}: expected line_block None or >= 0, got {line_block}")
-    fits = not line_block or mesh_axis is None
-    require(fits, f"{who}: expected line_block None or 0 with mesh_axis={mesh_axis!r}, got {line_block}")
+    out, row, column = with_weights(query, key, value, mesh_axis)
+    return (out, row, column) if attention_weights else out
 
 
 def with_weights(
@@ -90,67 +78,6 @@ def with_weights(
     row, column = joint_softmax(row, column, value.dtype, mesh_axis)
     along_column = turned(einsum("nwhg,nwgc->nwhc", column, turned(value)))
     return einsum("nhwv,nhvc->nhwc", row, value) + along_column, row, turned(column)
-
-
-def in_blocks(
-    query: Float[Array, "n h w d"], key: Float[Array, "n h w d"], value: Image, line_block: int | None
-) -> Image:
-    """The weighted mean, with ``line_block`` rows or columns at one time.
-
-    The first pass over the rows and the columns computes the denominators, the second one the sums of values.
-    """
-    columns = turn(query), turn(key), turn(value)
-    total_of = partial(by_lines, partial(line_totals, own=True), line_block)
-    total_of_column = partial(by_lines, partial(line_totals, own=False), line_block)
-    total = jnp.logaddexp(total_of(query, key), turn(total_of_column(*columns[:2])))
-    row = by_lines(partial(line_sums, own=True), line_block, query, key, value, total)
-    return row + turn(by_lines(partial(line_sums, own=False), line_block, *columns, turn(total)))
-
-
-def by_lines(
-    function: Callable[..., Array], line_block: int | None, *arrays: Float[Array, "n a b ..."]
-) -> Float[Array, "n a b ..."]:
-    """``function(*arrays)``, a function of lines along axis 2, with ``line_block`` lines at one time."""
-    n, _, b, _ = arrays[0].shape
-    count = line_block or max(1, WEIGHTS_AT_ONCE // (n * b * b))
-    lines = tuple(x.swapaxes(0, 1) for x in arrays)
-    return lax.map(jax.checkpoint(lambda line: function(*line)), lines, batch_size=count).swapaxes(0, 1)
-
-
-def line_energies(query: Float[Array, "n b d"], key: Float[Array, "n b d"], own: bool) -> Float[Array, "n b b"]:
-    """The energies of each position of a line for all positions of it; ``own`` says whether it meets itself."""
-    energies = einsum("nbd,ngd->nbg", query, key, wide=True)
-    return energies if own else energies + own_position(energies.shape[-1])
-
-
-def line_totals(query: Float[Array, "n b d"], key: Float[Array, "n b d"], own: bool) -> Float[Array, "n b"]:
-    """The logarithm of the sum of exp(energy) over the line of each position."""
-    return jax.nn.logsumexp(line_energies(query, key, own), -1)
-
-
-def line_sums(
-    query: Float[Array, "n b d"],
-    key: Float[Array, "n b d"],
-    value: Float[Array, "n b c"],
-    total: Float[Array, "n b"],
-    own: bool,
-) -> Float[Array, "n b c"]:
-    """The weighted sum of the values of the line of each position, with weights exp(energy - total)."""
-    weights = jnp.exp(line_energies(query, key, own) - total[..., None])
-    return einsum("nbg,ngc->nbc", weights.astype(value.dtype), value)
-
-
-def turn(x: Float[Array, "n a b ..."], mesh_axis: str | None = None) -> Float[Array, "n b a ..."]:
-    """x with axes 1 and 2 swapped. If axis 1 was sharded over a mesh axis, the new axis 1 is sharded over it."""
-    explicit = jax.typeof(x).sharding.spec
-    if any(explicit):
-        return jax.sharding.reshard(x.swapaxes(1, 2), explicit)
-    if mesh_axis is None:
-        return x.swapaxes(1, 2)
-    free = P.UNCONSTRAINED
-    spec = P(free, mesh_axis, None, *[free] * (x.ndim - 3))
-    x = lax.with_sharding_constraint(x, spec)
-    return lax.with_sharding_constraint(x.swapaxes(1, 2), spec)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -176,14 +103,6 @@ def _joint_softmax_jvp(dtype, mesh_axis, primals, tangents):
         return d_row.astype(dtype), d_column.astype(dtype)
 
     return weights, tangent(*weights, *tangents)
-
-
-def own_position(size: int) -> np.ndarray:
-    """(size, size), to add to energies: -1.7e38 where a position meets itself, 0 elsewhere.
-
-    The number is finite, so that the only position of a line of length 1 has a derivative.
-    """
-    return np.where(np.eye(size, dtype=bool), np.finfo(np.float32).min / 2, 0).astype(np.float32)
 
 
 def ca_weight(query: Float[Array, "n h w d"], key: Float[Array, "n h w d"]) -> Float[Array, "n h w e"]:
@@ -229,9 +148,9 @@ class CrissCrossAttention(PAM_Module):
         x, gamma = self.promote(x, self.gamma)
         projected = self.query_conv(x), self.key_conv(x), self.value_conv(x)
         if attention_weights:
-            out, row, column = with_weights(*projected, self.mesh_axis)
-            return gamma * out + x, row, column
-        out = criss_cross_attention(*projected, mesh_axis=self.mesh_axis, line_block=self.line_block)
+            mean, row, column = with_weights(*projected, self.mesh_axis)
+            return gamma * mean + x, row, column
+        out: Any = criss_cross_attention(*projected, mesh_axis=self.mesh_axis, line_block=self.line_block)
         return gamma * out + x
 
 
