@@ -51,16 +51,19 @@ def criss_cross_attention(
             axis, and where a row pass or a column pass has at most 2**24 weights; else as many as have 2**24 weights.
 
     Raises:
-        ValueError: if ``line_block`` is negative, or is above 0 with ``attention_weights`` or ``mesh_axis``.
+        ValueError: if ``line_block`` is negative, or is above 0 with ``attention_weights``, or where h or w is
+            sharded.
     """
     require_floats("criss_cross_attention", query, key, value)
     check_line_block("criss_cross_attention", line_block, mesh_axis)
     both = f"criss_cross_attention: expected line_block None or 0 with attention_weights=True, got {line_block}"
     require(not (attention_weights and line_block), both)
     query, key, value = map(jnp.asarray, (query, key, value))
-    whole = attention_weights or mesh_axis is not None or any(jax.typeof(query).sharding.spec)
+    sharded = mesh_axis is not None or any(jax.typeof(query).sharding.spec[1:3])
+    unsharded = f"criss_cross_attention: expected line_block None or 0 where h or w is sharded, got {line_block}"
+    require(not (sharded and line_block), unsharded)
     n, h, w, _ = query.shape
-    many = n * h * w * max(h, w) > WEIGHTS_AT_ONCE and not whole
+    many = n * h * w * max(h, w) > WEIGHTS_AT_ONCE and not (sharded or attention_weights)
     if line_block or (line_block is None and many):
         return in_blocks(query, key, value, line_block)
     out, row, column = with_weights(query, key, value, mesh_axis)

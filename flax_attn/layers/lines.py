@@ -1,6 +1,6 @@
 """Attention along the rows and the columns of images, in blocks of lines.
 
-The weights of a 1024x1024 image take 17 GB in training with all lines at one time, and 0.2 GB in blocks of lines.
+Training with a 1024x1024 image of 64 channels takes 27 GB with all lines at one time, and 2.6 GB in blocks of lines.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ WEIGHTS_AT_ONCE = 2**24
 
 
 def check_line_block(who: str, line_block: int | None, mesh_axis: str | None) -> None:
-    """Refuse a negative number of lines, and blocks of lines on a sharded axis."""
+    """Refuse a negative number of lines, and blocks of lines with a ``mesh_axis``."""
     require(line_block is None or line_block >= 0, f"{who}: expected line_block None or >= 0, got {line_block}")
     fits = not line_block or mesh_axis is None
     require(fits, f"{who}: expected line_block None or 0 with mesh_axis={mesh_axis!r}, got {line_block}")
