@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from flax_attn.blocks.danet import PAM_Module
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, require, require_floats, softmax
-from flax_attn.layers.lines import WEIGHTS_AT_ONCE, check_line_block, in_blocks, own_position, turn
+from flax_attn.layers.lines import check_line_block, in_blocks, needs_blocks, own_position, turn
 from flax_attn.shapes import Image, ScoreMap, Volume
 
 Row = Float[Array, "n h w w"]
@@ -36,35 +36,21 @@ def criss_cross_attention(
 ) -> Image | tuple[Image, Row, Column]:
     """The weighted mean of ``value`` over the row and the column of each position, with weights softmax(query . key).
 
-    A position counts itself once, in its row. Sums are float32 at least. Integers are refused.
-
-    With all lines at one time, the largest intermediate arrays are the weights, h * w * (h + w) numbers for each
-    sample. Beside the arguments, only the weights are kept for the gradient; ``jax.checkpoint`` drops them too. In
-    blocks of lines, only the weights of one block exist at one time. The gradient computes them again.
+    A position counts itself once, in its row. Sums are float32 at least. Integers are refused. The gradient keeps the
+    arguments and the weights, h * w * (h + w) numbers for each sample. In blocks of lines it computes the weights again.
 
     Args:
         attention_weights: whether to return also the weights of each position for its row (n, h, w, w) and for its
             column (n, h, w, h). They need all lines at one time.
         mesh_axis: the mesh axis over which h is sharded. The column pass is then sharded over w, with an all-to-all
             before and after it. A mesh with explicit axes does not need it.
-        line_block: how many rows, and then how many columns, are computed at one time. 0: all. None: all on a sharded
-            axis, and where a row pass or a column pass has at most 2**24 weights; else as many as have 2**24 weights.
-
-    Raises:
-        ValueError: if ``line_block`` is negative, or is above 0 with ``attention_weights``, or where h or w is
-            sharded.
+        line_block: how many rows, and then how many columns, are computed at one time; 0 for all. None: all where h or
+            w is sharded, and where a pass has at most 2**24 weights; else as many as have 2**24 weights. ValueError if
+            it is negative, or above 0 with ``attention_weights`` or a sharded h or w.
     """
     require_floats("criss_cross_attention", query, key, value)
-    check_line_block("criss_cross_attention", line_block, mesh_axis)
-    both = f"criss_cross_attention: expected line_block None or 0 with attention_weights=True, got {line_block}"
-    require(not (attention_weights and line_block), both)
     query, key, value = map(jnp.asarray, (query, key, value))
-    sharded = mesh_axis is not None or any(jax.typeof(query).sharding.spec[1:3])
-    unsharded = f"criss_cross_attention: expected line_block None or 0 where h or w is sharded, got {line_block}"
-    require(not (sharded and line_block), unsharded)
-    n, h, w, _ = query.shape
-    many = n * h * w * max(h, w) > WEIGHTS_AT_ONCE and not (sharded or attention_weights)
-    if line_block or (line_block is None and many):
+    if needs_blocks(query, line_block, attention_weights, mesh_axis):
         return in_blocks(query, key, value, line_block)
     out, row, column = with_weights(query, key, value, mesh_axis)
     return (out, row, column) if attention_weights else out

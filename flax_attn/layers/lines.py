@@ -26,6 +26,17 @@ def check_line_block(who: str, line_block: int | None, mesh_axis: str | None) ->
     require(fits, f"{who}: expected line_block None or 0 with mesh_axis={mesh_axis!r}, got {line_block}")
 
 
+def needs_blocks(query: Array, line_block: int | None, attention_weights: bool, mesh_axis: str | None) -> bool:
+    """Whether criss-cross attention is computed in blocks of lines. Refuse them where all lines must be together."""
+    who = "criss_cross_attention"
+    check_line_block(who, line_block, mesh_axis)
+    together = "with attention_weights=True" if attention_weights else "where h or w is sharded"
+    whole = attention_weights or mesh_axis is not None or any(jax.typeof(query).sharding.spec[1:3])
+    require(not (whole and line_block), f"{who}: expected line_block None or 0 {together}, got {line_block}")
+    n, h, w, _ = query.shape
+    return bool(line_block) or (line_block is None and not whole and n * h * w * max(h, w) > WEIGHTS_AT_ONCE)
+
+
 def in_blocks(
     query: Float[Array, "n h w d"], key: Float[Array, "n h w d"], value: Float[Array, "n h w c"], line_block: int | None
 ) -> Float[Array, "n h w c"]:
