@@ -37,7 +37,7 @@ def criss_cross_attention(
     """The weighted mean of ``value`` over the row and the column of each position, with weights softmax(query . key).
 
     A position counts itself once, in its row. Sums are float32 at least. Integers are refused. The gradient keeps the
-    arguments and the weights, h * w * (h + w) numbers for each sample. In blocks of lines it computes the weights again.
+    arguments and the weights, h * w * (h + w) numbers for each sample. Blocks of lines compute the weights again.
 
     Args:
         attention_weights: whether to return also the weights of each position for its row (n, h, w, w) and for its
