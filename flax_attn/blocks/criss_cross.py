@@ -12,14 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_attn.blocks.danet import PAM_Module
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, require, require_floats, softmax
+from flax_attn.layers.lines import check_line_block, in_blocks, needs_blocks, own_position, turn
 from flax_attn.shapes import Image, ScoreMap, Volume
 
 Row = Float[Array, "n h w w"]
@@ -33,42 +32,41 @@ def criss_cross_attention(
     *,
     attention_weights: bool = False,
     mesh_axis: str | None = None,
+    line_block: int | None = None,
 ) -> Image | tuple[Image, Row, Column]:
     """The weighted mean of ``value`` over the row and the column of each position, with weights softmax(query . key).
 
-    A position counts itself once, in its row. The largest intermediate arrays are the weights, h * w * (h + w) numbers
-    for each sample. Beside the arguments, only the weights are kept for the gradient; ``jax.checkpoint`` drops them
-    too. Sums are float32 at least. Integers are refused.
+    A position counts itself once, in its row. Sums are float32 at least. Integers are refused. The gradient keeps the
+    arguments and the weights, h * w * (h + w) numbers for each sample. Blocks of lines compute the weights again.
 
     Args:
         attention_weights: whether to return also the weights of each position for its row (n, h, w, w) and for its
-            column (n, h, w, h).
+            column (n, h, w, h). They need all lines at one time.
         mesh_axis: the mesh axis over which h is sharded. The column pass is then sharded over w, with an all-to-all
             before and after it. A mesh with explicit axes does not need it.
+        line_block: how many rows, and then how many columns, are computed at one time; 0 for all. None: all where h or
+            w is sharded, and where a pass has at most 2**24 weights; else as many as have 2**24 weights. ValueError if
+            it is negative, or above 0 with ``attention_weights`` or a sharded h or w.
     """
     require_floats("criss_cross_attention", query, key, value)
     query, key, value = map(jnp.asarray, (query, key, value))
+    if needs_blocks(query, line_block, attention_weights, mesh_axis):
+        return in_blocks(query, key, value, line_block)
+    out, row, column = with_weights(query, key, value, mesh_axis)
+    return (out, row, column) if attention_weights else out
+
+
+def with_weights(
+    query: Float[Array, "n h w d"], key: Float[Array, "n h w d"], value: Image, mesh_axis: str | None
+) -> tuple[Image, Row, Column]:
+    """The weighted mean with all lines at one time, and the weights for the row and the column of each position."""
     turned = partial(turn, mesh_axis=mesh_axis)
     row = einsum("nhwd,nhvd->nhwv", query, key, wide=True)
     column = einsum("nwhd,nwgd->nwhg", turned(query), turned(key), wide=True)
     column += own_position(column.shape[-1])
     row, column = joint_softmax(row, column, value.dtype, mesh_axis)
     along_column = turned(einsum("nwhg,nwgc->nwhc", column, turned(value)))
-    out = einsum("nhwv,nhvc->nhwc", row, value) + along_column
-    return (out, row, turned(column)) if attention_weights else out
-
-
-def turn(x: Float[Array, "n a b ..."], mesh_axis: str | None = None) -> Float[Array, "n b a ..."]:
-    """x with axes 1 and 2 swapped. If axis 1 was sharded over a mesh axis, the new axis 1 is sharded over it."""
-    explicit = jax.typeof(x).sharding.spec
-    if any(explicit):
-        return jax.sharding.reshard(x.swapaxes(1, 2), explicit)
-    if mesh_axis is None:
-        return x.swapaxes(1, 2)
-    free = P.UNCONSTRAINED
-    spec = P(free, mesh_axis, None, *[free] * (x.ndim - 3))
-    x = lax.with_sharding_constraint(x, spec)
-    return lax.with_sharding_constraint(x.swapaxes(1, 2), spec)
+    return einsum("nhwv,nhvc->nhwc", row, value) + along_column, row, turned(column)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -96,11 +94,6 @@ def _joint_softmax_jvp(dtype, mesh_axis, primals, tangents):
     return weights, tangent(*weights, *tangents)
 
 
-def own_position(size: int) -> np.ndarray:
-    """(size, size), to add to energies: -inf where a position meets itself, 0 elsewhere."""
-    return np.where(np.eye(size, dtype=bool), -np.inf, 0).astype(np.float32)
-
-
 def ca_weight(query: Float[Array, "n h w d"], key: Float[Array, "n h w d"]) -> Float[Array, "n h w e"]:
     """Energies in the order of the published kernels: the w of the row, then the other h - 1 of the column."""
     row = einsum("nhwd,nhvd->nhwv", query, key)
@@ -124,22 +117,30 @@ class CrissCrossAttention(PAM_Module):
     """x plus ``gamma`` times the values of each pixel's row and column, weighted by a softmax of query . key.
 
     Args:
-        mesh_axis: that of ``criss_cross_attention``.
+        mesh_axis, line_block: those of ``criss_cross_attention``. A call with ``attention_weights=True`` computes all
+            lines at one time.
 
     With ``attention_weights=True`` the result is x and what each pixel gives to its row (n, h, w, w) and to its column
     (n, h, w, h).
     """
 
     mesh_axis: str | None = dataclasses.field(default=None, kw_only=True)
+    line_block: int | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_line_block("CrissCrossAttention", self.line_block, self.mesh_axis)
 
     def __call__(  # type: ignore[override]
         self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, Row, Column]:
         x, gamma = self.promote(x, self.gamma)
         projected = self.query_conv(x), self.key_conv(x), self.value_conv(x)
-        out, row, column = criss_cross_attention(*projected, attention_weights=True, mesh_axis=self.mesh_axis)
-        y = gamma * out + x
-        return (y, row, column) if attention_weights else y
+        if attention_weights:
+            mean, row, column = with_weights(*projected, self.mesh_axis)
+            return gamma * mean + x, row, column
+        out: Any = criss_cross_attention(*projected, mesh_axis=self.mesh_axis, line_block=self.line_block)
+        return gamma * out + x
 
 
 class CrissCrossAttention3D(PAM_Module):
@@ -219,8 +220,10 @@ class RCCAModule(Module):
         y: Any = self.conva(x, train)
         maps = []
         for _ in range(max(recurrence, self.is_initializing())):
-            y, row, column = self.cca(y, attention_weights=True)
-            maps.append((row, column))
+            y = self.cca(y, attention_weights=attention_weights)
+            if attention_weights:
+                y, *weights = y
+                maps.append(tuple(weights))
         y = self.convb(y, train)
         y = self.bottleneck(jnp.concatenate([x, y], -1), train)
         return (y, *maps) if attention_weights else y

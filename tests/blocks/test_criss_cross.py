@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,46 @@ def test_bfloat16_sums_in_float32():
     got = criss_cross_attention(*half)
     assert got.dtype == jnp.bfloat16
     assert_close(got, exact, "bfloat16")
+
+
+@pytest.mark.parametrize(("size", "block"), [((5, 7), 2), ((1, 4), 1), ((4, 1), 9)])
+def test_blocks_of_lines_change_no_number(size, block):
+    arrays, blocked = draw(*size), partial(criss_cross_attention, line_block=block)
+    assert_close(jax.jit(blocked)(*arrays), criss_cross_attention(*arrays))
+    loss = lambda f: jax.jit(jax.grad(lambda *xs: (f(*xs) ** 2).sum(), (0, 1, 2)))  # noqa: E731
+    for got, expected in zip(loss(blocked)(*arrays), loss(criss_cross_attention)(*arrays), strict=True):
+        assert_close(got, expected)
+
+
+def test_derivative_of_the_gradient_in_blocks_of_lines():
+    query, key, value = draw(3, 2, n=1)
+
+    def second(function):
+        gradient = jax.grad(lambda q: (function(q, key, value) ** 2).sum())
+        return jax.jit(lambda q: jax.jvp(gradient, (q,), (key,)))(query)
+
+    blocked, dense = second(partial(criss_cross_attention, line_block=2)), second(criss_cross_attention)
+    for got, expected in zip(blocked, dense, strict=True):
+        assert_close(got, expected)
+
+
+def test_a_large_image_trains_in_little_memory():
+    arrays = [jax.ShapeDtypeStruct((1, 1024, 1024, c), jnp.float32) for c in (8, 8, 64)]
+    loss = jax.grad(lambda *xs: criss_cross_attention(*xs).sum(), (0, 1, 2))
+    assert jax.jit(loss).lower(*arrays).compile().memory_analysis().temp_size_in_bytes < 3e9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(line_block=-1), "line_block None or >= 0, got -1"),
+        (dict(line_block=2, mesh_axis="rows"), "line_block None or 0 with mesh_axis='rows', got 2"),
+        (dict(line_block=2, attention_weights=True), "line_block None or 0 with attention_weights=True, got 2"),
+    ],
+)
+def test_refuses_blocks_that_it_cannot_keep(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        criss_cross_attention(*draw(3, 3), **arguments)
 
 
 SHARDED = """

@@ -69,8 +69,10 @@ class RCCAModule(Module):
         y = self.conva(x)
         maps = []
         for _ in range(recurrence):
-            y, row, column = self.cca(y, attention_weights=True)
-            maps.append((row, column))
+            y = self.cca(y, attention_weights=attention_weights)
+            if attention_weights:
+                y, *weights = y
+                maps.append(tuple(weights))
         y = self.convb(y)
         y = self.bottleneck(torch.cat([x, y], 1))
         return (y, *maps) if attention_weights else y
