@@ -1,0 +1,144 @@
+"""A network for inference whose BatchNorms are folded into the convolutions before them."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import errors, traverse_util
+
+from flax_attn.catalog import CATALOG, PUBLISHED
+from flax_attn.fusing.arithmetic import fold
+from flax_attn.fusing.dataflow import Found, Path, call_arguments, find, is_array, is_norm_call
+from flax_attn.layers import init
+from flax_attn.layers.module import Module, accumulator, require
+
+REFUSALS = (ValueError, TypeError, errors.FlaxError)
+"""What a module raises that cannot be called with the example inputs of the catalog."""
+
+
+@dataclass(eq=False)
+class Plan:
+    """Which normalizations are folded, and in which calls that was seen to be right.
+
+    Args:
+        norms: the path of each folded normalization, with that of the convolution whose output it reads. None where
+            it reads something else: it is then one multiplication and one addition.
+        shapes: the shapes of the variables before folding.
+        seen: the shapes and the other arguments of the calls.
+    """
+
+    norms: Mapping[Path, Path | None]
+    shapes: Mapping[Path, Any]
+    seen: list[Any] = field(default_factory=list)
+
+    def check(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Refuse a call in which a folded convolution or normalization is used otherwise."""
+        leaves, form = jax.tree.flatten((args, kwargs))
+        call = (form, [(leaf.shape, leaf.dtype) if is_array(leaf) else leaf for leaf in leaves])
+        if call in self.seen:
+            return
+        found = find(module, self.shapes, args, kwargs)
+        for norm, product in self.norms.items():
+            called = norm in found.layers or product in found.layers
+            if called and (norm, product) not in found.norms.items():
+                raise ValueError(
+                    f"Fused: expected a call in which {type(module).__name__} uses the layer at '{'.'.join(norm)}' as "
+                    "with the example inputs of fuse, got one in which it does not; call fuse with these inputs"
+                )
+        self.seen.append(call)
+
+
+class Fused(Module):
+    """Computes what ``inner`` computes in evaluation, with folded normalizations; ``fuse`` makes it.
+
+    It has the variables that ``fuse`` returns, and the call of ``inner``.
+    Raises ValueError with ``train=True``, and for a call in which a folded layer is used otherwise than when it was
+    folded.
+    """
+
+    inner: nn.Module
+    plan: Plan
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.inner)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(self.inner.__call__).bind(*args, **kwargs)
+        if "train" in given.signature.parameters:
+            train = given.arguments.get("train", False)
+            require(train is False, f"Fused: expected train=False, got {train}; train the module that fuse was given")
+            given.arguments["train"] = False
+        self.plan.check(self.inner.clone(parent=None), given.args, given.kwargs)
+        with nn.intercept_methods(_Folded(self.plan, len(self.path))):
+            return self.inner(*given.args, **given.kwargs)
+
+
+@dataclass(frozen=True)
+class _Folded:
+    """A linen interceptor that adds what is left of each folded normalization."""
+
+    plan: Plan
+    depth: int
+
+    def __call__(self, call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        norm = context.module
+        path = norm.path[self.depth :]
+        if not is_norm_call(context) or path not in self.plan.norms:
+            return call(*args, **kwargs)
+        x, _ = call_arguments(context, args, kwargs)
+        shape = (norm.num_features,)
+        shift = norm.parameter("bias", init.zeros, shape)
+        out, *_ = norm.promote(x, *([shift] if getattr(norm, "affine", False) else []))
+        wide = out.astype(accumulator(out.dtype))
+        if self.plan.norms[path] is None:
+            wide = wide * norm.parameter("scale", init.ones, shape).astype(wide.dtype)
+        return (wide + shift.astype(wide.dtype)).astype(out.dtype)
+
+
+def fuse(module: nn.Module, variables: Mapping[str, Any], *inputs: Any, **kwargs: Any) -> tuple[Fused, dict[str, Any]]:
+    """A module and variables for inference, which compute the same with fewer operations.
+
+    A BatchNorm, FrozenBatchNorm2d, ABN or InPlaceABN that alone reads the output of a convolution or a linear layer
+    is folded into the kernel of that layer, and only adds one number for each channel. Any other becomes one
+    multiplication and one addition. Layers inside ``nn.remat``, ``nn.scan`` and the like, and subclasses of the
+    convolutions, stay as they are. The variables are copies, and are not in PyTorch's form: keep the given ones for
+    ``convert`` and for training.
+
+        fused, folded = fuse(module, variables)
+        out = jax.jit(fused.apply)(folded, x)
+
+    Args:
+        module: a linen module with layers of ``flax_attn``.
+        variables: its variables, for example from ``convert.from_torch``.
+        inputs: example inputs of the call, arrays or their shapes. Without any, those of the catalog are used.
+        kwargs: the keyword arguments of the call.
+
+    Raises:
+        ValueError: if there are no example inputs, and none of the catalog fit.
+    """
+    flat = traverse_util.flatten_dict(jax.tree.map(jnp.array, dict(nn.meta.unbox(variables))))
+    found = find(module, flat, inputs, kwargs) if inputs or kwargs else _find_in_catalog(module, flat)
+    plan = Plan(found.norms, {path: jax.typeof(leaf) for path, leaf in flat.items()})
+    folded = dict(flat)
+    for path, product in found.norms.items():
+        fold(folded, found.layers, path, product)
+    return Fused(module.clone(parent=None), plan), traverse_util.unflatten_dict(folded)
+
+
+def _find_in_catalog(module: nn.Module, variables: Mapping[Path, Any]) -> Found:
+    """What a call with the example inputs of the catalog shows."""
+    for entry in (entry for entry in CATALOG + PUBLISHED if entry.makes is type(module)):
+        try:
+            args, kwargs = entry.arguments(entry.structs(cast(Module, module)))
+            return find(module, variables, args, kwargs)
+        except REFUSALS:
+            continue
+    who = type(module).__name__
+    raise ValueError(
+        f"fuse: expected example inputs of {who} after the variables, got none, and the catalog has none that fit; "
+        "write fuse(module, variables, x)"
+    )
