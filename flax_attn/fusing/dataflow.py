@@ -8,7 +8,8 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -44,7 +45,7 @@ _PRODUCT_CALLS = [inspect.unwrap(cls.__call__) for cls in (Conv, ConvTranspose, 
 
 def is_norm_call(context: nn.module.InterceptorContext) -> bool:
     """Whether an interceptor sees the normalization itself, and not what a subclass does around it."""
-    return inspect.unwrap(context.orig_method.func) in _NORM_CALLS
+    return _function(context) in _NORM_CALLS
 
 
 def call_arguments(context: nn.module.InterceptorContext, args: tuple, kwargs: dict) -> tuple[Any, Any]:
@@ -54,7 +55,12 @@ def call_arguments(context: nn.module.InterceptorContext, args: tuple, kwargs: d
 
 
 def _is_product_call(context: nn.module.InterceptorContext) -> bool:
-    return type(context.module) in PRODUCTS and inspect.unwrap(context.orig_method.func) in _PRODUCT_CALLS
+    return type(context.module) in PRODUCTS and _function(context) in _PRODUCT_CALLS
+
+
+def _function(context: nn.module.InterceptorContext) -> Any:
+    """The function that a class defines, without what linen and this package put around it."""
+    return inspect.unwrap(cast(partial, context.orig_method).func)
 
 
 @dataclass
@@ -181,7 +187,7 @@ def find(module: nn.Module, variables: Mapping[Path, Any], args: Sequence[Any], 
 
     def run(variables: dict[Path, Any], arrays: list[Any]) -> list[Any]:
         rest = iter(arrays)
-        args, kwargs = form.unflatten([next(rest) if is_array(leaf) else leaf for leaf in leaves])
+        args, kwargs = jax.tree.unflatten(form, [next(rest) if is_array(leaf) else leaf for leaf in leaves])
         tree = traverse_util.unflatten_dict(variables)
         with nn.intercept_methods(marker):
             out = module.apply(tree, *args, rngs={"params": jax.random.key(0)}, **kwargs)

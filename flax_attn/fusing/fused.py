@@ -1,7 +1,7 @@
 """A network for inference whose BatchNorms are folded into the convolutions before them."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,79 +22,90 @@ REFUSALS = (ValueError, TypeError, errors.FlaxError)
 
 @dataclass(eq=False)
 class Plan:
-    """Which normalizations are folded, and in which calls that was seen to be right.
+    """Which normalizations of a network are folded, and in which calls that was seen to be right.
 
     Args:
+        module: the network.
         norms: the path of each folded normalization, with that of the convolution whose output it reads. None where
             it reads something else: it is then one multiplication and one addition.
         shapes: the shapes of the variables before folding.
         seen: the shapes and the other arguments of the calls.
     """
 
-    norms: Mapping[Path, Path | None]
-    shapes: Mapping[Path, Any]
-    seen: list[Any] = field(default_factory=list)
+    module: nn.Module
+    norms: Mapping[Path, Path | None] = field(repr=False)
+    shapes: Mapping[Path, Any] = field(repr=False)
+    seen: list[Any] = field(repr=False, default_factory=list)
 
-    def check(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Refuse a call in which a folded convolution or normalization is used otherwise."""
-        leaves, form = jax.tree.flatten((args, kwargs))
-        call = (form, [(leaf.shape, leaf.dtype) if is_array(leaf) else leaf for leaf in leaves])
-        if call in self.seen:
-            return
-        found = find(module, self.shapes, args, kwargs)
+        call = described(args, kwargs)
+        if call not in self.seen:
+            found = find(self.module, self.shapes, args, kwargs)
+            self.compare(found)
+            self.seen.append(call)
+
+    def compare(self, found: Found) -> None:
+        """Refuse what another call shows, where it does not agree."""
         for norm, product in self.norms.items():
             called = norm in found.layers or product in found.layers
             if called and (norm, product) not in found.norms.items():
                 raise ValueError(
-                    f"Fused: expected a call in which {type(module).__name__} uses the layer at '{'.'.join(norm)}' as "
-                    "with the example inputs of fuse, got one in which it does not; call fuse with these inputs"
+                    f"Fused: expected a call of {type(self.module).__name__} that uses '{'.'.join(norm)}' as the "
+                    "example inputs of fuse do, got one that does not; give the inputs of this call to fuse"
                 )
-        self.seen.append(call)
+
+
+def described(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The shapes and dtypes of the arrays of a call, and its other arguments."""
+    leaves, form = jax.tree.flatten((tuple(args), dict(kwargs)))
+    return form, [(leaf.shape, leaf.dtype) if is_array(leaf) else leaf for leaf in leaves]
 
 
 class Fused(Module):
-    """Computes what ``inner`` computes in evaluation, with folded normalizations; ``fuse`` makes it.
+    """Computes what a network computes in evaluation, with folded normalizations. ``fuse`` makes it.
 
-    It has the variables that ``fuse`` returns, and the call of ``inner``.
-    Raises ValueError with ``train=True``, and for a call in which a folded layer is used otherwise than when it was
-    folded.
+    Its call takes the arguments of the call of the network. Its variables are those that ``fuse`` returns.
+    Raises ValueError with ``train=True``, and for a call that uses a folded layer otherwise than the example inputs
+    of ``fuse`` do.
     """
 
-    inner: nn.Module
     plan: Plan
 
-    def setup(self) -> None:
-        nn.share_scope(self, self.inner)
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(self.inner.__call__).bind(*args, **kwargs)
+        inner = self.plan.module.clone(parent=self.scope, **self.precision())
+        given = inspect.signature(inner.__call__).bind(*args, **kwargs)
         if "train" in given.signature.parameters:
             train = given.arguments.get("train", False)
             require(train is False, f"Fused: expected train=False, got {train}; train the module that fuse was given")
             given.arguments["train"] = False
-        self.plan.check(self.inner.clone(parent=None), given.args, given.kwargs)
-        with nn.intercept_methods(_Folded(self.plan, len(self.path))):
-            return self.inner(*given.args, **given.kwargs)
+        self.plan.check(given.args, given.kwargs)
+        with nn.intercept_methods(_Folded(self.plan.norms, len(self.path))):
+            return inner(*given.args, **given.kwargs)
+
+    def precision(self) -> dict[str, Any]:
+        """What the network takes from the modules around it."""
+        return {"parent_context": self.context} if isinstance(self.plan.module, Module) else {}
 
 
 @dataclass(frozen=True)
 class _Folded:
     """A linen interceptor that adds what is left of each folded normalization."""
 
-    plan: Plan
+    norms: Mapping[Path, Path | None]
     depth: int
 
     def __call__(self, call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         norm = context.module
         path = norm.path[self.depth :]
-        if not is_norm_call(context) or path not in self.plan.norms:
+        if not is_norm_call(context) or path not in self.norms:
             return call(*args, **kwargs)
         x, _ = call_arguments(context, args, kwargs)
         shape = (norm.num_features,)
         shift = norm.parameter("bias", init.zeros, shape)
         out, *_ = norm.promote(x, *([shift] if getattr(norm, "affine", False) else []))
         wide = out.astype(accumulator(out.dtype))
-        if self.plan.norms[path] is None:
+        if self.norms[path] is None:
             wide = wide * norm.parameter("scale", init.ones, shape).astype(wide.dtype)
         return (wide + shift.astype(wide.dtype)).astype(out.dtype)
 
@@ -122,11 +133,11 @@ def fuse(module: nn.Module, variables: Mapping[str, Any], *inputs: Any, **kwargs
     """
     flat = traverse_util.flatten_dict(jax.tree.map(jnp.array, dict(nn.meta.unbox(variables))))
     found = find(module, flat, inputs, kwargs) if inputs or kwargs else _find_in_catalog(module, flat)
-    plan = Plan(found.norms, {path: jax.typeof(leaf) for path, leaf in flat.items()})
+    plan = Plan(module.clone(parent=None), found.norms, {path: jax.typeof(leaf) for path, leaf in flat.items()})
     folded = dict(flat)
     for path, product in found.norms.items():
         fold(folded, found.layers, path, product)
-    return Fused(module.clone(parent=None), plan), traverse_util.unflatten_dict(folded)
+    return Fused(plan), traverse_util.unflatten_dict(folded)
 
 
 def _find_in_catalog(module: nn.Module, variables: Mapping[Path, Any]) -> Found:
