@@ -62,6 +62,16 @@ def described(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]
     return form, [(leaf.shape, leaf.dtype) if is_array(leaf) else leaf for leaf in leaves]
 
 
+def in_evaluation(who: str, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call of ``module``, with ``train=False``. ValueError if they have ``train=True``."""
+    given = inspect.signature(module.__call__).bind(*args, **kwargs)
+    if "train" in given.signature.parameters:
+        train = given.arguments.get("train", False)
+        require(train is False, f"{who}: expected train=False, got {train}; a network with folded layers cannot train")
+        given.arguments["train"] = False
+    return given.args, given.kwargs
+
+
 class Fused(Module):
     """Computes what a network computes in evaluation, with folded normalizations. ``fuse`` makes it.
 
@@ -74,14 +84,10 @@ class Fused(Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inner = self.plan.module.clone(parent=self.scope, **self.precision())
-        given = inspect.signature(inner.__call__).bind(*args, **kwargs)
-        if "train" in given.signature.parameters:
-            train = given.arguments.get("train", False)
-            require(train is False, f"Fused: expected train=False, got {train}; train the module that fuse was given")
-            given.arguments["train"] = False
-        self.plan.check(given.args, given.kwargs)
+        args, kwargs = in_evaluation("Fused", inner, args, kwargs)
+        self.plan.check(args, kwargs)
         with nn.intercept_methods(_Folded(self.plan.norms, len(self.path))):
-            return inner(*given.args, **given.kwargs)
+            return inner(*args, **kwargs)
 
     def precision(self) -> dict[str, Any]:
         """What the network takes from the modules around it."""
@@ -132,20 +138,26 @@ def fuse(module: nn.Module, variables: Mapping[str, Any], *inputs: Any, **kwargs
         ValueError: if there are no example inputs, and none of the catalog fit.
     """
     flat = traverse_util.flatten_dict(jax.tree.map(jnp.array, dict(nn.meta.unbox(variables))))
-    found = find(module, flat, inputs, kwargs) if inputs or kwargs else _find_in_catalog(module, flat)
-    plan = Plan(module.clone(parent=None), found.norms, {path: jax.typeof(leaf) for path, leaf in flat.items()})
+    found, call = _found(module, flat, inputs, kwargs) if inputs or kwargs else _found_with_catalog(module, flat)
+    shapes = {path: jax.typeof(leaf) for path, leaf in flat.items()}
+    plan = Plan(module.clone(parent=None), found.norms, shapes, seen=[call])
     folded = dict(flat)
     for path, product in found.norms.items():
         fold(folded, found.layers, path, product)
     return Fused(plan), traverse_util.unflatten_dict(folded)
 
 
-def _find_in_catalog(module: nn.Module, variables: Mapping[Path, Any]) -> Found:
-    """What a call with the example inputs of the catalog shows."""
+def _found(module: nn.Module, variables: Mapping[Path, Any], args: Any, kwargs: Any) -> tuple[Found, Any]:
+    """What a call shows, and its description."""
+    args, kwargs = in_evaluation("fuse", module, tuple(args), kwargs)
+    return find(module, variables, args, kwargs), described(args, kwargs)
+
+
+def _found_with_catalog(module: nn.Module, variables: Mapping[Path, Any]) -> tuple[Found, Any]:
+    """What a call with the example inputs of the catalog shows, and its description."""
     for entry in (entry for entry in CATALOG + PUBLISHED if entry.makes is type(module)):
         try:
-            args, kwargs = entry.arguments(entry.structs(cast(Module, module)))
-            return find(module, variables, args, kwargs)
+            return _found(module, variables, *entry.arguments(entry.structs(cast(Module, module))))
         except REFUSALS:
             continue
     who = type(module).__name__
