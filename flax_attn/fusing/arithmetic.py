@@ -15,10 +15,13 @@ PerChannel = Float[Array, "c"]
 
 
 def fold(variables: dict[Path, Any], layers: Mapping[Path, Layer], norm: Path, product: Path | None) -> None:
-    """Replace the leaves of ``norm`` in ``variables``, and scale those of ``product``, where there is one."""
+    """Replace the leaves of ``norm`` in ``variables``, and scale those of ``product``, where there is one.
+
+    Each leaf has the dtype of the leaf that it replaces.
+    """
     leaves = {path[-1]: variables.pop(path) for path in layers[norm].shapes}
     scale, shift = constants(layers[norm].module, leaves)
-    dtype = leaves["var"].dtype
+    dtype = leaves.get("scale", leaves["var"]).dtype
     variables["params", *norm, "bias"] = shift.astype(dtype)
     if product is None:
         variables["params", *norm, "scale"] = scale.astype(dtype)

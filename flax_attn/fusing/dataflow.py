@@ -86,9 +86,8 @@ class Layer:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it multiplies and adds numbers that do not depend on its input."""
-        follows = isinstance(self.module, BatchNorm) and (self.train or not self.module.track_running_stats)
-        return not self.is_product and not follows
+        """Whether it multiplies and adds numbers that come from its leaves alone."""
+        return "var" in {path[-1] for path in self.shapes} and not (self.train and isinstance(self.module, BatchNorm))
 
 
 @dataclass

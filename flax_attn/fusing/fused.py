@@ -14,6 +14,7 @@ from flax_attn.catalog import CATALOG, PUBLISHED
 from flax_attn.fusing.arithmetic import fold
 from flax_attn.fusing.dataflow import Found, Path, call_arguments, find, is_array, is_norm_call
 from flax_attn.layers import init
+from flax_attn.layers.arguments import brief
 from flax_attn.layers.module import Module, accumulator, require
 
 REFUSALS = (ValueError, TypeError, errors.FlaxError)
@@ -135,8 +136,11 @@ def fuse(module: nn.Module, variables: Mapping[str, Any], *inputs: Any, **kwargs
         kwargs: the keyword arguments of the call.
 
     Raises:
-        ValueError: if there are no example inputs, and none of the catalog fit.
+        ValueError: with ``train=True``, if ``variables`` is not a dict, and if there are no example inputs and none of
+            the catalog fit.
     """
+    if not isinstance(variables, Mapping):
+        raise ValueError(f'fuse: expected variables {{"params": ..., "batch_stats": ...}}, got {brief(variables)}')
     flat = traverse_util.flatten_dict(jax.tree.map(jnp.array, dict(nn.meta.unbox(variables))))
     found, call = _found(module, flat, inputs, kwargs) if inputs or kwargs else _found_with_catalog(module, flat)
     shapes = {path: jax.typeof(leaf) for path, leaf in flat.items()}

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from flax_attn import ABN, InPlaceABN, attention_maps, fuse, layers, to_nnx
+from flax_attn import ABN, BasicConv2d, InPlaceABN, attention_maps, fuse, layers, to_nnx
 from flax_attn.catalog import CATALOG, find_entries
 from flax_attn.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d, Linear, Sequential
 from tests.catalog.test_transforms import assert_trees_close, setup
 from tests.helpers.tolerances import assert_close
 from tests.helpers.walk import entries
 
-NORMS = (layers.BatchNorm, FrozenBatchNorm2d)
 PLAIN = {
     "AttentionModule_stage3_cifar",
     "Bottleneck-frozen",
@@ -28,20 +27,6 @@ PLAIN = {
     "SqueezeExcitation-norm",
 }
 """What the plain run covers: each way in which the blocks put a normalization behind a convolution."""
-
-
-def has_norms(entry):
-    module = entry.module()
-    args, kwargs = entry.arguments(entry.structs(module))
-    found = []
-
-    def look(call, args, kwargs, context):
-        found.append(isinstance(context.module, NORMS))
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(look):
-        jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **kwargs))
-    return any(found)
 
 
 def of(module, *inputs, seed=0):
@@ -68,9 +53,9 @@ def image(*shape):
 
 @entries(CATALOG, lambda entry: entry.name not in PLAIN)
 def test_equals_the_network_as_it_was(entry):
-    if not has_norms(entry):
-        pytest.skip("no normalization to fold")
     _, variables, inputs = setup(entry)
+    if not any(path[-1] == "var" for path in traverse_util.flatten_dict(variables)):
+        pytest.skip("it has no normalization")
     module = entry.module(param_dtype=jnp.float64)
     args, call = entry.arguments(inputs)
     fused, folded = fuse(module, variables, *args, **call)
@@ -204,13 +189,24 @@ def test_nothing_of_the_user_is_changed_or_shared(small):
 
 
 def test_the_inputs_of_the_catalog_stand_for_those_not_given():
-    entry = find_entries("DigitsNet")[0]
-    module = entry.module()
-    (x,) = entry.draw(module, np.random.default_rng(0))
-    fused, folded = fuse(module, module.init(jax.random.key(0), x))
-    assert fused.plan.norms
-    assert all(fused.plan.norms.values())
-    assert_close(fused.apply(folded, x), module.apply(module.init(jax.random.key(0), x), x), "float32")
+    module, x = BasicConv2d(4, 6, kernel_size=1, param_dtype=jnp.float64), image(2, 5, 3, 4)
+    variables = of(module, x)
+    fused, folded = fuse(module, variables)
+    assert fused.plan.norms == {("bn",): ("conv",)}
+    assert_both_give_the_same(module, variables, fused, folded, x)
+
+
+@pytest.mark.parametrize("variables", [None, [1]])
+def test_what_is_no_variables_is_refused(no_annotation_checks, variables):
+    with pytest.raises(ValueError, match=r'fuse: expected variables \{"params"'):
+        fuse(Odd(), variables)
+
+
+def test_a_fused_network_has_nothing_left_to_fold(small):
+    _, _, fused, folded, x = small
+    again, variables = fuse(fused, folded, x)
+    assert not again.plan.norms
+    assert_trees_close(again.apply(variables, x), fused.apply(folded, x))
 
 
 def test_a_network_that_the_catalog_does_not_have_needs_inputs(small):
@@ -259,7 +255,7 @@ def test_in_nnx(small):
 
 
 def test_attention_maps_stay():
-    _, variables, (x,) = setup(entry := find_entries("RCCAModule")[0])
+    _, variables, (x,) = setup(entry := find_entries("NONLocalBlock1D")[0])
     module = entry.module(param_dtype=jnp.float64)
     fused, folded = fuse(module, variables, x)
     both = jax.jit(lambda v, w: (attention_maps(fused, w, x), attention_maps(module, v, x)))
