@@ -15,15 +15,12 @@ from tests.helpers.tolerances import assert_close
 from tests.helpers.walk import entries
 
 PLAIN = {
-    "AttentionModule_stage3_cifar",
     "Bottleneck-frozen",
-    "CBAMBottleneck",
     "DotProductNonLocalBlock-1d-sub-bn",
     "EmbeddedGaussianNonLocalBlock-3d-sub-bn",
     "PreActBasicBlock-downsample",
     "RCCAModule-abn",
     "ResNet",
-    "SKBottleneck",
     "SqueezeExcitation-norm",
 }
 """What the plain run covers: each way in which the blocks put a normalization behind a convolution."""
