@@ -124,7 +124,7 @@ def fuse(module: nn.Module, variables: Mapping[str, Any], *inputs: Any, **kwargs
     is folded into the kernel of that layer, and only adds one number for each channel. Any other becomes one
     multiplication and one addition. Layers inside ``nn.remat``, ``nn.scan`` and the like, and subclasses of the
     convolutions, stay as they are. The variables are copies, and are not in PyTorch's form: keep the given ones for
-    ``convert`` and for training.
+    ``convert`` and for training::
 
         fused, folded = fuse(module, variables)
         out = jax.jit(fused.apply)(folded, x)
