@@ -139,6 +139,7 @@ from .factory import (
     list_attentions as list_attentions,
     list_models as list_models,
 )
+from .fusing.fused import Fused as Fused, fuse as fuse
 from .maps import attention_maps as attention_maps
 from .models.ccnet import (
     CCNet as CCNet,

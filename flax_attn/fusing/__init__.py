@@ -1,0 +1,1 @@
+"""Folds BatchNorm into the convolutions before it, for inference."""
