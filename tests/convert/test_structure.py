@@ -56,7 +56,7 @@ def test_a_plan_has_the_dtype_of_the_parameters():
 def test_a_plan_leaves_the_search_for_garbage_as_it_was(on):
     try:
         gc.enable() if on else gc.disable()
-        with pytest.raises(ValueError, match="expected 3 channels|in_features"):
+        with pytest.raises(ValueError, match="expected 3 channels"):
             plan(layers.Linear(3, 4), jax.ShapeDtypeStruct((1, 7), "float32"))
         assert gc.isenabled() == on
     finally:
