@@ -17,6 +17,7 @@ from convert.mismatch import refuse
 from convert.registration import Members, Registration, members_recorded
 from convert.registration import Path as Path
 from convert.rules import Axes, leaf_rule
+from flax_attn.layers.structure import structure_alone
 
 Trace = tuple[Any, Mapping[Path, type], Members]
 """The shapes of all variables, the class of the module at each path, and the names that each module registers."""
@@ -122,7 +123,7 @@ def _trace(module: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) 
         given = [fixed.get(i, value) for i, value in enumerate(args)]
         return module.init(jax.random.key(0), *given, **arrays, **flags)
 
-    with owners_recorded() as owners, members_recorded() as names:
+    with structure_alone(), owners_recorded() as owners, members_recorded() as names:
         shapes = jax.eval_shape(init, [None if i in fixed else x for i, x in enumerate(inputs)], arrays)
     return shapes, owners, names
 

@@ -16,7 +16,7 @@ from convert.planning import Path, Row
 from convert.precision import Precision
 from convert.renaming import Translation
 from convert.tensors import Lazy
-from flax_attn.catalog import close_names
+from flax_attn.names import close_names
 
 Initial = Callable[[Any, Sequence[Path]], Mapping[Path, Any]]
 """The leaves of ``module.init`` with a key, at the paths that are asked for."""

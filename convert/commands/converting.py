@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from flax import traverse_util
 from convert.checkpoint import FORMAT, Checkpoint, scan
 from convert.commands.chosen import chosen_model, part, recognised
 from convert.commands.inspecting import assumptions, describe
-from convert.commands.optimizing import add_optimizer, check_options, said_of, write_training
+from convert.commands.optimizing import add_optimizer, check_options
 from convert.commands.options import add_file, add_model, seed
 from convert.commands.terminal import Terminal, printable
 from convert.dialects import NATIVE
@@ -26,6 +27,9 @@ from convert.writing.targets import check_target
 from flax_attn.catalog import Entry
 from flax_attn.catalog.spelling import module_to_json
 from flax_attn.layers import Module
+
+TRAINING = "convert.commands.training"
+"""The file that writes the state of an optimizer. It needs optax, which takes a while to import."""
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -72,7 +76,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     training: dict[str, Any] = {}
     if options.with_optimizer:
         with terminal.progress(f"writing {options.out}"):
-            training = write_training(options, entry, module=module, mapping=mapping, checkpoint=checkpoint)
+            write = import_module(TRAINING).write_training
+            training = write(options, entry, module=module, mapping=mapping, checkpoint=checkpoint)
     else:
         with terminal.steps(f"writing {options.out}", leaves) as watched:
             form.write(options.out, traverse_util.unflatten_dict(watched), module)
@@ -170,4 +175,5 @@ def summary(facts: Mapping[str, Any]) -> list[str]:
         f"wrote {facts['out']}, {facts['bytes']:,} bytes, {facts['out_format']}",
     ]
     lines[1:1] = [f"replaced {len(new)} by initial values: {', '.join(new)}"] * bool(new)
-    return lines + said_of(facts["training"]) + [f"note: {facts['note']}"] * bool(facts["note"])
+    lines += import_module(TRAINING).said_of(facts["training"]) if facts["training"] else []
+    return lines + [f"note: {facts['note']}"] * bool(facts["note"])

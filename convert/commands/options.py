@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.dialects import AUTO, DIALECTS, NATIVE
 from convert.files.hub import is_remote
-from flax_attn.catalog import close_names
+from flax_attn.names import close_names
 
 
 def add_file(command: argparse.ArgumentParser, required: bool = True) -> None:

@@ -1,10 +1,9 @@
 """The one list of every public class, and of every published network. The tests, the benchmark, the command line and
 the pages in ``docs/`` walk it."""
 
-import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from flax_attn.catalog.blocks import BLOCKS
 from flax_attn.catalog.entry import IMAGE, PLAIN, Entry, Make, Published, channels_first, channels_last
@@ -12,6 +11,7 @@ from flax_attn.catalog.models import MODELS
 from flax_attn.catalog.published import PUBLISHED, preprocess_of
 from flax_attn.constructor import LINEN_ONLY, PRECISION
 from flax_attn.layers import Module
+from flax_attn.names import close_names as close_names
 
 CATALOG = BLOCKS + MODELS
 
@@ -26,15 +26,6 @@ def find_entries(name: str) -> list[Entry]:
         close = close_names(name, [entry.cls.__name__ for entry in CATALOG + PUBLISHED])
         raise ValueError(f"no model is called {name!r}{close}; `flax-attn-convert models` lists them")
     return entries
-
-
-def close_names(name: str, names: Iterable[str]) -> str:
-    """A question for the most similar of ``names``, whatever their case; an empty string if none is similar."""
-    known: dict[str, list[str]] = {}
-    for other in dict.fromkeys(names):
-        known.setdefault(other.lower(), []).append(other)
-    found = [other for lower in difflib.get_close_matches(name.lower(), known, n=4) for other in known[lower]]
-    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def second_names() -> dict[str, str]:

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from flax_attn.layers.arguments import check_fields
 from flax_attn.layers.calls import watched
 from flax_attn.layers.children import check_adopted, check_assignment
+from flax_attn.layers.structure import left_out
 
 Initializer = Callable[..., Array]
 
@@ -195,6 +196,8 @@ class Module(_Dataclass):
         """A trainable array; the counterpart of ``torch.nn.Parameter``."""
         context = self.context
         init = next((rule.init for rule in context.init_rules if rule.matches(self, name)), init)
+        if left_out(init):
+            return self.variable("params", name, jnp.zeros, tuple(shape), context.param_dtype).value
         return jnp.asarray(self.param(name, init, tuple(shape), context.param_dtype))
 
     def buffer(self, name: str, value: ArrayLike, shape: Sequence[int] | None = None) -> nn.Variable:

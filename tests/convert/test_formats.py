@@ -228,10 +228,17 @@ def test_progress_is_shown_for_large_files_on_terminals(monkeypatch, capsys):
     assert shown(quiet=True).err == shown(terminal_=False).err == shown(large=100).err == ""
 
 
-def test_the_formats_are_imported_without_orbax(tmp_path):
-    script = "import sys, convert.__main__; assert 'orbax' not in sys.modules and 'torch' not in sys.modules"
+def test_a_file_is_converted_without_packages_that_only_others_need(tmp_path):
+    file = Path(__file__).parents[2] / "convert" / "demo" / "digits.pth"
+    script = (
+        "import sys; from convert.__main__ import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "names = ('torch', 'orbax', 'optax', 'matplotlib', 'convert.comparing', 'convert.training')\n"
+        "assert [name for name in names if name in sys.modules] == []"
+    )
+    arguments = ["convert", str(file), "--model", "DigitsNet", "--out", str(tmp_path / "out"), "--quiet"]
     root = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | root)
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True, env=os.environ | root)
 
 
 def test_every_format_is_tested():

@@ -17,6 +17,7 @@ give ``num_boxes``: the mean number of boxes of the shards.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -24,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
-from optax.assignment import hungarian_algorithm
 
 from flax_attn.layers import accumulator, interpolate, log_softmax, require, sigmoid, softmax
 from flax_attn.models.detr.boxes import box_cxcywh_to_xyxy, generalized_box_iou
@@ -98,7 +98,7 @@ def assign(cost: Float[Array, "q t"], valid: Bool[Array, " t"]) -> Int[Array, " 
     finite = jnp.clip(jnp.nan_to_num(cost), -1e9, 1e9)
     own = jnp.where(jnp.eye(t, dtype=bool), 0.0, jnp.inf).astype(cost.dtype)
     costs = jnp.concatenate([jnp.where(valid, finite, jnp.inf), jnp.where(valid, jnp.inf, own)])
-    rows, columns = hungarian_algorithm(costs)
+    rows, columns = import_module("optax.assignment").hungarian_algorithm(costs)
     return jnp.minimum(jnp.zeros(t, rows.dtype).at[columns].set(rows), q)
 
 
