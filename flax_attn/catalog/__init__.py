@@ -15,7 +15,7 @@ from flax_attn.layers import Module
 
 CATALOG = BLOCKS + MODELS
 
-FLAX_ONLY = {*LINEN_ONLY, *PRECISION, "mesh_axis", "scale_init", "kernel_init"}
+FLAX_ONLY = {*LINEN_ONLY, *PRECISION, "mesh_axis", "query_block", "scale_init", "kernel_init"}
 """Arguments that a twin does not have: where and in which precision a module runs, and initialisers handed down."""
 
 

@@ -35,7 +35,7 @@ def check_query_block(who: str, query_block: int | None) -> None:
     require(fits, f"{who}: expected query_block None, 0 or the number of queries in one block, got {query_block}")
 
 
-def attend(
+def weighted_sum(
     weigh: Weigh,
     query: Queries,
     value: Values,
