@@ -10,6 +10,7 @@ its kernels give 0 without.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -166,7 +167,7 @@ class MultiheadAttention(Module):
 
     def attend(
         self, query: Tokens, key: Array, value: Array, masks: Sequence[Array], train: bool, need: bool
-    ) -> tuple[Tokens, Float[Array, "n h q k"] | None]:
+    ) -> tuple[Tokens, Any]:
         """The weighted means, heads side by side, and the weights of each head if ``need``."""
         q, k, v = (split_heads(x, self.num_heads) for x in (query, key, value))
 
@@ -232,7 +233,7 @@ class _ScaledDotProductAttention(Module):
 
     def attend(
         self, q: Array, k: Array, v: Array, masks: Sequence[Array | None], train: bool, need: bool
-    ) -> tuple[Tokens, Float[Array, "n h q k"] | None]:
+    ) -> tuple[Tokens, Any]:
         """The weighted means of the values, heads side by side, and the weights of each head if ``need``."""
         q, k, v = (split_heads(x, self.h) for x in (q, k, v))
 

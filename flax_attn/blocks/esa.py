@@ -7,6 +7,7 @@ projections of queries and keys change nothing.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -71,9 +72,7 @@ class _Attention(Module):
         layers = [] if same else [Linear(inner, self.dim), Dropout(self.dropout)]
         self.to_out = Sequential(layers)
 
-    def attend(
-        self, x: Image, pool: Callable[[Image], Tokens], train: bool, need: bool
-    ) -> tuple[Tokens, Float[Array, "n heads q k"] | None]:
+    def attend(self, x: Image, pool: Callable[[Image], Tokens], train: bool, need: bool) -> tuple[Tokens, Any]:
         """Attention from every pixel of x to the keys and values that ``pool`` returns, and its weights if ``need``."""
         query, key, value = jnp.split(self.to_qkv(x), 3, -1)
         q, k, v = (split_heads(t, self.heads) for t in (tokens(query), pool(key), pool(value)))

@@ -4,7 +4,8 @@ The weights of 97 * 97 pixels for each other take 354 MB. In blocks of queries t
 longer to compute. A gradient computes the weights of each block again instead of keeping them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def weighted_sum(
     masks: Sequence[Array | None] = (),
     query_block: int | None = None,
     need_weights: bool = False,
-) -> tuple[Means, Array | None]:
+) -> tuple[Means, Any]:
     """For each query the mean of ``value`` with the weights ``weigh(query, *masks)``, and the weights, if needed.
 
     Args:
@@ -84,15 +85,19 @@ def in_blocks(
     """``rows(query, *masks)``, computed with at most ``block`` queries at a time, in the gradient too."""
     length = query.shape[1]
     count = -(-length // block)
-    cut = [mask is not None and mask.ndim >= 2 and mask.shape[-2] == length > 1 for mask in masks]
-    parts = [split(mask, mask.ndim - 2, count) for mask, is_cut in zip(masks, cut, strict=True) if is_cut]
+    parts = {i: split(m, m.ndim - 2, count) for i, m in enumerate(masks) if m is not None and is_cut(m, length)}
 
-    def one_block(arrays: Sequence[Array]) -> Array:
-        chosen = iter(arrays[1:])
-        return rows(arrays[0], *[next(chosen) if is_cut else mask for mask, is_cut in zip(masks, cut, strict=True)])
+    def one_block(query: Array, parts: Mapping[int, Array]) -> Array:
+        return rows(query, *[parts.get(i, mask) for i, mask in enumerate(masks)])
 
-    out = jax.lax.map(jax.checkpoint(one_block, prevent_cse=False), [split(query, 1, count), *parts])
+    one_block = jax.checkpoint(one_block, prevent_cse=False)
+    out = jax.lax.map(lambda arrays: one_block(*arrays), (split(query, 1, count), parts))
     return joined(out)[:, :length]
+
+
+def is_cut(mask: Array, length: int) -> bool:
+    """Whether ``mask`` has a row for each of ``length`` queries, and not one for all of them."""
+    return mask.ndim >= 2 and mask.shape[-2] == length
 
 
 def split(x: Array, axis: int, count: int) -> Array:
