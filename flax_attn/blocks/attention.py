@@ -13,39 +13,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flax_attn.layers import (
-    Dropout,
-    Initializer,
-    Linear,
-    Module,
-    check_query_block,
-    einsum,
-    init,
-    require,
-    softmax,
-    weighted_sum,
-)
+from flax_attn.layers import Dropout, Initializer, Linear, Module, einsum, init, require, softmax
+from flax_attn.layers.attention import additive, check_query_block, check_tokens, weighted_sum
 from flax_attn.shapes import Tokens
 
 
 def split_heads(x: Tokens, heads: int) -> Float[Array, "n l h d"]:
     """Split the channels into ``heads`` equal runs, one for each head."""
     return x.reshape(*x.shape[:2], heads, -1)
-
-
-def additive(mask: Array, dtype: DTypeLike) -> Array:
-    """The mask as numbers to add to logits: True becomes -inf, False 0; a floating point mask stays as it is."""
-    return jnp.where(mask, -jnp.inf, 0).astype(dtype) if mask.dtype == jnp.bool_ else mask.astype(dtype)
-
-
-def check_tokens(who: str, query: Array, key: Array, value: Array, batch: int = 0) -> None:
-    """Refuse tokens of several batch sizes, and keys that do not have one value each; ``batch`` is the batch axis."""
-    fits = query.shape[batch] == key.shape[batch] and key.shape[:2] == value.shape[:2]
-    expected = f"{who}: expected one batch size and a value for each key, got shapes"
-    require(fits, f"{expected} {query.shape}, {key.shape}, {value.shape}")
 
 
 class MultiheadAttention(Module):

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_attn.layers.module import accumulator, einsum, require
@@ -34,6 +35,18 @@ def check_query_block(who: str, query_block: int | None) -> None:
     """Raise ValueError unless ``query_block`` is None or an integer from 0 on."""
     fits = query_block is None or query_block >= 0
     require(fits, f"{who}: expected query_block None, 0 or the number of queries in one block, got {query_block}")
+
+
+def additive(mask: Array, dtype: DTypeLike) -> Array:
+    """The mask as numbers to add to logits: True becomes -inf, False 0; a floating point mask stays as it is."""
+    return jnp.where(mask, -jnp.inf, 0).astype(dtype) if mask.dtype == jnp.bool_ else mask.astype(dtype)
+
+
+def check_tokens(who: str, query: Array, key: Array, value: Array, batch: int = 0) -> None:
+    """Refuse tokens of several batch sizes, and keys that do not have one value each; ``batch`` is the batch axis."""
+    fits = query.shape[batch] == key.shape[batch] and key.shape[:2] == value.shape[:2]
+    expected = f"{who}: expected one batch size and a value for each key, got shapes"
+    require(fits, f"{expected} {query.shape}, {key.shape}, {value.shape}")
 
 
 def weighted_sum(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from flax_attn import DANetHead, MultiheadAttention, PAM_Module, ScaledDotProductAttention
 from flax_attn.catalog import CATALOG
@@ -146,3 +148,16 @@ def test_weights_that_are_asked_for_are_those_of_all_queries():
 def test_a_negative_number_of_queries_is_refused(make):
     with pytest.raises(ValueError, match="expected query_block None, 0 or the number of queries in one block, got -1"):
         make(8, query_block=-1)
+
+
+def test_a_batch_spread_over_devices_stays_spread():
+    mesh = AbstractMesh((2,), ("devices",), axis_types=(AxisType.Explicit,))
+    specs = [P("devices"), P("devices"), P("devices"), P("devices"), P()]
+    loss = lambda *arrays: (masked(3, *arrays).sum(), masked(3, *arrays))  # noqa: E731
+    with jax.sharding.use_abstract_mesh(mesh):
+        given = [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
+            for x, spec in zip(ARRAYS, specs, strict=True)
+        ]
+        grads, out = jax.eval_shape(jax.grad(loss, range(5), has_aux=True), *given)
+    assert [x.sharding.spec[0] for x in (*grads, out)] == [*["devices"] * 4, None, "devices"]
