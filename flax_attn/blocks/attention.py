@@ -238,8 +238,7 @@ class _ScaledDotProductAttention(Module):
     ) -> Float[Array, "n q c"] | tuple[Float[Array, "n q c"], Float[Array, "n h q k"]]:
         self.check(queries, keys, values, attention_mask, attention_weights)
         q, k, v = self.project(queries, keys, values)
-        masks = (attention_mask, attention_weights)
-        y, weights = self.attend(q, k, v, masks, train=train, need=need_weights)
+        y, weights = self.attend(q, k, v, (attention_mask, attention_weights), train=train, need=need_weights)
         y = self.fc_o(y)
         return (y, weights) if need_weights else y
 
