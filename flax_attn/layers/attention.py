@@ -21,14 +21,14 @@ Means = Float[Array, "n q *heads_d"]
 Weigh = Callable[..., Array]
 """The weights (n, q, k) or (n, heads, q, k) from some of the queries, and from what the masks have for them."""
 
-DENSE_BYTES = 2**26
+DENSE_BYTES = 2**24
 """Weights that take no more memory than this are computed at once."""
 
 BLOCK_BYTES = 2**23
 """How much memory the weights of one block take, where ``SHORTEST`` allows it."""
 
 SHORTEST = 128
-"""A block that is chosen here has at least as many queries: a product with fewer rows is slow."""
+"""About as many queries are in the shortest block that is chosen here: a product with fewer rows is slow."""
 
 
 def check_query_block(who: str, query_block: int | None) -> None:
@@ -65,8 +65,8 @@ def weighted_sum(
         query: (n, q, heads, c) or (n, q, c).
         value: (n, k, heads, d) or (n, k, d).
         masks: arrays for ``weigh`` that broadcast to the weights. A None stays None.
-        query_block: how many queries are in one block. None: all where their weights take at most 64 MB; else so many
-            that the weights of a block take about 8 MB, but at least 128. 0: all.
+        query_block: how many queries are in one block. None: all where their weights take at most 16 MB, or where there
+            are fewer than 512; else so many that the weights of a block take about 8 MB, but about 128 at least. 0: all.
         need_weights: whether to return the weights. They are then computed at once.
 
     Returns:
@@ -89,7 +89,8 @@ def chosen_block(query: Array, value: Array) -> int:
     """The number of queries in one block; 0 where the weights of all queries are small enough."""
     row = query.shape[0] * value.shape[1] * accumulator(value.dtype).itemsize
     row *= query.shape[2] if query.ndim == 4 else 1
-    return 0 if row * query.shape[1] <= DENSE_BYTES else max(BLOCK_BYTES // row, SHORTEST)
+    few = row * query.shape[1] <= DENSE_BYTES or query.shape[1] < 4 * SHORTEST
+    return 0 if few else max(BLOCK_BYTES // row, SHORTEST)
 
 
 def in_blocks(

@@ -121,9 +121,9 @@ def lowered(side, **kwargs):
 
 
 def test_only_large_maps_are_in_blocks_and_only_where_nobody_asks_for_the_weights():
-    assert "stablehlo.while" in lowered(72)
-    assert "stablehlo.while" not in lowered(72, attention_weights=True)
-    assert "stablehlo.while" not in lowered(56)
+    assert "stablehlo.while" in lowered(56)
+    assert "stablehlo.while" not in lowered(56, attention_weights=True)
+    assert "stablehlo.while" not in lowered(40)
 
 
 def test_dropout_draws_what_it_draws_without_blocks():
