@@ -65,8 +65,8 @@ def weighted_sum(
         query: (n, q, heads, c) or (n, q, c).
         value: (n, k, heads, d) or (n, k, d).
         masks: arrays for ``weigh`` that broadcast to the weights. A None stays None.
-        query_block: how many queries are in one block. None: all where their weights take at most 16 MB, or where there
-            are fewer than 512; else so many that the weights of a block take about 8 MB, but about 128 at least. 0: all.
+        query_block: how many queries are in one block. 0: all. None: all where their weights take at most 16 MB, or
+            where there are fewer than 512; else so many that their weights take about 8 MB, but about 128 at least.
         need_weights: whether to return the weights. They are then computed at once.
 
     Returns:
