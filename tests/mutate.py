@@ -88,8 +88,8 @@ MUTATIONS = [
     Mutation(
         "softmax over queries",
         "flax_attn/blocks/non_local.py",
-        "softmax(self.scores(x), -1)",
-        "softmax(self.scores(x), 1)",
+        "softmax(self.scores(query, key), -1)",
+        "softmax(self.scores(query, key), 1)",
     ),
     Mutation(
         "a gate before the BatchNorm",

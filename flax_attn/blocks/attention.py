@@ -10,30 +10,19 @@ its kernels give 0 without.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from flax_attn.layers import Dropout, Initializer, Linear, Module, accumulator, einsum, init, require, softmax
+from flax_attn.layers import Dropout, Initializer, Linear, Module, einsum, init, require, softmax
+from flax_attn.layers.attention import additive, check_query_block, check_tokens, weighted_sum
 from flax_attn.shapes import Tokens
 
 
 def split_heads(x: Tokens, heads: int) -> Float[Array, "n l h d"]:
     """Split the channels into ``heads`` equal runs, one for each head."""
     return x.reshape(*x.shape[:2], heads, -1)
-
-
-def additive(mask: Array, dtype: DTypeLike) -> Array:
-    """The mask as numbers to add to logits: True becomes -inf, False 0; a floating point mask stays as it is."""
-    return jnp.where(mask, -jnp.inf, 0).astype(dtype) if mask.dtype == jnp.bool_ else mask.astype(dtype)
-
-
-def check_tokens(who: str, query: Array, key: Array, value: Array, batch: int = 0) -> None:
-    """Refuse tokens of several batch sizes, and keys that do not have one value each; ``batch`` is the batch axis."""
-    fits = query.shape[batch] == key.shape[batch] and key.shape[:2] == value.shape[:2]
-    expected = f"{who}: expected one batch size and a value for each key, got shapes"
-    require(fits, f"{expected} {query.shape}, {key.shape}, {value.shape}")
 
 
 class MultiheadAttention(Module):
@@ -45,6 +34,8 @@ class MultiheadAttention(Module):
         add_zero_attn: append a key and a value of zeros.
         batch_first: whether tokens are (n, l, c). PyTorch's default, False, means (l, n, c).
         kernel_init: initializer of the kernel of ``out_proj``; that of ``Linear`` when None.
+        query_block: of how many queries the weights are in memory at a time: that of ``layers.weighted_sum``. The
+            weights of all queries are in memory where they are returned, or where a dropout drops some of them.
 
     The call takes PyTorch's arguments: ``key_padding_mask`` (n, k), and ``attn_mask`` (q, k) or (n * num_heads, q, k).
     In a bool mask, True means that the key is ignored; a floating point mask is added to the logits.
@@ -64,12 +55,14 @@ class MultiheadAttention(Module):
     vdim: int | None = None
     batch_first: bool = False
     kernel_init: Initializer | None = dataclasses.field(default=None, kw_only=True)
+    query_block: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         heads, dim = self.num_heads, self.embed_dim
         divides = heads >= 1 and dim >= 1 and dim % heads == 0
         require(divides, f"MultiheadAttention: expected num_heads to divide embed_dim={dim}, got {heads}")
+        check_query_block("MultiheadAttention", self.query_block)
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -131,7 +124,7 @@ class MultiheadAttention(Module):
     def masks(
         self, key_padding_mask: Array | None, attn_mask: Array | None, shape: tuple[int, int, int]
     ) -> list[Array]:
-        """The masks to add to logits (n, h, q, k); they leave the appended keys as they are."""
+        """The masks of logits (n, h, q, k); they leave the appended keys as they are."""
         (n, q, k), heads, masks = shape, self.num_heads, []
         if key_padding_mask is not None:
             masks.append(self.mask("key_padding_mask", key_padding_mask, [(n, k)])[:, None, None])
@@ -141,26 +134,30 @@ class MultiheadAttention(Module):
         return masks
 
     def mask(self, name: str, mask: Array, shapes: Sequence[tuple[int, ...]]) -> Array:
-        """The mask as numbers to add, 0 for the appended keys. Raises ValueError for a shape not in ``shapes``."""
+        """The mask, 0 or False for the appended keys. Raises ValueError for a shape not in ``shapes``."""
         expected = f"MultiheadAttention: expected {name} of shape {' or '.join(map(str, shapes))}"
         require(mask.shape in shapes, f"{expected}, got {mask.shape}")
         known = mask.dtype == jnp.bool_ or jnp.issubdtype(mask.dtype, jnp.floating)
         require(known, f"MultiheadAttention: expected {name} of bool or floating point, got {mask.dtype}")
         appended = self.add_bias_kv + self.add_zero_attn
-        return jnp.pad(additive(mask, accumulator(mask.dtype)), [*[(0, 0)] * (mask.ndim - 1), (0, appended)])
+        return jnp.pad(mask, [*[(0, 0)] * (mask.ndim - 1), (0, appended)])
 
     def attend(
-        self, query: Tokens, key: Array, value: Array, masks: Sequence[Array], train: bool
-    ) -> tuple[Tokens, Float[Array, "n h q k"]]:
-        """The weighted means, heads side by side, and the weights of each head."""
+        self, query: Tokens, key: Array, value: Array, masks: Sequence[Array], train: bool, need: bool
+    ) -> tuple[Tokens, Any]:
+        """The weighted means, heads side by side, and the weights of each head if ``need``."""
         q, k, v = (split_heads(x, self.num_heads) for x in (query, key, value))
-        logits = einsum("nqhd,nkhd->nhqk", q / math.sqrt(q.shape[-1]), k, wide=True)
-        for mask in masks:
-            logits = logits + mask.astype(logits.dtype)
-        weights = softmax(logits, -1).astype(v.dtype)
-        if self.dropout:
-            weights = self.attn_dropout(weights, train)
-        return einsum("nhqk,nkhd->nqhd", weights, v).reshape(query.shape), weights
+
+        def weigh(q: Array, *masks: Array) -> Array:
+            logits = einsum("nqhd,nkhd->nhqk", q / math.sqrt(q.shape[-1]), k, wide=True)
+            for mask in masks:
+                logits = logits + additive(mask, logits.dtype)
+            weights = softmax(logits, -1).astype(v.dtype)
+            return self.attn_dropout(weights, train) if self.dropout else weights
+
+        block = 0 if train and self.dropout else self.query_block
+        y, weights = weighted_sum(weigh, q, v, masks=masks, query_block=block, need_weights=need)
+        return y.reshape(query.shape), weights
 
     def __call__(
         self,
@@ -180,12 +177,10 @@ class MultiheadAttention(Module):
         q, k, v = self.project([x if self.batch_first else x.swapaxes(0, 1) for x in (query, key, value)])
         n, length, _ = q.shape
         masks = self.masks(key_padding_mask, attn_mask, (n, length, k.shape[1]))
-        out, weights = self.attend(q, *self.extend(k, v), masks, train)
+        out, weights = self.attend(q, *self.extend(k, v), masks, train=train, need=need_weights)
         out = self.out_proj(out)
         out = out if self.batch_first else out.swapaxes(0, 1)
-        if not need_weights:
-            return out, None
-        return out, weights.mean(1) if average_attn_weights else weights
+        return out, weights.mean(1) if weights is not None and average_attn_weights else weights
 
 
 def linear(inputs: int, outputs: int) -> Linear:
@@ -194,6 +189,12 @@ def linear(inputs: int, outputs: int) -> Linear:
 
 
 class _ScaledDotProductAttention(Module):
+    query_block: int | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_query_block(type(self).__name__, self.query_block)
+
     def check(self, queries: Array, keys: Array, values: Array, mask: Array | None, scale: Array | None) -> None:
         who = type(self).__name__
         for x in (queries, keys, values):
@@ -208,17 +209,22 @@ class _ScaledDotProductAttention(Module):
         require(dtype == jnp.bool_, f"{who}: expected attention_mask of bool, got {dtype}")
 
     def attend(
-        self, q: Array, k: Array, v: Array, mask: Array | None, scale: Array | None, train: bool
-    ) -> tuple[Tokens, Float[Array, "n h q k"]]:
-        """The weighted means of the values, heads side by side, and the weights of each head."""
+        self, q: Array, k: Array, v: Array, masks: Sequence[Array | None], train: bool, need: bool
+    ) -> tuple[Tokens, Any]:
+        """The weighted means of the values, heads side by side, and the weights of each head if ``need``."""
         q, k, v = (split_heads(x, self.h) for x in (q, k, v))
-        logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) / math.sqrt(q.shape[-1])
-        if scale is not None:
-            logits = logits * scale.astype(logits.dtype)
-        if mask is not None:
-            logits = jnp.where(mask, -jnp.inf, logits)
-        weights = self.attn_dropout(softmax(logits, -1).astype(v.dtype), train)
-        return einsum("nhqk,nkhd->nqhd", weights, v).reshape(*q.shape[:2], -1), weights
+
+        def weigh(q: Array, mask: Array | None, scale: Array | None) -> Array:
+            logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) / math.sqrt(q.shape[-1])
+            if scale is not None:
+                logits = logits * scale.astype(logits.dtype)
+            if mask is not None:
+                logits = jnp.where(mask, -jnp.inf, logits)
+            return self.attn_dropout(softmax(logits, -1).astype(v.dtype), train)
+
+        block = 0 if train and self.dropout else self.query_block
+        y, weights = weighted_sum(weigh, q, v, masks=masks, query_block=block, need_weights=need)
+        return y.reshape(*q.shape[:2], -1), weights
 
     def __call__(
         self,
@@ -232,7 +238,7 @@ class _ScaledDotProductAttention(Module):
     ) -> Float[Array, "n q c"] | tuple[Float[Array, "n q c"], Float[Array, "n h q k"]]:
         self.check(queries, keys, values, attention_mask, attention_weights)
         q, k, v = self.project(queries, keys, values)
-        y, weights = self.attend(q, k, v, attention_mask, attention_weights, train)
+        y, weights = self.attend(q, k, v, (attention_mask, attention_weights), train=train, need=need_weights)
         y = self.fc_o(y)
         return (y, weights) if need_weights else y
 
@@ -243,6 +249,9 @@ class ScaledDotProductAttention(_ScaledDotProductAttention):
     ``attention_mask`` is bool and broadcastable to (n, h, q, k); True means that the key is ignored.
     ``attention_weights``, broadcastable to the same shape, is multiplied with the logits. It is an input, with its
     published name. With ``need_weights=True`` the call returns also the weights (n, h, q, k) of the softmax.
+
+    ``query_block`` says of how many queries the weights are in memory at a time, as in ``layers.weighted_sum``. The
+    weights of all queries are in memory where they are returned, or where the dropout drops some of them.
     """
 
     d_model: int

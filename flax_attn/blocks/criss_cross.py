@@ -7,7 +7,7 @@ attends along the three axes and counts the position once.
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +124,7 @@ class CrissCrossAttention(PAM_Module):
     (n, h, w, h).
     """
 
+    query_block: ClassVar[None] = None  # type: ignore[misc]
     mesh_axis: str | None = dataclasses.field(default=None, kw_only=True)
     line_block: int | None = dataclasses.field(default=None, kw_only=True)
 
@@ -151,6 +152,7 @@ class CrissCrossAttention3D(PAM_Module):
     """
 
     conv = Conv3d
+    query_block: ClassVar[None] = None  # type: ignore[misc]
 
     def __call__(  # type: ignore[override]
         self, x: Volume, train: bool = False, attention_weights: bool = False

@@ -4,11 +4,13 @@ Follows: junfu1115/DANet. Its channel attention subtracts the energy from its ro
 alike get the larger weight; the paper does not do that. Neither attention is scaled.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float
 
+from flax_attn.blocks.non_local import tokens
 from flax_attn.layers import (
     BatchNorm2d,
     Conv,
@@ -16,30 +18,43 @@ from flax_attn.layers import (
     Dropout2d,
     Module,
     Sequential,
+    check_query_block,
     einsum,
     init,
     relu,
     require,
     softmax,
+    weighted_sum,
 )
-from flax_attn.shapes import Image, ScoreMap, Weights
+from flax_attn.shapes import Image, ScoreMap, Tokens, Weights
 
 ThreeScores = tuple[ScoreMap, ScoreMap, ScoreMap]
+
+
+def pair(result: Any) -> tuple[Image, Any]:
+    """The output of an attention, and its weights or None."""
+    return result if isinstance(result, tuple) else (result, None)
 
 
 class PAM_Module(Module):
     """Position attention: x plus ``gamma`` times the values of all pixels, weighted by a softmax of query . key.
 
-    With ``attention_weights=True`` the call returns also the weights (n, h * w, h * w) of each pixel for all pixels.
+    Args:
+        query_block: of how many pixels the weights are in memory at a time: that of ``layers.weighted_sum``.
+
+    With ``attention_weights=True`` the call returns also the weights (n, h * w, h * w) of each pixel for all pixels,
+    which are then all in memory.
     """
 
     in_dim: int
+    query_block: int | None = dataclasses.field(default=None, kw_only=True)
 
     conv: ClassVar[type[Conv]] = Conv2d
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.in_dim >= 8, f"{type(self).__name__}: expected in_dim >= 8, got {self.in_dim}")
+        check_query_block(type(self).__name__, self.query_block)
 
     def setup(self) -> None:
         self.query_conv = self.conv(self.in_dim, self.in_dim // 8, 1)
@@ -49,11 +64,15 @@ class PAM_Module(Module):
 
     def __call__(self, x: Image, train: bool = False, attention_weights: bool = False) -> Image | tuple[Image, Weights]:
         x, gamma = self.promote(x, self.gamma)
-        energy = einsum("nhwc,nijc->nhwij", self.query_conv(x), self.key_conv(x), wide=True)
-        attention = softmax(energy, (-2, -1)).astype(x.dtype)
-        y = gamma * einsum("nhwij,nijc->nhwc", attention, self.value_conv(x)) + x
-        n, h, w, _ = x.shape
-        return (y, attention.reshape(n, h * w, h * w)) if attention_weights else y
+        query, key, value = (tokens(conv(x)) for conv in (self.query_conv, self.key_conv, self.value_conv))
+
+        def weigh(query: Tokens) -> Weights:
+            energy = einsum("nqc,nkc->nqk", query, key, wide=True)
+            return softmax(energy, -1).astype(x.dtype)
+
+        y, attention = weighted_sum(weigh, query, value, query_block=self.query_block, need_weights=attention_weights)
+        y = gamma * y.reshape(x.shape) + x
+        return (y, attention) if attention_weights else y
 
 
 class CAM_Module(Module):
@@ -121,8 +140,9 @@ class DANetHead(Module):
     def __call__(
         self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> ThreeScores | tuple[ThreeScores, Float[Array, "n p p"], Float[Array, "n d d"]]:
-        position, of_pixels = self.sa(self.conv5a(x, train), attention_weights=True, train=train)
-        channel, of_channels = self.sc(self.conv5c(x, train), attention_weights=True, train=train)
+        need = attention_weights
+        position, of_pixels = pair(self.sa(self.conv5a(x, train), attention_weights=need, train=train))
+        channel, of_channels = pair(self.sc(self.conv5c(x, train), attention_weights=need, train=train))
         position, channel = self.conv51(position, train), self.conv52(channel, train)
         both = self.conv8(position + channel, train)
         scores = both, self.conv6(position, train), self.conv7(channel, train)

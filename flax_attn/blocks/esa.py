@@ -5,7 +5,9 @@ is no norm in front of the attention. The softmax of ``LCA`` runs over a single 
 projections of queries and keys change nothing.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -20,11 +22,13 @@ from flax_attn.layers import (
     Module,
     Sequential,
     adaptive_avg_pool,
+    check_query_block,
     einsum,
     gelu,
     require,
     sigmoid,
     softmax,
+    weighted_sum,
 )
 from flax_attn.shapes import Image, PixelMap, Tokens
 
@@ -53,11 +57,13 @@ class _Attention(Module):
     heads: int = 8
     dim_head: int = 64
     dropout: float = 0.0
+    query_block: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         got = f"{self.heads}, {self.dim_head}"
         require(min(self.heads, self.dim_head) >= 1, f"{type(self).__name__}: expected heads, dim_head >= 1, got {got}")
+        check_query_block(type(self).__name__, self.query_block)
 
     def setup(self) -> None:
         inner = self.heads * self.dim_head
@@ -66,20 +72,24 @@ class _Attention(Module):
         layers = [] if same else [Linear(inner, self.dim), Dropout(self.dropout)]
         self.to_out = Sequential(layers)
 
-    def attend(
-        self, x: Image, pool: Callable[[Image], Tokens], train: bool
-    ) -> tuple[Tokens, Float[Array, "n heads q k"]]:
-        """Attention from every pixel of x to the keys and values that ``pool`` returns, and its weights."""
+    def attend(self, x: Image, pool: Callable[[Image], Tokens], train: bool, need: bool) -> tuple[Tokens, Any]:
+        """Attention from every pixel of x to the keys and values that ``pool`` returns, and its weights if ``need``."""
         query, key, value = jnp.split(self.to_qkv(x), 3, -1)
         q, k, v = (split_heads(t, self.heads) for t in (tokens(query), pool(key), pool(value)))
-        logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) * self.dim_head**-0.5
-        weights = softmax(logits, -1).astype(v.dtype)
-        y = einsum("nhqk,nkhd->nqhd", weights, v)
+
+        def weigh(q: Array) -> Array:
+            logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) * self.dim_head**-0.5
+            return softmax(logits, -1).astype(v.dtype)
+
+        y, weights = weighted_sum(weigh, q, v, query_block=self.query_block, need_weights=need)
         return self.to_out(y.reshape(*y.shape[:2], -1), train), weights
 
 
 class ESA(_Attention):
     """Attention from every pixel of x to the 1 + 9 + 25 tokens of its ``PPM``; returns tokens, not an image.
+
+    Args:
+        query_block: of how many pixels the weights are in memory at a time: that of ``layers.weighted_sum``.
 
     With ``attention_weights=True`` the call returns also the weights (n, heads, h * w, 35) of each pixel for all
     tokens.
@@ -92,7 +102,7 @@ class ESA(_Attention):
     def __call__(
         self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Tokens | tuple[Tokens, Float[Array, "n heads q k"]]:
-        y, weights = self.attend(x, self.ppm, train)
+        y, weights = self.attend(x, self.ppm, train, need=attention_weights)
         return (y, weights) if attention_weights else y
 
 
@@ -109,7 +119,7 @@ class LCA(_Attention):
         expected = (*x.shape[:3], 1)
         require(mask.shape == expected, f"{type(self).__name__}: expected a mask of shape {expected}, got {mask.shape}")
         weight = sigmoid(self.cast(mask))
-        y, _ = self.attend(x, lambda y: mask_pool(y, weight), train)
+        y, _ = self.attend(x, lambda y: mask_pool(y, weight), train, need=False)
         return (y, weight) if attention_weights else y
 
 

@@ -24,13 +24,15 @@ from flax_attn.layers import (
     MaxPool3d,
     Module,
     Sequential,
+    check_query_block,
     einsum,
     init,
     relu,
     require,
     softmax,
+    weighted_sum,
 )
-from flax_attn.shapes import Weights
+from flax_attn.shapes import Tokens, Weights
 
 CONVS = {1: Conv1d, 2: Conv2d, 3: Conv3d}
 NORMS = {1: BatchNorm1d, 2: BatchNorm2d, 3: BatchNorm3d}
@@ -52,8 +54,10 @@ class _NonLocalBlockND(Module):
         sub_sample: reduce the keys and values by max pooling, which halves length, or height and width.
         bn_layer: whether a BatchNorm follows the projection. The last of the two layers starts at zero, so that a new
             block is the identity.
+        query_block: of how many queries the weights are in memory at a time: that of ``layers.weighted_sum``.
 
-    Returns x plus the projection. With ``attention_weights=True`` the call returns also the weights (n, queries, keys).
+    Returns x plus the projection. With ``attention_weights=True`` the call returns also the weights (n, queries, keys),
+    which are then all in memory.
     ``return_nl_map`` is upstream's name of the same argument.
     """
 
@@ -62,6 +66,7 @@ class _NonLocalBlockND(Module):
     dimension: int = 3
     sub_sample: bool = True
     bn_layer: bool = True
+    query_block: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +75,7 @@ class _NonLocalBlockND(Module):
         inner = self.inter_channels
         require(inner is None or inner >= 1, f"{who}: expected inter_channels None or >= 1, got {inner}")
         require(self.dimension in CONVS, f"{who}: expected dimension 1, 2 or 3, got {self.dimension}")
+        check_query_block(who, self.query_block)
 
     @property
     def inner(self) -> int:
@@ -101,29 +107,38 @@ class _NonLocalBlockND(Module):
         self.theta = self.conv(self.in_channels, self.inner)
         self.phi = self.pooled(self.conv(self.in_channels, self.inner))
 
-    def pairwise(self, x: Array) -> Weights:
+    def embedded(self, x: Array) -> tuple[Tokens, Array]:
+        """The queries and the keys of ``pairwise``."""
+        return tokens(self.theta(x)), tokens(self.phi(x))
+
+    def pairwise(self, query: Tokens, key: Array) -> Weights:
         """The weights of each query for all keys."""
         raise NotImplementedError
 
-    def scores(self, x: Array) -> Weights:
-        return einsum("nqc,nkc->nqk", tokens(self.theta(x)), tokens(self.phi(x)), wide=True)
+    def scores(self, query: Tokens, key: Array) -> Weights:
+        return einsum("nqc,nkc->nqk", query, key, wide=True)
 
     def __call__(
         self, x: Array, return_nl_map: bool = False, train: bool = False, attention_weights: bool = False
     ) -> Array | tuple[Array, Weights]:
         self.check_channels(x, self.in_channels, [self.dimension + 2])
         x = self.cast(x)
-        nl_map = self.pairwise(x).astype(x.dtype)
-        y = einsum("nqk,nkc->nqc", nl_map, tokens(self.g(x)))
+        query, key = self.embedded(x)
+        need = return_nl_map or attention_weights
+
+        def weigh(query: Tokens) -> Weights:
+            return self.pairwise(query, key).astype(x.dtype)
+
+        y, nl_map = weighted_sum(weigh, query, tokens(self.g(x)), query_block=self.query_block, need_weights=need)
         z = self.W(y.reshape(*x.shape[:-1], self.inner), train=train) + x
-        return (z, nl_map) if return_nl_map or attention_weights else z
+        return (z, nl_map) if need else z
 
 
 class EmbeddedGaussianNonLocalBlock(_NonLocalBlockND):
     """The weights are softmax(theta(x) phi(x)^T): dot-product self-attention with one head, but not scaled."""
 
-    def pairwise(self, x: Array) -> Weights:
-        return softmax(self.scores(x), -1)
+    def pairwise(self, query: Tokens, key: Array) -> Weights:
+        return softmax(self.scores(query, key), -1)
 
 
 class GaussianNonLocalBlock(_NonLocalBlockND):
@@ -133,17 +148,18 @@ class GaussianNonLocalBlock(_NonLocalBlockND):
         if self.sub_sample:
             self.phi = self.pool()
 
-    def pairwise(self, x: Array) -> Weights:
-        keys = self.phi(x) if self.sub_sample else x
-        return softmax(einsum("nqc,nkc->nqk", tokens(x), tokens(keys), wide=True), -1)
+    def embedded(self, x: Array) -> tuple[Tokens, Array]:
+        return tokens(x), tokens(self.phi(x) if self.sub_sample else x)
+
+    def pairwise(self, query: Tokens, key: Array) -> Weights:
+        return softmax(self.scores(query, key))
 
 
 class DotProductNonLocalBlock(_NonLocalBlockND):
     """The weights are theta(x) phi(x)^T, divided by the number of keys."""
 
-    def pairwise(self, x: Array) -> Weights:
-        scores = self.scores(x)
-        return scores / scores.shape[-1]
+    def pairwise(self, query: Tokens, key: Array) -> Weights:
+        return self.scores(query, key) / key.shape[1]
 
 
 class ConcatenationNonLocalBlock(_NonLocalBlockND):
@@ -153,11 +169,16 @@ class ConcatenationNonLocalBlock(_NonLocalBlockND):
         super().embed()
         self.concat_project = Sequential([Conv2d(2 * self.inner, 1, 1, bias=False), relu])
 
-    def pairwise(self, x: Array) -> Weights:
-        theta, phi = tokens(self.theta(x))[:, :, None], tokens(self.phi(x))[:, None]
-        shape = (x.shape[0], theta.shape[1], phi.shape[2], self.inner)
-        pairs = jnp.concatenate([jnp.broadcast_to(theta, shape), jnp.broadcast_to(phi, shape)], -1)
-        return self.concat_project(pairs)[..., 0] / shape[2]
+    def embedded(self, x: Array) -> tuple[Tokens, Array]:
+        """What each query and each key adds to w [theta(x), phi(x)]: one number."""
+        query, key = super().embedded(x)
+        conv, _ = self.concat_project.layers
+        halves = [query, jnp.zeros_like(query)], [jnp.zeros_like(key), key]
+        query, key = (conv(jnp.concatenate(half, -1)[:, :, None])[:, :, 0] for half in halves)
+        return query, key
+
+    def pairwise(self, query: Tokens, key: Array) -> Weights:
+        return relu(query + key.swapaxes(1, 2)) / key.shape[1]
 
 
 class NONLocalBlock1D(EmbeddedGaussianNonLocalBlock):

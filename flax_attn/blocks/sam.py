@@ -6,6 +6,7 @@ Differs: upstream's one class ``Attention`` is two classes here: ``SAM`` for ``c
 ``ca_attention=0``. Arguments that a class does not use are left out.
 """
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -17,11 +18,13 @@ from flax_attn.layers import (
     Dropout,
     Linear,
     Module,
+    check_query_block,
     einsum,
     gelu,
     init,
     require,
     softmax,
+    weighted_sum,
 )
 from flax_attn.shapes import Image, Tokens
 
@@ -98,6 +101,10 @@ class SAM(Module):
 class SAMAttention(Module):
     """Multi-head self-attention of the tokens x, plus a depthwise 3x3 convolution of their values.
 
+    Args:
+        query_block: of how many queries the weights are in memory at a time: that of ``layers.weighted_sum``. The
+            weights of all queries are in memory where they are returned, or where ``attn_drop`` drops some of them.
+
     With ``attention_weights=True`` the call returns also the weights (n, heads, queries, keys).
 
     Raises ValueError when ``sa_num_heads`` does not divide ``dim``, and for a number of tokens other than H * W.
@@ -109,12 +116,14 @@ class SAMAttention(Module):
     qk_scale: float | None = None
     attn_drop: float = 0.0
     proj_drop: float = 0.0
+    query_block: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         dim, heads = self.dim, self.sa_num_heads
         divides = heads >= 1 and dim % heads == 0
         require(divides, f"SAMAttention: expected sa_num_heads to divide dim={dim}, got {heads}")
+        check_query_block("SAMAttention", self.query_block)
 
     def setup(self) -> None:
         self.proj = linear(self.dim, self.dim)
@@ -130,11 +139,19 @@ class SAMAttention(Module):
         key, value = jnp.split(self.kv(x), 2, -1)
         q, k, v = (t.reshape(*x.shape[:2], self.sa_num_heads, -1) for t in (self.q(x), key, value))
         scale = self.qk_scale or q.shape[-1] ** -0.5
-        attn = softmax(einsum("nqhd,nkhd->nhqk", q, k, wide=True) * scale).astype(v.dtype)
-        y = einsum("nhqk,nkhd->nqhd", self.attn_dropout(attn, train), v).reshape(x.shape)
+
+        def weigh(q: Array) -> Array:
+            return softmax(einsum("nqhd,nkhd->nhqk", q, k, wide=True) * scale).astype(v.dtype)
+
+        def dropped(q: Array) -> Array:
+            return self.attn_dropout(weigh(q), train)
+
+        block = 0 if attention_weights or (train and self.attn_drop) else self.query_block
+        y, _ = weighted_sum(dropped, q, v, query_block=block)
+        y = y.reshape(x.shape)
         local = self.local_conv(image("SAMAttention", value, H, W)).reshape(x.shape)
         y = self.proj_dropout(self.proj(y + local), train)
-        return (y, attn) if attention_weights else y
+        return (y, weigh(q)) if attention_weights else y
 
 
 class _DWConv(Module):

@@ -15,7 +15,7 @@ from flax_attn.names import close_names as close_names
 
 CATALOG = BLOCKS + MODELS
 
-FLAX_ONLY = {*LINEN_ONLY, *PRECISION, "mesh_axis", "line_block", "scale_init", "kernel_init"}
+FLAX_ONLY = {*LINEN_ONLY, *PRECISION, "mesh_axis", "line_block", "query_block", "scale_init", "kernel_init"}
 """Arguments that a twin does not have: where and in which precision a module runs, and initialisers handed down."""
 
 

@@ -47,6 +47,7 @@ from flax_attn.layers.activation_layers import (
     Softsign,
     Tanh,
 )
+from flax_attn.layers.attention import check_query_block, weighted_sum
 from flax_attn.layers.calls import frozen
 from flax_attn.layers.conv import (
     Conv,
