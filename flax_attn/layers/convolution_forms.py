@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -128,14 +129,16 @@ def taps(conv: Convolution, x: Array) -> list[Array]:
 
 
 def product(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
-    """x (n, *space, i) times a matrix (i, out); or the gradient of the matrix.
-
-    Of two ways to sum over all pixels, a CPU takes half the time for the one that gives (out, i).
-    """
+    """x (n, *space, i) times a matrix (i, out), or the gradient of the matrix."""
     if wanted == "output":
         return jnp.tensordot(x, b.reshape(-1, conv.output[-1]), 1)
+    return transposed_product(x, b).reshape(conv.kernel)
+
+
+def transposed_product(x: Array, b: Array) -> Array:
+    """The sum of x (n, *space, i) times b (n, *space, o) over all pixels, as (i, o); a CPU is faster at (o, i)."""
     pixels = list(range(x.ndim - 1))
-    return jnp.tensordot(b, x, (pixels, pixels)).T.reshape(conv.kernel)
+    return jnp.tensordot(b, x, (pixels, pixels)).T
 
 
 def pointwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
@@ -147,7 +150,23 @@ def pointwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
 
 def unfolded(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     """The pixels under the kernel side by side ("im2col"), then one product with a matrix."""
-    return product(conv, wanted, jnp.concatenate(taps(conv, x), -1), b)
+    x = padded(conv, x)
+    space = x.shape[1:-1]
+    steps = np.indices(conv.output[1:-1]).reshape(len(space), -1, 1) * np.reshape(conv.strides, (-1, 1, 1))
+    pixels = np.ravel_multi_index(tuple(steps + np.transpose(offsets(conv))[:, None]), space)
+    patches = jnp.take(x.reshape(len(x), -1, x.shape[-1]), pixels, axis=1, mode="clip")
+    return product(conv, wanted, patches.reshape(*conv.output[:-1], -1), b)
+
+
+def by_element(conv: Convolution, x: Array, b: Array, gradient: Callable[[Array, Array], Array]) -> Array:
+    """The gradient of the kernel, element by element: ``gradient`` of what the element meets of x, and b."""
+    x, step = padded(conv, x), (1, *conv.strides, 1)
+    extent = (len(x), *spans(conv.output, conv.strides), x.shape[-1])
+
+    def of_element(at: Array) -> Array:
+        return gradient(lax.slice(lax.dynamic_slice(x, (0, *at, 0), extent), (0,) * x.ndim, extent, step), b)
+
+    return lax.map(of_element, jnp.asarray(offsets(conv))).reshape(conv.kernel)
 
 
 def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
@@ -157,14 +176,7 @@ def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     if wanted == "output":
         terms = zip(taps(conv, x), b.reshape(-1, conv.output[-1]), strict=True)
         return functools.reduce(operator.add, (tap * weight for tap, weight in terms))
-    x, step = padded(conv, x), (1, *conv.strides, 1)
-    extent = (len(x), *spans(conv.output, conv.strides), x.shape[-1])
-
-    def gradient(at: Array) -> Array:
-        tap = lax.slice(lax.dynamic_slice(x, (0, *at, 0), extent), (0,) * x.ndim, extent, step)
-        return (tap * b).sum(range(x.ndim - 1))
-
-    return lax.map(gradient, jnp.asarray(offsets(conv))).reshape(conv.kernel)
+    return by_element(conv, x, b, lambda tap, b: (tap * b).sum(range(tap.ndim - 1)))
 
 
 def grouped(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
@@ -183,7 +195,7 @@ def grouped(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
         xi, bi = (lax.dynamic_slice_in_dim(array, i * n, n, -1) for array, n in ((x, inputs), (b, outputs)))
         if wanted == "output":
             return fastest(part, wanted, xi, block_diagonal(bi, together))
-        return blocks(fastest(part, wanted, xi, bi), together)
+        return blocks(by_element(part, xi, bi, transposed_product), together)
 
     parts = lax.map(compute, jnp.arange(conv.groups // together))
     return jnp.moveaxis(parts, 0, -2).reshape(getattr(conv, wanted))
@@ -213,11 +225,12 @@ def fastest(conv: Convolution, wanted: str, a: Array, b: Array) -> Array:
 
 
 def choose(conv: Convolution, wanted: str) -> Form:
-    """The form for these shapes; the thresholds were measured on two cores with AVX-512."""
+    """The form for these shapes; the limits were measured on two cores with AVX-512."""
     if min(*conv.input, *conv.kernel, *conv.output) == 0 or wanted == "input":
         return xla
     if conv.groups > 1:
         return depthwise if conv.kernel[-2] == 1 else grouped
     if math.prod(conv.size) == 1:
         return pointwise
-    return unfolded if math.prod(conv.output[:-1]) <= 400 else xla
+    few_pixels = math.prod(conv.output[:-1]) <= 400
+    return unfolded if few_pixels and conv.output[-1] >= (512 if wanted == "output" else 256) else xla

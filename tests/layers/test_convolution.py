@@ -26,9 +26,11 @@ CASES = {
     "many narrow groups": ((1, 4, 5, 48), (2, 3, 2, 24), dict(groups=24, strides=(1, 2), pads=((0, 1), (1, 1)))),
     "wide groups": ((1, 3, 3, 66), (2, 2, 33, 4), dict(groups=2)),
     "groups of a signal": ((2, 9, 4), (3, 2, 6), dict(groups=2, strides=(2,), dilation=(2,))),
-    "small map": ((2, 5, 4, 3), (3, 3, 3, 4), dict(pads=((1, 1), (1, 1)))),
-    "small map with strides": ((2, 7, 6, 3), (3, 2, 3, 4), dict(strides=(2, 2), pads=((-1, 2), (1, 0)))),
-    "large map": ((1, 23, 22, 2), (3, 3, 2, 3), dict(pads=((1, 1), (1, 1)))),
+    "many channels": ((2, 5, 4, 3), (3, 3, 3, 512), dict(pads=((1, 1), (1, 1)))),
+    "many channels with strides": ((1, 7, 6, 3), (3, 2, 3, 512), dict(strides=(2, 2), pads=((-1, 2), (1, 0)))),
+    "many channels of a volume": ((1, 3, 4, 5, 2), (2, 1, 3, 2, 512), dict(dilation=(2, 1, 1), lhs_dilation=(1, 1, 2))),
+    "no channels": ((1, 3, 4, 0), (3, 3, 0, 2), {}),
+    "few channels": ((1, 5, 6, 2), (3, 3, 2, 3), dict(pads=((1, 1), (1, 1)))),
 }
 
 
@@ -83,7 +85,7 @@ def test_a_form_can_be_mapped(axes):
     close(mapped(ours)(*arrays), mapped(theirs)(*arrays))
 
 
-@pytest.mark.parametrize("name", ["pointwise with strides", "depthwise", "narrow groups", "small map"])
+@pytest.mark.parametrize("name", ["pointwise with strides", "depthwise", "narrow groups", "many channels"])
 def test_a_tpu_gets_the_plain_convolution(name):
     ours, theirs, arrays = both(name)
     x, kernel, *_ = (jnp.asarray(a, jnp.float32) for a in arrays)
