@@ -29,7 +29,7 @@ CASES = {
     "many channels": ((2, 5, 4, 3), (3, 3, 3, 512), dict(pads=((1, 1), (1, 1)))),
     "many channels with strides": ((1, 7, 6, 3), (3, 2, 3, 512), dict(strides=(2, 2), pads=((-1, 2), (1, 0)))),
     "many channels of a volume": ((1, 3, 4, 5, 2), (2, 1, 3, 2, 512), dict(dilation=(2, 1, 1), lhs_dilation=(1, 1, 2))),
-    "no channels": ((1, 3, 4, 0), (3, 3, 0, 2), {}),
+    "64 channels": ((2, 27, 28, 64), (3, 3, 64, 65), dict(pads=((2, 0), (1, 1)))),
     "few channels": ((1, 5, 6, 2), (3, 3, 2, 3), dict(pads=((1, 1), (1, 1)))),
 }
 
