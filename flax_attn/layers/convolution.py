@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -25,8 +24,6 @@ from flax_attn.layers.convolution_forms import OPERANDS, Convolution, fastest, x
 def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | None = None, **geometry: Any) -> Array:
     """The convolution of x (n, *space, in) with kernel (*k, in/groups, out), computed as the platform does it best.
 
-    Its result is called "convolution" for the policies of ``jax.checkpoint``: ``save_only_these_names("convolution")``.
-
     Args:
         preferred_element_type: the dtype of the result; that of x when None.
         geometry: ``strides``, ``pads``, ``dilation``, ``lhs_dilation`` and ``groups`` of a ``Convolution``.
@@ -35,8 +32,7 @@ def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | Non
     dtype = jnp.dtype(preferred_element_type or x.dtype)
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     compute = plain if _placed(x) or _placed(kernel) else convolution_p.bind
-    y = compute(x, kernel, conv=conv, wanted="output", dtype=dtype, precision=precision)
-    return checkpoint_name(y, "convolution")
+    return compute(x, kernel, conv=conv, wanted="output", dtype=dtype, precision=precision)
 
 
 def _placed(x: Array) -> bool:
