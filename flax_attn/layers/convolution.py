@@ -19,7 +19,8 @@ from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from flax_attn.layers.convolution_forms import OPERANDS, Convolution, fastest, xla
+from flax_attn.layers.convolution_forms import fastest, xla
+from flax_attn.layers.convolution_shapes import OPERANDS, Convolution
 
 
 def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | None = None, **geometry: Any) -> Array:

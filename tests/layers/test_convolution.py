@@ -8,7 +8,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from flax_attn.layers.convolution import convolution
-from flax_attn.layers.convolution_forms import Convolution, xla
+from flax_attn.layers.convolution_forms import xla
+from flax_attn.layers.convolution_shapes import Convolution
 
 CASES = {
     "pointwise": ((2, 5, 4, 6), (1, 1, 6, 3), {}),
