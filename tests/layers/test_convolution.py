@@ -1,5 +1,7 @@
 """The forms of a convolution agree with ``lax``; every platform but the CPU gets the plain convolution."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from flax_attn.layers import Conv2d, dots_saveable
 from flax_attn.layers.convolution import convolution
-from flax_attn.layers.convolution_forms import Convolution, xla
+from flax_attn.layers.convolution_forms import xla
+from flax_attn.layers.convolution_shapes import Convolution
 
 CASES = {
     "pointwise": ((2, 5, 4, 6), (1, 1, 6, 3), {}),
@@ -29,8 +32,14 @@ CASES = {
     "groups of a signal": ((2, 9, 4), (3, 2, 6), dict(groups=2, strides=(2,), dilation=(2,))),
     "many channels": ((2, 5, 4, 3), (3, 3, 3, 512), dict(pads=((1, 1), (1, 1)))),
     "many channels with strides": ((1, 7, 6, 3), (3, 2, 3, 512), dict(strides=(2, 2), pads=((-1, 2), (1, 0)))),
-    "many channels of a volume": ((1, 3, 4, 5, 2), (2, 1, 3, 2, 512), dict(dilation=(2, 1, 1), lhs_dilation=(1, 1, 2))),
+    "many channels of a volume": ((1, 3, 4, 5, 2), (2, 1, 3, 2, 512), dict(dilation=(2, 1, 1))),
     "64 channels": ((2, 27, 28, 64), (3, 3, 64, 65), dict(pads=((2, 0), (1, 1)))),
+    "few channels with strides": (
+        (2, 9, 8, 2),
+        (3, 2, 2, 3),
+        dict(strides=(2, 3), dilation=(2, 1), pads=((-1, 2), (3, 0))),
+    ),
+    "few channels between zeros": ((2, 4, 3, 2), (3, 2, 2, 3), dict(lhs_dilation=(2, 3), pads=((1, 2), (1, -1)))),
     "few channels": ((1, 5, 6, 2), (3, 3, 2, 3), dict(pads=((1, 1), (1, 1)))),
 }
 
@@ -73,6 +82,17 @@ def derivatives(convolve):
 def test_a_form_is_the_convolution_and_so_are_its_derivatives(name):
     ours, theirs, arrays = both(name)
     close(derivatives(ours)(*arrays), derivatives(theirs)(*arrays))
+
+
+@pytest.mark.parametrize("name", ["narrow groups", "few channels with strides"])
+def test_gradients_in_a_loop_are_convolutions_that_a_cpu_does_fast(name):
+    ours, _, (x, kernel, *_) = both(name)
+
+    def step(both, _):
+        return jax.grad(lambda both: jnp.sin(ours(*both)).sum())(both), None
+
+    text = jax.jit(lambda *both: jax.lax.scan(step, both, length=3)).lower(x, kernel).compile().as_text()
+    assert set(re.findall(r"dim_labels=([^,\s]+)", text)) == {"b01f_01io->b01f"}
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (2, 1)], ids=str)
