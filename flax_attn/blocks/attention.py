@@ -211,7 +211,7 @@ class _ScaledDotProductAttention(Module):
         q, k, v = (split_heads(x, self.h) for x in (q, k, v))
 
         def weigh(q: Array, mask: Array | None, scale: Array | None) -> Array:
-            logits = einsum("nhqd,nhkd->nhqk", q, k, wide=True) / math.sqrt(q.shape[-1])
+            logits = einsum("nhqd,nhkd->nhqk", q / math.sqrt(q.shape[-1]), k, wide=True)
             if scale is not None:
                 logits = logits * scale.astype(logits.dtype)
             if mask is not None:

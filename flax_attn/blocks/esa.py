@@ -78,7 +78,7 @@ class _Attention(Module):
         q, k, v = (split_heads(t, self.heads) for t in (tokens(query), pool(key), pool(value)))
 
         def weigh(q: Array) -> Array:
-            logits = einsum("nhqd,nhkd->nhqk", q, k, wide=True) * self.dim_head**-0.5
+            logits = einsum("nhqd,nhkd->nhqk", q * self.dim_head**-0.5, k, wide=True)
             return softmax(logits, -1).astype(v.dtype)
 
         y, weights = weighted_sum(weigh, q, v, query_block=self.query_block, need_weights=need)

@@ -139,10 +139,10 @@ class SAMAttention(Module):
     ) -> Tokens | tuple[Tokens, Float[Array, "n heads l l"]]:
         key, value = jnp.split(self.kv(x), 2, -1)
         q, k, v = (split_heads(t, self.sa_num_heads) for t in (self.q(x), key, value))
-        scale = self.qk_scale or q.shape[-1] ** -0.5
+        q = q * (self.qk_scale or q.shape[-1] ** -0.5)
 
         def weigh(q: Array) -> Array:
-            return softmax(einsum("nhqd,nhkd->nhqk", q, k, wide=True) * scale).astype(v.dtype)
+            return softmax(einsum("nhqd,nhkd->nhqk", q, k, wide=True)).astype(v.dtype)
 
         def dropped(q: Array) -> Array:
             return self.attn_dropout(weigh(q), train)
