@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -20,12 +19,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from flax_attn.layers.convolution_forms import OPERANDS, Convolution, fastest, xla
+from flax_attn.layers.plain import PLAIN
 
 
 def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | None = None, **geometry: Any) -> Array:
     """The convolution of x (n, *space, in) with kernel (*k, in/groups, out), computed as the platform does it best.
-
-    Its result is called "convolution" for the policies of ``jax.checkpoint``: ``save_only_these_names("convolution")``.
 
     Args:
         preferred_element_type: the dtype of the result; that of x when None.
@@ -34,9 +32,16 @@ def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | Non
     conv = Convolution.of(x.shape, kernel.shape, **geometry)
     dtype = jnp.dtype(preferred_element_type or x.dtype)
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    compute = plain if _placed(x) or _placed(kernel) else convolution_p.bind
-    y = compute(x, kernel, conv=conv, wanted="output", dtype=dtype, precision=precision)
-    return checkpoint_name(y, "convolution")
+    compute = plain if PLAIN.value or _placed(x) or _placed(kernel) else convolution_p.bind
+    return compute(x, kernel, conv=conv, wanted="output", dtype=dtype, precision=precision)
+
+
+def dots_saveable(primitive: Any, *avals: Any, **params: Any) -> bool:
+    """``jax.checkpoint_policies.dots_saveable``, a policy of ``jax.checkpoint``, that keeps our convolutions, too.
+
+    As JAX's own, it keeps no products in half precision whose sums are in float32.
+    """
+    return primitive is convolution_p or jax.checkpoint_policies.dots_saveable(primitive, *avals, **params)
 
 
 def _placed(x: Array) -> bool:

@@ -1,0 +1,162 @@
+"""Count the bytes that a TPU moves for the entries of ``flax_attn/catalog/bench.py``: ``python -m examples.tpu_bytes``.
+
+``python -m examples.tpu_bytes WORD`` takes only the entries whose name contains WORD. Install the compiler with
+``pip install "jax[tpu]==0.10.2"``; it compiles for one chip of the kind v5e, which needs no TPU. Blocks compute in
+bfloat16, with float32 parameters. The columns are:
+
+- GB moved: what the compiled program reads and writes, by the compiler's own estimate. Every operation of it counts
+  its operands and its result, also those that stay in the memory on the chip. The estimate has the body of a loop once;
+  a star marks a program with a loop, which moves more.
+- least: the inputs and parameters once and the outputs once. In training the inputs and parameters count twice, since
+  the gradient starts when the forward pass is over; and for each convolution or matrix product of the forward pass,
+  its result or its operands, whichever is smaller, counts twice, since it is written for the gradient and read by it.
+- ratio: the first over the second.
+- temporaries: the GB of memory that the program needs beside its arguments and results.
+
+An entry that does not fit into the memory of the chip, or does not compile, is a row with the error. The figures are
+written to FOLDER/figures.json. What is there for the same commit is not compiled again.
+"""
+
+import argparse
+import importlib.metadata
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.experimental.topologies
+import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
+from rich.console import Console
+from rich.table import Table
+
+from examples.benchmark.figures import Figures, Row
+from examples.benchmark.flax_side import forward, training
+from examples.benchmark.measure import release
+from examples.benchmark.ratios import MODES
+from examples.bfloat16 import ENVIRONMENT
+from flax_attn.catalog import Entry
+from flax_attn.catalog.bench import BENCH
+from flax_attn.layers import Module
+
+PRODUCTS = ("dot_general", "conv_general_dilated", "flax_attn_convolution")
+
+
+def size(tree: Any) -> int:
+    """The bytes of all arrays in ``tree``."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def products(jaxpr: Any) -> Iterator[Any]:
+    """The convolutions and matrix products of a program. Those in a ``jax.checkpoint`` or a loop keep nothing."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in PRODUCTS:
+            yield equation
+        elif name not in ("checkpoint", "scan", "while"):
+            for inner in jaxprs_in_params(equation.params):
+                yield from products(inner)
+
+
+def kept(function: Any, arguments: Any) -> int:
+    """The bytes that the gradient of ``function`` needs from its forward pass: see ``least`` above."""
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    return sum(
+        min(size([v.aval for v in equation.outvars]), size([v.aval for v in equation.invars]))
+        for equation in products(jaxpr)
+    )
+
+
+def least(function: Any, arguments: Any, outputs: Any, mode: str) -> int:
+    """The bytes that a program must move at least; ``function`` is the forward pass, ``outputs`` those of ``mode``."""
+    *used, _ = arguments
+    if mode == "forward":
+        return size(used) + size(outputs)
+    return 2 * size(used) + 2 * kept(function, arguments) + size(outputs)
+
+
+def arguments_of(entry: Entry, module: Module) -> Any:
+    """The shapes of variables, inputs and a key, on one chip."""
+    topology = jax.experimental.topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    chip = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    inputs = entry.structs(module, jnp.bfloat16)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def init(key: Any, inputs: Sequence[Any]) -> Any:
+        positional, named = entry.arguments(inputs)
+        return module.init(key, *positional, **named)
+
+    variables = jax.eval_shape(init, key, inputs)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=chip), (variables, inputs, key))
+
+
+def measure(entry: Entry, mode: str) -> Row:
+    """The bytes of an entry in one mode, or the error of its compilation."""
+    module = entry.module(dtype=jnp.bfloat16)
+    arguments = arguments_of(entry, module)
+    run = forward(entry.apply, module)
+    lowered = jax.jit(run if mode == "forward" else training(entry.apply, module)).lower(*arguments)
+    needed = least(run, arguments, lowered.out_info, mode)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return {"least": needed, "error": str(error).strip().partition("\n")[0][:200]}
+    moved = int(compiled.cost_analysis()["bytes accessed"])
+    temporaries = int(compiled.memory_analysis().temp_size_in_bytes)
+    return {"moved": moved, "least": needed, "temporaries": temporaries, "loop": " while(" in compiled.as_text()}
+
+
+def rich_table(rows: Sequence[Row]) -> Table:
+    """A line for each entry and mode; red where more than four times the least is moved."""
+    table = Table("entry", "mode", "GB moved", "least", "ratio", "temporaries", box=None)
+    for row in rows:
+        for mode in (mode for mode in MODES if mode in row):
+            found = row[mode]
+            if "error" in found:
+                table.add_row(row["name"], mode, found["error"], style="red")
+                continue
+            ratio = found["moved"] / found["least"]
+            amounts = [f"{found[name] / 1e9:.3f}" for name in ("moved", "least", "temporaries")]
+            star = "*" if found["loop"] else ""
+            cells = (amounts[0] + star, amounts[1], f"{ratio:.1f}", amounts[2])
+            table.add_row(row["name"], mode, *cells, style="red" if ratio > 4 else "")
+    return table
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = argparse.ArgumentParser(
+        "python -m examples.tpu_bytes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("word", nargs="?", default="", help="only entries whose name contains it")
+    options.add_argument("--only", choices=MODES, help="only the forward pass, or only the training step")
+    options.add_argument("--out", type=Path, default=Path("build/tpu_bytes"), metavar="FOLDER", help="for the figures")
+    options.add_argument("--again", action="store_true", help="compile what the folder has too")
+    return options
+
+
+def main() -> None:
+    """Compile the chosen entries, and print the table."""
+    given = parser().parse_args()
+    os.environ.update(ENVIRONMENT)
+    modes = (given.only,) if given.only else MODES
+    try:
+        figures = Figures(given.out)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    names = [entry.name for entry in BENCH if given.word in entry.name]
+    compiler = importlib.metadata.version("libtpu")
+    for entry in BENCH:
+        if entry.name not in names or (figures.has(entry.name, "bfloat16", modes) and not given.again):
+            continue
+        Console(stderr=True).print(entry.name, highlight=False)
+        figures.add(entry.name, "bfloat16", {"libtpu": compiler} | {mode: measure(entry, mode) for mode in modes})
+        release()
+    rows = {row["name"]: row for row in figures.rows}
+    Console(width=120).print(rich_table([rows[name] for name in names]))
+
+
+if __name__ == "__main__":
+    main()
