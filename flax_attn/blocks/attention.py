@@ -17,12 +17,8 @@ from jaxtyping import Array, Float
 
 from flax_attn.layers import Dropout, Initializer, Linear, Module, einsum, init, require, softmax
 from flax_attn.layers.attention import additive, check_query_block, check_tokens, weighted_sum
+from flax_attn.layers.layout import join_heads, split_heads
 from flax_attn.shapes import Tokens
-
-
-def split_heads(x: Tokens, heads: int) -> Float[Array, "n l h d"]:
-    """Split the channels into ``heads`` equal runs, one for each head."""
-    return x.reshape(*x.shape[:2], heads, -1)
 
 
 class MultiheadAttention(Module):
@@ -149,7 +145,7 @@ class MultiheadAttention(Module):
         q, k, v = (split_heads(x, self.num_heads) for x in (query, key, value))
 
         def weigh(q: Array, *masks: Array) -> Array:
-            logits = einsum("nqhd,nkhd->nhqk", q / math.sqrt(q.shape[-1]), k, wide=True)
+            logits = einsum("nhqd,nhkd->nhqk", q / math.sqrt(q.shape[-1]), k, wide=True)
             for mask in masks:
                 logits = logits + additive(mask, logits.dtype)
             weights = softmax(logits, -1).astype(v.dtype)
@@ -157,7 +153,7 @@ class MultiheadAttention(Module):
 
         block = 0 if train and self.dropout else self.query_block
         y, weights = weighted_sum(weigh, q, v, masks=masks, query_block=block, need_weights=need)
-        return y.reshape(query.shape), weights
+        return join_heads(y), weights
 
     def __call__(
         self,
@@ -215,7 +211,7 @@ class _ScaledDotProductAttention(Module):
         q, k, v = (split_heads(x, self.h) for x in (q, k, v))
 
         def weigh(q: Array, mask: Array | None, scale: Array | None) -> Array:
-            logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) / math.sqrt(q.shape[-1])
+            logits = einsum("nhqd,nhkd->nhqk", q / math.sqrt(q.shape[-1]), k, wide=True)
             if scale is not None:
                 logits = logits * scale.astype(logits.dtype)
             if mask is not None:
@@ -224,7 +220,7 @@ class _ScaledDotProductAttention(Module):
 
         block = 0 if train and self.dropout else self.query_block
         y, weights = weighted_sum(weigh, q, v, masks=masks, query_block=block, need_weights=need)
-        return y.reshape(*q.shape[:2], -1), weights
+        return join_heads(y), weights
 
     def __call__(
         self,

@@ -7,9 +7,9 @@ Follows: facebookresearch/detr@29901c5, whose softmax runs over heads and pixels
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_attn.blocks.attention import split_heads
 from flax_attn.blocks.non_local import tokens
 from flax_attn.layers import Dropout, Linear, Module, einsum, init, require, softmax
+from flax_attn.layers.layout import split_heads
 from flax_attn.shapes import Image, Tokens
 
 
@@ -53,7 +53,7 @@ class MHAttentionMap(Module):
         queries = split_heads(self.q_linear(q), self.num_heads)
         keys = split_heads(self.k_linear(tokens(k)), self.num_heads)
         scale = (self.hidden_dim / self.num_heads) ** -0.5
-        logits = einsum("nlad,nsad->nlas", queries * scale, keys, wide=True)
+        logits = einsum("nald,nasd->nlas", queries * scale, keys, wide=True)
         if mask is not None:
             require(mask.shape == (n, h, w), f"MHAttentionMap: expected a mask of shape {(n, h, w)}, got {mask.shape}")
             logits = jnp.where(mask.reshape(n, 1, 1, h * w), -jnp.inf, logits)

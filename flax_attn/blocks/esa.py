@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_attn.blocks.attention import split_heads
 from flax_attn.blocks.non_local import tokens
 from flax_attn.layers import (
     Conv2d,
@@ -30,6 +29,7 @@ from flax_attn.layers import (
     softmax,
     weighted_sum,
 )
+from flax_attn.layers.layout import join_heads, split_heads
 from flax_attn.shapes import Image, PixelMap, Tokens
 
 
@@ -78,11 +78,11 @@ class _Attention(Module):
         q, k, v = (split_heads(t, self.heads) for t in (tokens(query), pool(key), pool(value)))
 
         def weigh(q: Array) -> Array:
-            logits = einsum("nqhd,nkhd->nhqk", q, k, wide=True) * self.dim_head**-0.5
+            logits = einsum("nhqd,nhkd->nhqk", q * self.dim_head**-0.5, k, wide=True)
             return softmax(logits, -1).astype(v.dtype)
 
         y, weights = weighted_sum(weigh, q, v, query_block=self.query_block, need_weights=need)
-        return self.to_out(y.reshape(*y.shape[:2], -1), train), weights
+        return self.to_out(join_heads(y), train), weights
 
 
 class ESA(_Attention):

@@ -26,6 +26,7 @@ from flax_attn.layers import (
     softmax,
     weighted_sum,
 )
+from flax_attn.layers.layout import join_heads, split_heads
 from flax_attn.shapes import Image, Tokens
 
 
@@ -137,18 +138,18 @@ class SAMAttention(Module):
         self, x: Tokens, H: int, W: int, train: bool = False, attention_weights: bool = False
     ) -> Tokens | tuple[Tokens, Float[Array, "n heads l l"]]:
         key, value = jnp.split(self.kv(x), 2, -1)
-        q, k, v = (t.reshape(*x.shape[:2], self.sa_num_heads, -1) for t in (self.q(x), key, value))
-        scale = self.qk_scale or q.shape[-1] ** -0.5
+        q, k, v = (split_heads(t, self.sa_num_heads) for t in (self.q(x), key, value))
+        q = q * (self.qk_scale or q.shape[-1] ** -0.5)
 
         def weigh(q: Array) -> Array:
-            return softmax(einsum("nqhd,nkhd->nhqk", q, k, wide=True) * scale).astype(v.dtype)
+            return softmax(einsum("nhqd,nhkd->nhqk", q, k, wide=True)).astype(v.dtype)
 
         def dropped(q: Array) -> Array:
             return self.attn_dropout(weigh(q), train)
 
         block = 0 if attention_weights or (train and self.attn_drop) else self.query_block
         y, _ = weighted_sum(dropped, q, v, query_block=block)
-        y = y.reshape(x.shape)
+        y = join_heads(y)
         local = self.local_conv(image("SAMAttention", value, H, W)).reshape(x.shape)
         y = self.proj_dropout(self.proj(y + local), train)
         return (y, weigh(q)) if attention_weights else y

@@ -4,6 +4,7 @@ The weights of 97 * 97 pixels for each other take 354 MB. In blocks of queries t
 longer to compute. A gradient computes the weights of each block again instead of keeping them.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,9 @@ from jaxtyping import Array, Float
 
 from flax_attn.layers.module import accumulator, einsum, require
 
-Queries = Float[Array, "n q *heads_c"]
-Values = Float[Array, "n k *heads_d"]
-Means = Float[Array, "n q *heads_d"]
+Queries = Float[Array, "n *heads q c"]
+Values = Float[Array, "n *heads k d"]
+Means = Float[Array, "n *heads q d"]
 
 Weigh = Callable[..., Array]
 """The weights (n, q, k) or (n, heads, q, k) from some of the queries, and from what the masks have for them."""
@@ -62,42 +63,41 @@ def weighted_sum(
     Args:
         weigh: returns the weights (n, heads, q, k), in the dtype of ``value``, or (n, q, k) where query and value have
             no axis of heads. The weights of a query must not depend on the other queries.
-        query: (n, q, heads, c) or (n, q, c).
-        value: (n, k, heads, d) or (n, k, d).
+        query: (n, heads, q, c) or (n, q, c).
+        value: (n, heads, k, d) or (n, k, d).
         masks: arrays for ``weigh`` that broadcast to the weights. A None stays None.
         query_block: how many queries are in one block. 0: all. None: all where their weights take at most 16 MB, or
             where there are fewer than 512; else so many that their weights take about 8 MB, but about 128 at least.
         need_weights: whether to return the weights. They are then computed at once.
 
     Returns:
-        the means (n, q, heads, d) or (n, q, d), and the weights or None.
+        the means (n, heads, q, d) or (n, q, d), and the weights or None.
     """
-    equation = "nhqk,nkhd->nqhd" if value.ndim == 4 else "nqk,nkd->nqd"
 
     def rows(query: Array, *masks: Array | None) -> Array:
-        return einsum(equation, weigh(query, *masks), value)
+        return einsum("...qk,...kd->...qd", weigh(query, *masks), value)
 
     if need_weights:
         weights = weigh(query, *masks)
-        return einsum(equation, weights, value), weights
-    length = query.shape[1]
+        return einsum("...qk,...kd->...qd", weights, value), weights
+    length = query.shape[-2]
     block = chosen_block(query, value) if query_block is None else query_block
     return in_blocks(rows, query, masks, block) if 0 < block < length else rows(query, *masks), None
 
 
 def chosen_block(query: Array, value: Array) -> int:
     """The number of queries in one block; 0 where the weights of all queries are small enough."""
-    row = query.shape[0] * value.shape[1] * accumulator(value.dtype).itemsize
-    row *= query.shape[2] if query.ndim == 4 else 1
-    few = row * query.shape[1] <= DENSE_BYTES or query.shape[1] < 4 * SHORTEST
+    *batch, length, _ = query.shape
+    row = math.prod(batch) * value.shape[-2] * accumulator(value.dtype).itemsize
+    few = row * length <= DENSE_BYTES or length < 4 * SHORTEST
     return 0 if few else max(BLOCK_BYTES // row, SHORTEST)
 
 
 def in_blocks(
     rows: Callable[..., Array], query: Array, masks: Sequence[Array | None], block: int
-) -> Float[Array, "n q *d"]:
+) -> Float[Array, "n *heads q d"]:
     """``rows(query, *masks)``, computed with at most ``block`` queries at a time, in the gradient too."""
-    length = query.shape[1]
+    length = query.shape[-2]
     count = -(-length // block)
     parts = {i: split(m, m.ndim - 2, count) for i, m in enumerate(masks) if m is not None and is_cut(m, length)}
 
@@ -105,8 +105,8 @@ def in_blocks(
         return rows(query, *[parts.get(i, mask) for i, mask in enumerate(masks)])
 
     one_block = jax.checkpoint(one_block, prevent_cse=False)
-    out = jax.lax.map(lambda arrays: one_block(*arrays), (split(query, 1, count), parts))
-    return joined(out)[:, :length]
+    out = jax.lax.map(lambda arrays: one_block(*arrays), (split(query, query.ndim - 2, count), parts))
+    return joined(out)[..., :length, :]
 
 
 def is_cut(mask: Array, length: int) -> bool:
@@ -125,7 +125,7 @@ def split(x: Array, axis: int, count: int) -> Array:
     return jnp.moveaxis(x.reshape(*x.shape[:axis], length, count, *x.shape[axis + 1 :]), axis + 1, 0)
 
 
-def joined(parts: Float[Array, "count n part *d"]) -> Float[Array, "n all *d"]:
-    """Undo ``split`` along the axis that follows n."""
-    x = jnp.moveaxis(parts, 0, 2)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
+def joined(parts: Float[Array, "count n *heads part d"]) -> Float[Array, "n *heads all d"]:
+    """Undo ``split`` along the last axis but one."""
+    x = jnp.moveaxis(parts, 0, -2)
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
