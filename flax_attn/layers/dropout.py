@@ -5,11 +5,11 @@ All draw from the rng stream "dropout" and do nothing unless ``train=True``."""
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from flax_attn.layers.activation import SELU_ALPHA, SELU_SCALE
-from flax_attn.layers.draw import bernoulli
 from flax_attn.layers.module import Module, require
 
 
@@ -28,7 +28,7 @@ class Dropout(Module):
             return x
         if self.p == 1:
             return jnp.zeros_like(x)
-        keep = bernoulli(self.make_rng("dropout"), 1 - self.p, self.mask_shape(x.shape))
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.p, self.mask_shape(x.shape))
         return self.drop(x, keep).astype(x.dtype)
 
     def drop(self, x: Array, keep: Array) -> Array:
