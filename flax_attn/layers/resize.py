@@ -164,8 +164,8 @@ _MODES = {
 def _resample(x: Array, axis: int, index: np.ndarray, weight: np.ndarray) -> Array:
     """The sum over t of ``weight[t] * x[index[t]]`` along ``axis``.
 
-    Its own gradient adds pixel after pixel to an array of zeros, in one thread on a CPU. So the tangent is written as the
-    transpose of the sum that the gradient is: each input pixel adds what it gave to the output pixels that it is in.
+    The gradient that JAX derives adds one pixel after another to an array of zeros, which is slow. Here the gradient is
+    a sum like this one: each input pixel reads the output pixels that it is part of. The tangent is its transpose.
     """
     if not jnp.issubdtype(x.dtype, jnp.inexact) or any(jax.typeof(x).sharding.spec):
         return _mixture(x, axis, index, weight)
