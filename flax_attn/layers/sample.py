@@ -69,7 +69,7 @@ _sample = jax.custom_jvp(_bilinear)
 
 @_sample.defjvp
 def _tangent(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    """The derivative. On a CPU, windows of 2x2 pixels are faster than single ones, but not those of a single channel."""
+    """The derivative. On a CPU, windows of 2x2 pixels are faster than single pixels, but not with a single channel."""
     x, py, _ = primals
     forms: dict[str, Any] = dict(default=_tangent_of_pixels)
     if x.size and py.size and x.shape[3] > 1:
