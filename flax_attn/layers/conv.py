@@ -93,10 +93,8 @@ class Conv(_ConvNd):
     @nn.compact
     def __call__(self, x: Array, train: bool = False, outputs: slice | None = None) -> Array:
         """The convolution; with ``outputs``, which needs ``groups=1``, only these of its output channels."""
-        require(
-            outputs is None or self.groups == 1,
-            f"{type(self).__name__}: expected groups=1 with outputs, got {self.groups}",
-        )
+        one = outputs is None or self.groups == 1
+        require(one, f"{type(self).__name__}: expected groups=1 with outputs, got {self.groups}")
         self.check_channels(x, self.in_channels, [self.spatial + 2])
         size, stride, dilation = self.axes("kernel_size", "stride", "dilation")
         shape = (*size, self.in_channels // self.groups, self.out_channels)
