@@ -73,9 +73,14 @@ class _Attention(Module):
         self.to_out = Sequential(layers)
 
     def attend(self, x: Image, pool: Callable[[Image], Tokens], train: bool, need: bool) -> tuple[Tokens, Any]:
-        """Attention from every pixel of x to the keys and values that ``pool`` returns, and its weights if ``need``."""
-        query, key, value = jnp.split(self.to_qkv(x), 3, -1)
-        q, k, v = (split_heads(t, self.heads) for t in (tokens(query), pool(key), pool(value)))
+        """Attention from every pixel of x to the tokens that ``pool`` makes of x, and its weights if ``need``.
+
+        Keys and values are computed from these few tokens: a mean of projections is the projection of the mean.
+        """
+        x, inner = self.cast(x), self.heads * self.dim_head
+        query = tokens(self.to_qkv(x, outputs=slice(inner)))
+        key, value = jnp.split(self.to_qkv(pool(x)[:, None], outputs=slice(inner, None))[:, 0], 2, -1)
+        q, k, v = (split_heads(t, self.heads) for t in (query, key, value))
 
         def weigh(q: Array) -> Array:
             logits = einsum("nhqd,nhkd->nhqk", q * self.dim_head**-0.5, k, wide=True)

@@ -91,13 +91,18 @@ class Conv(_ConvNd):
         require(word == "valid" or max(stride) == 1, f"{who}: expected stride=1 with padding='same', got {self.stride}")
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, train: bool = False, outputs: slice | None = None) -> Array:
+        """The convolution; with ``outputs``, which needs ``groups=1``, only these of its output channels."""
+        one = outputs is None or self.groups == 1
+        require(one, f"{type(self).__name__}: expected groups=1 with outputs, got {self.groups}")
         self.check_channels(x, self.in_channels, [self.spatial + 2])
         size, stride, dilation = self.axes("kernel_size", "stride", "dilation")
         shape = (*size, self.in_channels // self.groups, self.out_channels)
         default = fan_in_uniform(math.prod(shape[:-1]))
         kernel = self.parameter("kernel", self.kernel_init or default, shape)
         bias = self.parameter("bias", self.bias_init or default, shape[-1:]) if self.bias else None
+        if outputs is not None:
+            kernel, bias = kernel[..., outputs], None if bias is None else bias[outputs]
         x, kernel, bias = self.promote(x, kernel, bias)
         pads = self.edges()
         if self.padding_mode != "zeros":

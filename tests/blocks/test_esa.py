@@ -1,6 +1,7 @@
 """LDNet's attention is what its specification spells out; what it refuses."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,3 +59,10 @@ def test_heads_have_a_width(kwargs):
     check_refusal(
         lambda: esa.ESA(8, **kwargs), "ESA: expected heads, dim_head >= 1", lambda: torch_esa.ESA(8, **kwargs)
     )
+
+
+def test_keys_and_values_are_computed_from_the_tokens_alone():
+    block, x = esa.ESA(32, heads=4, dim_head=16), jnp.zeros((1, 24, 24, 32))
+    variables = jax.eval_shape(block.init, jax.random.key(0), x)
+    flops = jax.jit(block.apply).lower(variables, x).compile().cost_analysis()["flops"]
+    assert flops < 2 * x.size * 3 * 64 + 2 * 2 * 24 * 24 * 35 * 64

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -118,3 +119,12 @@ def test_an_input_smaller_than_the_kernel_is_refused():
     )
     layer, twin = layers.ConvTranspose2d(4, 8, 3, padding=3), torch.nn.ConvTranspose2d(4, 8, 3, padding=3)
     check_refusal(lambda: trace(layer, 2, 2, 2, 4), "a pixel of output", lambda: twin(torch.zeros(2, 4, 2, 2)))
+
+
+def test_some_of_the_outputs():
+    conv, x = layers.Conv2d(CHANNELS, OUT, 3), normal(2, 5, 6, CHANNELS)
+    variables = conv.init(jax.random.key(0), x)
+    whole, some = jax.jit(lambda v, x: (conv.apply(v, x), conv.apply(v, x, outputs=slice(2, 5))))(variables, x)
+    np.testing.assert_allclose(some, whole[..., 2:5], rtol=1e-12)
+    with pytest.raises(ValueError, match="expected groups=1 with outputs, got 2"):
+        layers.Conv2d(CHANNELS, OUT, 3, groups=2).apply({}, x, outputs=slice(2))

@@ -224,3 +224,22 @@ def test_bad_rank():
         "rank 3 or 4 or 5",
         lambda: functional.interpolate(zeros(3, 7), 3),
     )
+
+
+@pytest.mark.parametrize("size", [3, 11, 70 * resize.TAPS // 48])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_derivatives_are_the_linear_map_and_its_transpose_without_a_scatter(mode, size):
+    x, ct = jnp.asarray(normal(2, 5, 1, 3)), jnp.asarray(normal(2, size, size, 3, seed=1))
+    ours = lambda x: layers.interpolate(x, size, mode=mode)  # noqa: E731
+    gradient = jax.jit(lambda x, ct: jax.vjp(ours, x)[1](ct)[0])
+    y, tangent = jax.jvp(ours, (x,), (x,))
+    assert_close(tangent, y, "float64")
+    assert_close((gradient(x, ct) * x).sum(), (y * ct).sum(), "float64")
+    assert "scatter" not in gradient.lower(x, ct).as_text()
+
+
+def test_gradient_keeps_what_is_not_a_number_where_it_is():
+    x, ct = jnp.zeros((1, 6, 6, 1)), jnp.zeros((1, 15, 15, 1)).at[0, 0, 0].set(jnp.nan)
+    gradient = jax.jit(lambda x, ct: jax.vjp(lambda x: layers.interpolate(x, 15, mode="bilinear"), x)[1](ct)[0])(x, ct)
+    assert jnp.isnan(gradient[0, 0, 0, 0])
+    assert jnp.isfinite(gradient[0, 2:, 2:]).all()

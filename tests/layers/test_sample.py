@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 functional = torch.nn.functional
 
 from flax_attn import layers
+from flax_attn.layers import sample
 from tests.helpers.layer import array, channels_first, channels_last, check_function, check_refusal, normal
 from tests.helpers.tolerances import assert_close
 
@@ -129,3 +130,36 @@ def test_bad_arguments():
         (lambda: ours(theta, (2, 0, 8, 3)), "positive", lambda: theirs(t, (2, 3, 0, 8), False)),
     ):
         check_refusal(call, match, twin)
+
+
+def test_derivatives_of_windows_are_those_of_pixels(monkeypatch):
+    monkeypatch.setattr(sample, "AT_ONCE", 1)
+    x, change, places = jnp.asarray(normal(2, 5, 8, 3)), jnp.asarray(normal(2, 5, 8, 3, seed=1)), grid(5, 8)
+    py, px = (jnp.asarray(3 * places[..., i] + 2.0) for i in range(2))
+    primals, tangents = (x, py, px), (change, px, py)
+
+    @jax.jit
+    def derivatives(primals, tangents):
+        def every(f):
+            gradient = jax.grad(lambda *a: (f(*a) ** 3).sum(), (0, 1, 2))
+            by_row = jax.vmap(lambda *a: gradient(*(b[None] for b in a)))(*primals)
+            return jax.jvp(f, primals, tangents), jax.jvp(gradient, primals, tangents), by_row
+
+        return every(sample._sample), every(sample._bilinear)
+
+    for got, expected in zip(*map(jax.tree.leaves, derivatives(primals, tangents)), strict=True):
+        assert_close(got, expected, "float64")
+
+
+def test_gradient_needs_little_memory():
+    x, places = jnp.zeros((8, 24, 24, 64), "float32"), jnp.zeros((8, 24, 24, 2), "float32")
+    gradient = jax.jit(jax.grad(lambda x, g: layers.grid_sample(x, g).sum(), (0, 1)))
+    assert gradient.lower(x, places).compile().memory_analysis().temp_size_in_bytes < 8 * x.nbytes
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_gradient_of_nothing(n):
+    x, places = jnp.ones((n, 5, 8, 3)), jnp.ones((n, 2 - n, 4, 2))
+    gradient = jax.jit(jax.grad(lambda x, g: layers.grid_sample(x, g).sum()))(x, places)
+    assert gradient.shape == x.shape
+    assert not gradient.any()
