@@ -51,12 +51,27 @@ def _affine_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tupl
     return affine(x, mean, slope, bias), dx * slope + ((x - mean) * dslope + (dbias - dmean * slope))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def standardized(x: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """``standardize`` for floating point numbers that are wide enough."""
+    mean, variance = moments(x, axes)
+    return (x - mean) * lax.rsqrt(variance + eps)
+
+
+@standardized.defjvp
+def _standardized_jvp(axes: tuple[int, ...], eps: float, primals: tuple[Array], tangents: tuple[Array]) -> Any:
+    """The gradient ends in a division. XLA computes that once, and not again for each later residual connection."""
+    (x,), (dx,) = primals, tangents
+    mean, variance = moments(x, axes)
+    y = (x - mean) * lax.rsqrt(variance + eps)
+    dx = dx / jnp.sqrt(variance + eps)
+    return y, dx - dx.mean(axes, keepdims=True) - y * (y * dx).mean(axes, keepdims=True)
+
+
 def standardize(x: Array, axes: Sequence[int], eps: float) -> Array:
     """(x - mean) / sqrt(biased variance + eps) over ``axes``, in float32 at least."""
     x = jnp.asarray(x)
-    x = x.astype(accumulator(x.dtype))
-    mean, variance = moments(x, tuple(axes))
-    return affine(x, mean, lax.rsqrt(variance + eps), jnp.zeros_like(mean))
+    return standardized(x.astype(accumulator(x.dtype)), tuple(axes), eps)
 
 
 def std(x: Array, axes: Sequence[int]) -> Array:
