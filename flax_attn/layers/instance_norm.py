@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from flax_attn.layers import init
 from flax_attn.layers.module import Module, accumulator, require
-from flax_attn.layers.norm import affine, moments
+from flax_attn.layers.moments import affine, moments
 
 
 class InstanceNorm(Module):

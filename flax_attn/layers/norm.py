@@ -16,47 +16,29 @@ from jaxtyping import Array
 
 from flax_attn.layers import init
 from flax_attn.layers.module import Initializer, Module, accumulator, require, require_floats
+from flax_attn.layers.moments import affine, moments
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and biased variance over ``axes``, which are kept with length 1; for floating point numbers.
-
-    The rounding error of the mean is the mean of what is left after the first one is subtracted, and is added to it.
-    """
-    first = x.mean(axes, keepdims=True)
-    rest = (x - first).mean(axes, keepdims=True)
-    variance = jnp.square(x - first).mean(axes, keepdims=True) - jnp.square(rest)
-    return first + rest, jnp.maximum(variance, 0)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def standardized(x: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """``standardize`` for floating point numbers that are wide enough."""
+    mean, variance = moments(x, axes)
+    return (x - mean) * lax.rsqrt(variance + eps)
 
 
-@moments.defjvp
-def _moments_jvp(axes: tuple[int, ...], primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
-    """The variance does not change to first order with the mean that is subtracted: one sum less in the gradient."""
+@standardized.defjvp
+def _standardized_jvp(axes: tuple[int, ...], eps: float, primals: tuple[Array], tangents: tuple[Array]) -> Any:
+    """The gradient ends in a division. XLA computes that once, and not again for each later residual connection."""
     (x,), (dx,) = primals, tangents
-    mean, var = moments(x, axes)
-    return (mean, var), (dx.mean(axes, keepdims=True), 2 * ((x - mean) * dx).mean(axes, keepdims=True))
-
-
-@jax.custom_jvp
-def affine(x: Array, mean: Array, slope: Array, bias: Array) -> Array:
-    """``(x - mean) * slope + bias``; the last three broadcast to x, and their gradients are sums of small products."""
-    return (x - mean) * slope + bias
-
-
-@affine.defjvp
-def _affine_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    """Gathers the tangents of ``mean`` and ``bias`` before they meet x, so that the gradient sums over x once."""
-    (x, mean, slope, bias), (dx, dmean, dslope, dbias) = primals, tangents
-    return affine(x, mean, slope, bias), dx * slope + ((x - mean) * dslope + (dbias - dmean * slope))
+    y, (_, variance) = standardized(x, axes, eps), moments(x, axes)
+    dx = dx / jnp.sqrt(variance + eps)
+    return y, dx - dx.mean(axes, keepdims=True) - y * (y * dx).mean(axes, keepdims=True)
 
 
 def standardize(x: Array, axes: Sequence[int], eps: float) -> Array:
     """(x - mean) / sqrt(biased variance + eps) over ``axes``, in float32 at least."""
     x = jnp.asarray(x)
-    x = x.astype(accumulator(x.dtype))
-    mean, variance = moments(x, tuple(axes))
-    return affine(x, mean, lax.rsqrt(variance + eps), jnp.zeros_like(mean))
+    return standardized(x.astype(accumulator(x.dtype)), tuple(axes), eps)
 
 
 def std(x: Array, axes: Sequence[int]) -> Array:
