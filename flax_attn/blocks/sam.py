@@ -8,8 +8,10 @@ Differs: upstream's one class ``Attention`` is two classes here: ``SAM`` for ``c
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.layers import (
@@ -34,9 +36,9 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> Linear:
     return Linear(inputs, outputs, bias, kernel_init=init.normal(0.02), bias_init=init.zeros)
 
 
-def conv(inputs: int, outputs: int, kernel_size: int, groups: int = 1) -> Conv2d:
+def conv(inputs: int, outputs: int, kernel_size: int, groups: int = 1, make: type[Conv2d] = Conv2d) -> Conv2d:
     """A convolution of stride 1 that keeps height and width; bias 0 and weights from N(0, 2 / fan_out) at first."""
-    return Conv2d(
+    return make(
         inputs,
         outputs,
         kernel_size,
@@ -51,6 +53,28 @@ def image(who: str, x: Tokens, H: int, W: int) -> Image:
     """The tokens as an image of H rows and W columns."""
     require(x.shape[1] == H * W, f"{who}: expected H * W = {H} * {W} tokens, got {x.shape[1]}")
     return x.reshape(x.shape[0], H, W, x.shape[2])
+
+
+class HeadMixer(Conv2d):
+    """The 1x1 convolution of SAM that mixes the heads of each channel; its input has the channels head by head.
+
+    A CPU brings the heads of a channel together. A TPU pads the array of that shape to 32 times its size: there the
+    convolution is one matrix product, with zeros for all other channels.
+    """
+
+    def convolve(self, x: Image, kernel: Array, **geometry: Any) -> Image:
+        def sorted_by_channel(x: Image, kernel: Array) -> Image:
+            y = x.reshape(*x.shape[:-1], -1, self.groups).swapaxes(-1, -2).reshape(x.shape)
+            return super(HeadMixer, self).convolve(y, kernel, **geometry)
+
+        def as_product(x: Image, kernel: Array) -> Image:
+            own = jnp.arange(self.groups)[:, None] == jnp.arange(self.out_channels) // (
+                self.out_channels // self.groups
+            )
+            each = jnp.where(own, kernel[0, 0][:, None], 0)  # (heads, groups, out_channels)
+            return einsum("nhwi,io->nhwo", x, each.reshape(x.shape[-1], self.out_channels))
+
+        return lax.platform_dependent(x, kernel, cpu=sorted_by_channel, default=as_product)
 
 
 class SAM(Module):
@@ -82,7 +106,7 @@ class SAM(Module):
         self.s = linear(dim, dim, self.qkv_bias)
         for i in range(1, heads + 1):
             setattr(self, f"local_conv_{i}", conv(each, each, 2 * i + 1, groups=each))
-        self.proj0 = conv(dim, wide, 1, groups=each)
+        self.proj0 = conv(dim, wide, 1, groups=each, make=HeadMixer)
         self.bn = BatchNorm2d(wide)
         self.proj1 = conv(wide, dim, 1)
         self.dropout = Dropout(self.proj_drop)
@@ -92,8 +116,7 @@ class SAM(Module):
     ) -> Tokens | tuple[Tokens, Image]:
         heads = jnp.split(image("SAM", self.s(x), H, W), self.ca_num_heads, -1)
         seen = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(heads, 1)]
-        y = jnp.stack(seen, -1).reshape(x.shape[0], H, W, self.dim)  # the heads of a channel lie together
-        modulator = self.proj1(gelu(self.bn(self.proj0(y), train)))
+        modulator = self.proj1(gelu(self.bn(self.proj0(jnp.concatenate(seen, -1)), train)))
         y = self.dropout(self.proj(modulator.reshape(x.shape) * self.v(x)), train)
         return (y, modulator) if attention_weights else y
 
