@@ -8,10 +8,8 @@ Differs: upstream's one class ``Attention`` is two classes here: ``SAM`` for ``c
 
 import dataclasses
 import math
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.layers import (
@@ -28,6 +26,7 @@ from flax_attn.layers import (
     softmax,
     weighted_sum,
 )
+from flax_attn.layers.grouped import HeadMixer
 from flax_attn.shapes import Image, Tokens
 
 
@@ -53,28 +52,6 @@ def image(who: str, x: Tokens, H: int, W: int) -> Image:
     """The tokens as an image of H rows and W columns."""
     require(x.shape[1] == H * W, f"{who}: expected H * W = {H} * {W} tokens, got {x.shape[1]}")
     return x.reshape(x.shape[0], H, W, x.shape[2])
-
-
-class HeadMixer(Conv2d):
-    """The 1x1 convolution of SAM that mixes the heads of each channel; its input has the channels head by head.
-
-    A CPU brings the heads of a channel together. A TPU pads the array of that shape to 32 times its size: there the
-    convolution is one matrix product, with zeros for all other channels.
-    """
-
-    def convolve(self, x: Image, kernel: Array, **geometry: Any) -> Image:
-        def sorted_by_channel(x: Image, kernel: Array) -> Image:
-            y = x.reshape(*x.shape[:-1], -1, self.groups).swapaxes(-1, -2).reshape(x.shape)
-            return super(HeadMixer, self).convolve(y, kernel, **geometry)
-
-        def as_product(x: Image, kernel: Array) -> Image:
-            own = jnp.arange(self.groups)[:, None] == jnp.arange(self.out_channels) // (
-                self.out_channels // self.groups
-            )
-            each = jnp.where(own, kernel[0, 0][:, None], 0)  # (heads, groups, out_channels)
-            return einsum("nhwi,io->nhwo", x, each.reshape(x.shape[-1], self.out_channels))
-
-        return lax.platform_dependent(x, kernel, cpu=sorted_by_channel, default=as_product)
 
 
 class SAM(Module):
