@@ -59,6 +59,7 @@ from flax_attn.layers.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from flax_attn.layers.convolution import dots_saveable
 from flax_attn.layers.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, DropPath
 from flax_attn.layers.instance_norm import InstanceNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from flax_attn.layers.linear import Embedding, Linear
@@ -103,6 +104,7 @@ from flax_attn.layers.padding import (
     ZeroPad3d,
     pad,
 )
+from flax_attn.layers.plain import plain_forms
 from flax_attn.layers.pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,

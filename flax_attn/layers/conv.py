@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from flax_attn.layers.convolution import convolution
@@ -52,14 +51,11 @@ class _ConvNd(Module):
             require(count % groups == 0, f"{who}: expected {name} divisible by groups={groups}, got {count}")
 
     def convolve(self, x: Array, kernel: Array, **geometry: Any) -> Array:
-        """Channels-last convolution of x with kernel (*k, in/groups, out); sums are kept in float32 at least.
-
-        The policies of ``jax.checkpoint`` know the result by a name: ``save_only_these_names("convolution")``.
-        """
+        """Channels-last convolution of x with kernel (*k, in/groups, out); sums are kept in float32 at least."""
         y = contract(functools.partial(convolution, **geometry), x, kernel)
         who = type(self).__name__
         require(min(y.shape[1:-1]) >= 1, f"{who}: expected an input that leaves a pixel of output, got shape {x.shape}")
-        return checkpoint_name(y.astype(x.dtype), "convolution")
+        return y.astype(x.dtype)
 
 
 class Conv(_ConvNd):

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from flax_attn.layers.convolution_forms import OPERANDS, Convolution, fastest, xla
+from flax_attn.layers.plain import PLAIN
 
 
 def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | None = None, **geometry: Any) -> Array:
@@ -31,8 +32,16 @@ def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | Non
     conv = Convolution.of(x.shape, kernel.shape, **geometry)
     dtype = jnp.dtype(preferred_element_type or x.dtype)
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    compute = plain if _placed(x) or _placed(kernel) else convolution_p.bind
+    compute = plain if PLAIN.value or _placed(x) or _placed(kernel) else convolution_p.bind
     return compute(x, kernel, conv=conv, wanted="output", dtype=dtype, precision=precision)
+
+
+def dots_saveable(primitive: Any, *avals: Any, **params: Any) -> bool:
+    """``jax.checkpoint_policies.dots_saveable``, a policy of ``jax.checkpoint``, that keeps our convolutions, too.
+
+    As JAX's own, it keeps no products in half precision whose sums are in float32.
+    """
+    return primitive is convolution_p or jax.checkpoint_policies.dots_saveable(primitive, *avals, **params)
 
 
 def _placed(x: Array) -> bool:

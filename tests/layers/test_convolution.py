@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from flax_attn.layers import Conv2d, dots_saveable
 from flax_attn.layers.convolution import convolution
 from flax_attn.layers.convolution_forms import Convolution, xla
 
@@ -109,12 +110,21 @@ def test_precision_is_that_of_the_call():
 
 
 def test_a_policy_of_checkpoint_can_keep_the_result():
-    ours, _, (x, kernel, *_) = both("pointwise")
-    for names, convolutions in ((("convolution",), 1), ((), 2)):
-        policy = jax.checkpoint_policies.save_only_these_names(*names)
-        loss = jax.checkpoint(lambda x: jnp.sin(ours(x, kernel)).sum(), policy=policy)
+    layer, x = Conv2d(3, 4, 1), jnp.ones((1, 5, 4, 3))
+    variables = layer.init(jax.random.key(0), x)
+
+    def convolutions(policy):
+        loss = jax.checkpoint(lambda x: jnp.sin(layer.apply(variables, x)).sum(), policy=policy)
         text = jax.jit(jax.value_and_grad(loss)).trace(x).lower(lowering_platforms=("tpu",)).as_text()
-        assert text.count("stablehlo.convolution") == convolutions + 1
+        return text.count("stablehlo.convolution")
+
+    assert convolutions(None) == 3
+    assert convolutions(dots_saveable) == 2
+
+
+def test_a_convolution_can_be_transposed():
+    ours, theirs, (x, kernel, *_, g) = both("narrow groups")
+    close(*(jax.linear_transpose(lambda x, f=f: f(x, kernel), x)(g) for f in (ours, theirs)))
 
 
 @pytest.mark.parametrize("name", ["pointwise", "depthwise"])
