@@ -11,7 +11,8 @@ bfloat16, with float32 parameters. The columns are:
 - least: the inputs and parameters once and the outputs once. In training the inputs and parameters count twice, since
   the gradient starts when the forward pass is over; and for each convolution or matrix product of the forward pass,
   its result or its operands, whichever is smaller, counts twice, since it is written for the gradient and read by it.
-- ratios: GB moved over the least, and off chip over the least.
+- ratios: GB moved over the least, and off chip over the least. The second is below 1 where the gradient finds what it
+  needs on the chip.
 - temporaries: the GB of memory that the program needs beside its arguments and results.
 
 Both counts have the body of a loop once; a star marks a program with a loop, which moves more.
@@ -25,7 +26,7 @@ import importlib.metadata
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +58,20 @@ def size(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def products(jaxpr: Any) -> Iterator[Any]:
-    """The convolutions and matrix products of a program. Those in a ``jax.checkpoint`` or a loop keep nothing."""
+def kept(jaxpr: Any) -> int:
+    """The bytes that the gradient needs from a program: see "least" above. Of several forms, the smallest counts.
+
+    A ``jax.checkpoint`` and a loop keep nothing.
+    """
+    total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
+        inner = [kept(part) for part in jaxprs_in_params(equation.params)]
         if name in PRODUCTS:
-            yield equation
+            total += min(size([v.aval for v in equation.outvars]), size([v.aval for v in equation.invars]))
         elif name not in ("checkpoint", "scan", "while"):
-            for inner in jaxprs_in_params(equation.params):
-                yield from products(inner)
-
-
-def kept(function: Any, arguments: Any) -> int:
-    """The bytes that the gradient of ``function`` needs from its forward pass: see ``least`` above."""
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    return sum(
-        min(size([v.aval for v in equation.outvars]), size([v.aval for v in equation.invars]))
-        for equation in products(jaxpr)
-    )
+            total += min(inner, default=0) if name == "cond" else sum(inner)
+    return total
 
 
 def least(function: Any, arguments: Any, outputs: Any, mode: str) -> int:
@@ -82,7 +79,7 @@ def least(function: Any, arguments: Any, outputs: Any, mode: str) -> int:
     *used, _ = arguments
     if mode == "forward":
         return size(used) + size(outputs)
-    return 2 * size(used) + 2 * kept(function, arguments) + size(outputs)
+    return 2 * size(used) + 2 * kept(jax.make_jaxpr(function)(*arguments).jaxpr) + size(outputs)
 
 
 def padded(dtype: str, shape: str, order: str, tile: str) -> int:

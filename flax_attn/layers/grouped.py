@@ -60,7 +60,7 @@ class HeadMixer(Conv2d):
 
     def convolve(self, x: Array, kernel: Array, **geometry: Any) -> Array:
         def sorted_by_channel(x: Array, kernel: Array) -> Array:
-            y = x.reshape(*x.shape[:-1], -1, self.groups).swapaxes(-1, -2).reshape(x.shape)
+            y = jnp.stack(jnp.split(x, x.shape[-1] // self.groups, -1), -1).reshape(x.shape)
             return super(HeadMixer, self).convolve(y, kernel, **geometry)
 
         def as_product(x: Array, kernel: Array) -> Array:
