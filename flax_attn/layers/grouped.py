@@ -32,7 +32,7 @@ def weighted_group_sums(
         parts = [high] if x.dtype == weights.dtype else [high, (weights - high).astype(x.dtype)]
         columns = [part[..., None] * members(c, groups).astype(x.dtype) for part in parts]
         precise = functools.partial(jnp.einsum, "nhwc,ncg->nhwg", precision=lax.Precision.HIGHEST)
-        return sum(contract(precise, x, column) for column in columns)
+        return functools.reduce(jnp.add, [contract(precise, x, column) for column in columns])
 
     return lax.platform_dependent(x, weights, cpu=split, default=product)
 
