@@ -4,14 +4,18 @@
 ``pip install "jax[tpu]==0.10.2"``; it compiles for one chip of the kind v5e, which needs no TPU. Blocks compute in
 bfloat16, with float32 parameters. The columns are:
 
-- GB moved: what the compiled program reads and writes, by the compiler's own estimate. Every operation of it counts
-  its operands and its result, also those that stay in the memory on the chip. The estimate has the body of a loop once;
-  a star marks a program with a loop, which moves more.
+- GB moved: what the compiled program reads and writes, by the compiler's own estimate. Every operation counts its
+  operands and its result, also those in the memory on the chip. A copy from the large memory to that on the chip counts
+  four or five times: an input that is copied there and read once counts as much as one that is read six times.
+- off chip: of that, the operands and results in the large memory, padded as they lie there.
 - least: the inputs and parameters once and the outputs once. In training the inputs and parameters count twice, since
   the gradient starts when the forward pass is over; and for each convolution or matrix product of the forward pass,
   its result or its operands, whichever is smaller, counts twice, since it is written for the gradient and read by it.
-- ratio: the first over the second.
+- ratios: GB moved over the least, and off chip over the least. The second is below 1 where the gradient finds what it
+  needs on the chip.
 - temporaries: the GB of memory that the program needs beside its arguments and results.
+
+Both counts have the body of a loop once; a star marks a program with a loop, which moves more.
 
 An entry that does not fit into the memory of the chip, or does not compile, is a row with the error. The figures are
 written to FOLDER/figures.json. What is there for the same commit is not compiled again.
@@ -21,7 +25,8 @@ import argparse
 import importlib.metadata
 import math
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +46,10 @@ from flax_attn.catalog import Entry
 from flax_attn.catalog.bench import BENCH
 from flax_attn.layers import Module
 
+ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]\{([\d,]*)(?::T\(([\d,]*)\))?([^}]*)\}")
+INSTRUCTION = re.compile(r"^ *(?:ROOT )?(%[\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$", re.MULTILINE)
+ALIASES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
+COLUMNS = ("moved", "off chip", "least", "temporaries")
 PRODUCTS = ("dot_general", "conv_general_dilated", "flax_attn_convolution")
 
 
@@ -49,24 +58,20 @@ def size(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def products(jaxpr: Any) -> Iterator[Any]:
-    """The convolutions and matrix products of a program. Those in a ``jax.checkpoint`` or a loop keep nothing."""
+def kept(jaxpr: Any) -> int:
+    """The bytes that the gradient needs from a program: see "least" above. Of several forms, the smallest counts.
+
+    A ``jax.checkpoint`` and a loop keep nothing.
+    """
+    total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
+        inner = [kept(part) for part in jaxprs_in_params(equation.params)]
         if name in PRODUCTS:
-            yield equation
+            total += min(size([v.aval for v in equation.outvars]), size([v.aval for v in equation.invars]))
         elif name not in ("checkpoint", "scan", "while"):
-            for inner in jaxprs_in_params(equation.params):
-                yield from products(inner)
-
-
-def kept(function: Any, arguments: Any) -> int:
-    """The bytes that the gradient of ``function`` needs from its forward pass: see ``least`` above."""
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    return sum(
-        min(size([v.aval for v in equation.outvars]), size([v.aval for v in equation.invars]))
-        for equation in products(jaxpr)
-    )
+            total += min(inner, default=0) if name == "cond" else sum(inner)
+    return total
 
 
 def least(function: Any, arguments: Any, outputs: Any, mode: str) -> int:
@@ -74,7 +79,31 @@ def least(function: Any, arguments: Any, outputs: Any, mode: str) -> int:
     *used, _ = arguments
     if mode == "forward":
         return size(used) + size(outputs)
-    return 2 * size(used) + 2 * kept(function, arguments) + size(outputs)
+    return 2 * size(used) + 2 * kept(jax.make_jaxpr(function)(*arguments).jaxpr) + size(outputs)
+
+
+def padded(dtype: str, shape: str, order: str, tile: str) -> int:
+    """The bytes of one array of a compiled program, from the words of its type."""
+    sizes, places, steps = ([int(n) for n in words.split(",") if n] for words in (shape, order, tile))
+    lengths = [sizes[place] for place in places] or [1]
+    for place, step in enumerate(reversed(steps[-len(lengths) :])):
+        lengths[place] = -(-lengths[place] // step) * step
+    bits = int("".join(re.findall(r"^[a-z]+(\d+)", dtype)) or 8)
+    return math.prod(lengths) * bits // 8
+
+
+def off_chip(text: str) -> int:
+    """The bytes of the operands and results of a compiled program that lie in the large memory."""
+    sizes: dict[str, int] = {}
+    total = 0
+    for name, kind, operation, rest in INSTRUCTION.findall(text[text.index("\nENTRY ") :]):
+        sizes[name] = sum(padded(*words) for *words, where in ARRAY.findall(kind) if "S(1)" not in where)
+        if operation in ALIASES or operation.endswith("-done"):
+            continue
+        total += sizes[name]
+        if not operation.endswith("-start"):  # the result of a start has the operand in it
+            total += sum(sizes.get(operand, 0) for operand in re.findall(r"%[\w.-]+", rest.partition(")")[0]))
+    return total
 
 
 def arguments_of(entry: Entry, module: Module) -> Any:
@@ -105,23 +134,25 @@ def measure(entry: Entry, mode: str) -> Row:
         return {"least": needed, "error": str(error).strip().partition("\n")[0][:200]}
     moved = int(compiled.cost_analysis()["bytes accessed"])
     temporaries = int(compiled.memory_analysis().temp_size_in_bytes)
-    return {"moved": moved, "least": needed, "temporaries": temporaries, "loop": " while(" in compiled.as_text()}
+    text = compiled.as_text()
+    figures = {"moved": moved, "off chip": off_chip(text), "least": needed, "temporaries": temporaries}
+    return figures | {"loop": " while(" in text}
 
 
 def rich_table(rows: Sequence[Row]) -> Table:
-    """A line for each entry and mode; red where more than four times the least is moved."""
-    table = Table("entry", "mode", "GB moved", "least", "ratio", "temporaries", box=None)
+    """A line for each entry and mode; red where more than four times the least goes off the chip."""
+    table = Table("entry", "mode", "GB moved", "off chip", "least", "ratios", "", "temporaries", box=None)
     for row in rows:
         for mode in (mode for mode in MODES if mode in row):
             found = row[mode]
             if "error" in found:
                 table.add_row(row["name"], mode, found["error"], style="red")
                 continue
-            ratio = found["moved"] / found["least"]
-            amounts = [f"{found[name] / 1e9:.3f}" for name in ("moved", "least", "temporaries")]
-            star = "*" if found["loop"] else ""
-            cells = (amounts[0] + star, amounts[1], f"{ratio:.1f}", amounts[2])
-            table.add_row(row["name"], mode, *cells, style="red" if ratio > 4 else "")
+            *amounts, temporaries = (f"{found[name] / 1e9:.3f}" for name in COLUMNS)
+            amounts[0] += "*" if found["loop"] else ""
+            ratios = [found[name] / found["least"] for name in COLUMNS[:2]]
+            cells = (*amounts, *(f"{ratio:.1f}" for ratio in ratios), temporaries)
+            table.add_row(row["name"], mode, *cells, style="red" if ratios[1] > 4 else "")
     return table
 
 

@@ -26,6 +26,7 @@ from flax_attn.layers import (
     softmax,
     weighted_sum,
 )
+from flax_attn.layers.grouped import HeadMixer
 from flax_attn.layers.layout import join_heads, split_heads
 from flax_attn.shapes import Image, Tokens
 
@@ -35,9 +36,9 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> Linear:
     return Linear(inputs, outputs, bias, kernel_init=init.normal(0.02), bias_init=init.zeros)
 
 
-def conv(inputs: int, outputs: int, kernel_size: int, groups: int = 1) -> Conv2d:
+def conv(inputs: int, outputs: int, kernel_size: int, groups: int = 1, make: type[Conv2d] = Conv2d) -> Conv2d:
     """A convolution of stride 1 that keeps height and width; bias 0 and weights from N(0, 2 / fan_out) at first."""
-    return Conv2d(
+    return make(
         inputs,
         outputs,
         kernel_size,
@@ -83,7 +84,7 @@ class SAM(Module):
         self.s = linear(dim, dim, self.qkv_bias)
         for i in range(1, heads + 1):
             setattr(self, f"local_conv_{i}", conv(each, each, 2 * i + 1, groups=each))
-        self.proj0 = conv(dim, wide, 1, groups=each)
+        self.proj0 = conv(dim, wide, 1, groups=each, make=HeadMixer)
         self.bn = BatchNorm2d(wide)
         self.proj1 = conv(wide, dim, 1)
         self.dropout = Dropout(self.proj_drop)
@@ -93,8 +94,7 @@ class SAM(Module):
     ) -> Tokens | tuple[Tokens, Image]:
         heads = jnp.split(image("SAM", self.s(x), H, W), self.ca_num_heads, -1)
         seen = [getattr(self, f"local_conv_{i}")(head) for i, head in enumerate(heads, 1)]
-        y = jnp.stack(seen, -1).reshape(x.shape[0], H, W, self.dim)  # the heads of a channel lie together
-        modulator = self.proj1(gelu(self.bn(self.proj0(y), train)))
+        modulator = self.proj1(gelu(self.bn(self.proj0(jnp.concatenate(seen, -1)), train)))
         y = self.dropout(self.proj(modulator.reshape(x.shape) * self.v(x)), train)
         return (y, modulator) if attention_weights else y
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from flax_attn.blocks.resnet import BasicBlock, Bottleneck
 from flax_attn.layers import Module, accumulator, init, require, sigmoid, std
+from flax_attn.layers.grouped import scale_groups, weighted_group_sums
 from flax_attn.shapes import Features, Image
 
 
@@ -41,15 +42,14 @@ class SpatialGroupEnhance(Module):
         self, x: Image, train: bool = False, attention_weights: bool = False
     ) -> Image | tuple[Image, Float[Array, "n h w g"]]:
         require(x.ndim == 4, f"SpatialGroupEnhance: expected an input (n, h, w, c), got shape {x.shape}")
-        n, h, w, c = x.shape
+        c = x.shape[-1]
         require(c % self.groups == 0, f"SpatialGroupEnhance: {self.groups} groups do not divide {c} channels")
         x, weight, bias = self.promote(x, self.weight, self.bias)
-        x = x.reshape(n, h, w, self.groups, c // self.groups)
-        wide = x.astype(accumulator(x.dtype))
-        t = (wide * wide.mean((1, 2), keepdims=True)).sum(-1)
+        mean = x.astype(accumulator(x.dtype)).mean((1, 2))
+        t = weighted_group_sums(x, mean, self.groups)
         t = (t - t.mean((1, 2), keepdims=True)) / (std(t, (1, 2)) + 1e-5)
         gate = sigmoid(t * weight.reshape(-1) + bias.reshape(-1)).astype(x.dtype)
-        y = (x * gate[..., None]).reshape(n, h, w, c)
+        y = scale_groups(x, gate)
         return (y, gate) if attention_weights else y
 
 

@@ -29,11 +29,12 @@ from flax_attn.layers import (
     Linear,
 )
 from flax_attn.layers.conv import Conv, ConvTranspose
+from flax_attn.layers.grouped import HeadMixer
 
 Path = tuple[str, ...]
 
-PRODUCTS = (Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Linear)
-"""The layers whose output may be scaled through their leaves. A subclass may use its leaves in another way."""
+PRODUCTS = (Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, HeadMixer, Linear)
+"""The layers whose output may be scaled through their leaves. Another subclass may use its leaves in another way."""
 
 LEAVES = ("kernel", "scale", "bias", "mean", "var", "num_batches_tracked")
 

@@ -14,7 +14,7 @@ PRODUCT = re.compile(r"stablehlo\.(?:dot_general|convolution).* : \((.*)\) ->")
 
 
 def products(entry, dtype):
-    """The operand types of each product in the lowered gradient of ``entry`` in training mode."""
+    """The operand types of each product in the gradient of ``entry`` in training mode, lowered for a TPU."""
     module = entry.module(dtype=dtype)
     inputs = [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in entry.structs(module)]
     floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in inputs]
@@ -33,7 +33,8 @@ def products(entry, dtype):
         )
 
     variables = shapes(entry, module, [jnp.zeros(x.shape, x.dtype) for x in inputs])
-    return PRODUCT.findall(jax.jit(gradient).lower(variables, inputs).as_text())
+    lowered = jax.jit(gradient).trace(variables, inputs).lower(lowering_platforms=("tpu",))
+    return PRODUCT.findall(lowered.as_text())
 
 
 @walk_first
