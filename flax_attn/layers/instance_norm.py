@@ -52,7 +52,7 @@ class InstanceNorm(Module):
         if train or not running:
             mean, var = self.instance_statistics(wide, running)
         else:
-            mean, var = (statistic.value.astype(wide.dtype) for statistic in running)
+            mean, var = (jnp.asarray(statistic.value, wide.dtype) for statistic in running)
         slope = lax.rsqrt(var + self.eps) if scale is None else lax.rsqrt(var + self.eps) * scale
         return affine(wide, mean, slope, jnp.zeros_like(mean) if bias is None else bias).astype(out.dtype)
 

@@ -93,7 +93,7 @@ class BatchNorm(Module):
         if train or not running:
             mean, var = self.batch_statistics(x, running)
         else:
-            mean, var = (statistic.value for statistic in running)
+            mean, var = (jnp.asarray(statistic.value) for statistic in running)
         out, scale, bias = self.promote(x, scale, bias)
         wide = accumulator(out.dtype)
         mean, slope = mean.astype(wide), lax.rsqrt(var.astype(wide) + self.eps)

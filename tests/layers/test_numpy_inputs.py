@@ -50,6 +50,7 @@ FUNCTIONS = {
     "softsign": (X,),
     "std": (X, (1, 2)),
     "tanh": (X,),
+    "weighted_sum": (lambda q: q @ normal(4, 6), X[0], normal(5, 6, 3), (), 2),
 }
 VARIANTS = [
     ("grid_sample", (X, GRID, "nearest", "border")),
@@ -59,7 +60,17 @@ VARIANTS = [
     ("pad", (X, (1, 1, 2, 0), "reflect")),
 ]
 TRAINED = ("AlphaDropout", "BatchNorm", "Drop")
-NO_ARRAYS = {"accumulator", "antialias_weights", "check_padding", "frozen", "require", "require_floats"}
+NO_ARRAYS = {
+    "accumulator",
+    "antialias_weights",
+    "check_padding",
+    "check_query_block",
+    "dots_saveable",
+    "frozen",
+    "plain_forms",
+    "require",
+    "require_floats",
+}
 LAYERS = {
     **{
         name: (arguments(name, kwargs), normal(*shape)) for name, kwargs, shape in reversed(CASES) if name != "Identity"
