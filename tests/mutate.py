@@ -30,7 +30,7 @@ MUTATIONS = [
     Mutation("biased running variance", "flax_attn/layers/norm.py", "var * (n / (n - 1))", "var"),
     Mutation("momentum of the old value", "flax_attn/layers/norm.py", "(1 - momentum) * old", "0.9999 * old"),
     Mutation("BatchNorm eps 1.1e-5", "flax_attn/layers/norm.py", "eps: float = 1e-5", "eps: float = 1.1e-5"),
-    Mutation("std with ddof 0", "flax_attn/layers/norm.py", "square / (n - 1)", "square / n"),
+    Mutation("std with ddof 0", "flax_attn/layers/norm.py", "biased * (n / (n - 1))", "biased"),
     Mutation(
         "tanh GELU",
         "flax_attn/layers/activation.py",
@@ -193,6 +193,34 @@ MUTATIONS = [
         "closed(start + jnp.asarray(count))",
         "closed(jnp.asarray(count))",
         "tests/convert/test_takeover.py -k 'one and cycle'",
+    ),
+    Mutation(
+        "the kernel of a gradient is not turned around",
+        "flax_attn/layers/convolution_shapes.py",
+        "jnp.flip(kernel, range(len(self.size)))",
+        "kernel",
+        "tests/layers/test_convolution.py -k depthwise",
+    ),
+    Mutation(
+        "groups see each other",
+        "flax_attn/layers/convolution_forms.py",
+        "own = jnp.eye(groups, dtype=bool)[:, None, :, None]",
+        "own = jnp.ones((groups, 1, groups, 1), bool)",
+        "tests/layers/test_convolution.py -k groups",
+    ),
+    Mutation(
+        "blocks of queries in another order",
+        "flax_attn/layers/attention.py",
+        "x = jnp.moveaxis(parts, 0, -2)",
+        "x = jnp.moveaxis(parts, 0, -3)",
+        "tests/layers/test_attention.py",
+    ),
+    Mutation(
+        "the mean of a folded BatchNorm is not scaled",
+        "flax_attn/fusing/arithmetic.py",
+        'wide["mean"] * factor',
+        'wide["mean"]',
+        "tests/catalog/test_fuse.py",
     ),
     Mutation(
         "default initialisation of W",
