@@ -80,6 +80,11 @@ def assert_all_close(ours, theirs, name):
         assert_close(np.asarray(a), np.asarray(b), "float64", name)
 
 
+def assert_same_but_for_rounding(a, b):
+    """XLA may put the last operations of two equal computations together in two ways: the last bits then differ."""
+    np.testing.assert_allclose(a, b, rtol=0, atol=8 * np.finfo(np.float64).eps * max(1, np.abs(b).max()))
+
+
 def maps_of_the_twin(entry, state, inputs, ask, count):
     """The twin's maps: what it returns behind its first ``count`` outputs."""
     twins = import_module("torch_ref.twins")
@@ -93,7 +98,7 @@ def maps_of_the_twin(entry, state, inputs, ask, count):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_maps_leave_the_output_and_give_it_and_are_those_of_the_twin(name):
     (plain, out, maps, again), state, inputs, ask = run(name)
-    jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(plain), jax.tree.leaves(out))
+    jax.tree.map(assert_same_but_for_rounding, jax.tree.leaves(plain), jax.tree.leaves(out))
     assert jax.tree.leaves(maps)
     assert_all_close(again, plain, name)
     pytest.importorskip("torch")

@@ -24,11 +24,11 @@ from flax_attn.blocks import (
     stn,
     transformer,
 )
-from flax_attn.blocks.attention import split_heads
 from flax_attn.blocks.non_local import tokens
 from flax_attn.blocks.resnet import add_shortcut
 from flax_attn.catalog import IMAGE, PLAIN
 from flax_attn.layers import affine_grid, avg_pool, flatten, grid_sample, relu
+from flax_attn.layers.layout import split_heads
 from flax_attn.models import ram
 
 
@@ -97,7 +97,7 @@ def recurrent_cross(module, maps, x, recurrence=1):
 
 def heads_side_by_side(weights, values):
     """The means of values (n, k, channels), which the heads share, with weights (n, heads, q, k)."""
-    y = jnp.einsum("nhqk,nkhd->nqhd", weights, split_heads(values, weights.shape[1]))
+    y = jnp.einsum("nhqk,nhkd->nqhd", weights, split_heads(values, weights.shape[1]))
     return y.reshape(*y.shape[:2], -1)
 
 
