@@ -140,7 +140,7 @@ def _taps(
     for offset in range(-padding, kernel * dilation - padding, dilation):
         first = min(max(0, -(offset // stride)), out)
         last = max(min(out, (x.shape[axis] - 1 - offset) // stride + 1), first)
-        start = min(offset + first * stride, x.shape[axis])
+        start = min(max(0, offset + first * stride), x.shape[axis])
         end = min(start + max(0, (last - first - 1) * stride + 1), x.shape[axis]) if last > first else start
         tap = lax.slice_in_dim(x, start, end, stride, axis)
         pads = [(first, out - last, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]

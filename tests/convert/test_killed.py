@@ -70,6 +70,7 @@ def picture(result, path):
         time.sleep(60)
 
 demo.picture, demo.run = picture, lambda: None
+program.parser("demo")  # imports all that the processes need: a fork may find a lock taken for ever
 found = []
 for number, sign in enumerate(2 * [signal.SIGTERM] + 2 * [signal.SIGINT] + 2 * [signal.SIGHUP]):
     ready = os.pipe()
