@@ -93,13 +93,16 @@ class Layer:
 
 @dataclass
 class _Marker:
-    """A linen interceptor that marks, in the trace of a network, where each layer begins and ends."""
+    """A linen interceptor that marks, in the trace of a network, where each layer begins and ends.
+
+    A convolution that computes some of its outputs only is not marked, and so never folded.
+    """
 
     layers: dict[Path, Layer] = field(default_factory=dict)
     count: int = 0
 
     def __call__(self, call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if not (is_norm_call(context) or _is_product_call(context)):
+        if not (is_norm_call(context) or (_is_product_call(context) and kwargs.get("outputs") is None)):
             return call(*args, **kwargs)
         x, train = call_arguments(context, args, kwargs)
         module, number = context.module, self.count

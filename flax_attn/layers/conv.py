@@ -91,7 +91,7 @@ class Conv(_ConvNd):
         require(word == "valid" or max(stride) == 1, f"{who}: expected stride=1 with padding='same', got {self.stride}")
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, outputs: slice | None = None) -> Array:
+    def __call__(self, x: Array, train: bool = False, *, outputs: slice | None = None) -> Array:
         """The convolution; with ``outputs``, which needs ``groups=1``, only these of its output channels."""
         one = outputs is None or self.groups == 1
         require(one, f"{type(self).__name__}: expected groups=1 with outputs, got {self.groups}")
