@@ -64,8 +64,7 @@ class HeadMixer(Conv2d):
             return super(HeadMixer, self).convolve(y, kernel, **geometry)
 
         def as_product(x: Array, kernel: Array) -> Array:
-            channels, outputs = jnp.arange(self.groups), jnp.arange(self.out_channels)
-            own = channels[:, None] == outputs // (self.out_channels // self.groups)
+            own = members(self.out_channels, self.groups).T > 0
             each = jnp.where(own, kernel[0, 0][:, None], 0)  # (heads, groups, out_channels)
             return einsum("nhwi,io->nhwo", x, each.reshape(x.shape[-1], self.out_channels))
 
