@@ -22,6 +22,8 @@ from flax_attn.layers.convolution_shapes import Convolution, spans
 CHUNK = 32
 """How many channels of narrow groups are computed as one dense convolution."""
 
+LIBRARY_LACKS_THREADS = jax.__version_info__ < (0, 12)
+"""Whether YNNPACK, to which XLA gives most convolutions on a CPU, computes those with few channels on one thread."""
 
 Form = Callable[[Convolution, str, Array, Array], Array]
 
@@ -104,8 +106,91 @@ def unfolded(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
 
 def by_images(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     """The gradient of the kernel as a convolution over the images. In a loop, XLA's own takes up to 90 times longer."""
-    y = xla(conv.swapped(), "output", jnp.swapaxes(x, 0, -1), jnp.moveaxis(b, 0, -2))
-    return jnp.moveaxis(y, 0, -2)
+    over = conv.swapped()
+    x, b = jnp.swapaxes(x, 0, -1), jnp.moveaxis(b, 0, -2)
+    if LIBRARY_LACKS_THREADS and taller_kernel_pays(over):
+        x, b, over = with_taller_kernel(over, x, b)
+    return jnp.moveaxis(xla(over, "output", x, b), 0, -2)
+
+
+def taller(conv: Convolution, wanted: str, x: Array, kernel: Array) -> Array:
+    """The first rows of an output that is higher than the input, which XLA gives to Eigen, not to YNNPACK."""
+    rows = conv.output[1]
+    (low, high), *pads = conv.pads
+    more = max(0, conv.input[1] + 1 - rows)
+    return xla(conv._replace(pads=((low, high + more), *pads)), wanted, x, kernel)[:, :rows]
+
+
+def taller_pays(conv: Convolution) -> bool:
+    """Whether YNNPACK would compute the convolution on one thread, and Eigen has few rows more to compute."""
+    steps = {*conv.strides, *conv.lhs_dilation} == {1} and len(conv.size) == 2
+    inputs, outputs = conv.kernel[-2:]
+    return steps and inputs >= 16 and 16 < outputs <= 96 and conv.input[1] + 1 - conv.output[1] <= conv.output[1] // 6
+
+
+def taller_kernel_pays(over: Convolution) -> bool:
+    """Whether ``with_taller_kernel`` can compute the convolution: XLA exchanges a kernel and a smaller input."""
+    if len(over.size) != 2 or {*over.strides, *over.dilation, *over.lhs_dilation} != {1}:
+        return False
+    rows, columns = over.input[1], over.output[2] + over.size[1] - 1
+    many = min(over.input[0], over.output[-1]) > 16
+    return many and rows >= over.size[0] and (rows + 1) * over.size[1] < rows * columns
+
+
+def with_taller_kernel(over: Convolution, x: Array, b: Array) -> tuple[Array, Array, Convolution]:
+    """A kernel with rows of zeros that is higher than the input, and an input with its pads at left and right.
+
+    XLA gives such a convolution to Eigen, not to YNNPACK.
+    """
+    (low, high), sides = over.pads
+    more = over.input[1] + 1 - over.size[0]
+    wide = over._replace(pads=((low, high + more), (0, 0)))
+    x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), (*sides, 0), (0, 0, 0)]))
+    return x, jnp.pad(b, [(0, more), (0, 0), (0, 0), (0, 0)]), wide
+
+
+def wide(conv: Convolution, wanted: str, x: Array, kernel: Array) -> Array:
+    """Some pixels that lie side by side computed as the channels of one: a library is slow at few channels."""
+    together, step, columns = pixels_together(conv), conv.strides[-1], conv.output[-2]
+    beside = [
+        jnp.pad(kernel, [*[(0, 0)] * (len(conv.size) - 1), (i * step, (together - 1 - i) * step), (0, 0), (0, 0)])
+        for i in range(together)
+    ]
+    (*pads, (low, high)), more = conv.pads, -columns % together * step
+    joined = conv._replace(strides=(*conv.strides[:-1], step * together), pads=(*pads, (low, high + more)))
+    y = xla(joined, wanted, x, jnp.concatenate(beside, -1))
+    return y.reshape(*y.shape[:-2], -1, conv.output[-1])[..., :columns, :]
+
+
+def pixels_together(conv: Convolution) -> int:
+    """How many pixels ``wide`` computes as one: 1 if it does not pay."""
+    inputs, outputs = conv.kernel[-2:]
+    if inputs > 16 or {conv.dilation[-1], *conv.lhs_dilation} != {1}:
+        return 1
+    goal = 64 if inputs == 3 else 32 if inputs < 3 else 16
+    together = goal // outputs if goal % outputs == 0 else 16 // outputs
+    return max(1, min(together, conv.output[-2]))
+
+
+def folded(conv: Convolution, wanted: str, kernel: Array, b: Array) -> Array:
+    """The gradient of the input: what each pixel of b adds to the pixels under the kernel, then a sum of shifts."""
+    inputs, zero = conv.input[-1], jnp.zeros((), b.dtype)
+    parts = jnp.tensordot(b, kernel.reshape(-1, conv.output[-1]), ((-1,), (-1,)))
+    ends = spans(conv.output, conv.strides)
+
+    def shifted(i: int, at: tuple[int, ...]) -> Array:
+        lows = [place - low for place, (low, _) in zip(at, conv.pads, strict=True)]
+        rows = zip(conv.input[1:-1], ends, lows, conv.strides, strict=True)
+        space = [(low, size - end - low, step - 1) for size, end, low, step in rows]
+        return lax.pad(parts[..., i * inputs : (i + 1) * inputs], zero, [(0, 0, 0), *space, (0, 0, 0)])
+
+    return functools.reduce(operator.add, map(shifted, *zip(*enumerate(offsets(conv)), strict=True)))
+
+
+def folded_pays(conv: Convolution) -> bool:
+    """Whether ``folded`` can compute the gradient of the input, and faster than a convolution with a turned kernel."""
+    numbers = math.prod(conv.output[:-1]) * math.prod(conv.kernel[:-1])
+    return conv.groups == 1 and max(conv.lhs_dilation) == 1 and conv.output[-1] >= 256 and numbers <= 2**26
 
 
 def by_element(conv: Convolution, x: Array, b: Array, gradient: Callable[[Array, Array], Array]) -> Array:
@@ -215,7 +300,7 @@ def mixed(matrix: Sequence[Sequence[int]], arrays: list[Array], axis: int) -> Ar
 def fastest(conv: Convolution, wanted: str, a: Array, b: Array) -> Array:
     """The form that is the fastest on a CPU."""
     empty = min(*conv.input, *conv.kernel, *conv.output) == 0
-    if wanted == "input" and not empty:
+    if wanted == "input" and not empty and not folded_pays(conv):
         return fastest(conv.reversed(), "output", b, conv.turned(a))
     return (xla if empty else choose(conv, wanted))(conv, wanted, a, b)
 
@@ -224,11 +309,17 @@ def choose(conv: Convolution, wanted: str) -> Form:
     """The form for these shapes; the limits were measured on two cores with AVX-512."""
     if conv.groups > 1:
         return depthwise if conv.kernel[-2] == 1 else grouped
+    if wanted == "input":
+        return folded
     if math.prod(conv.size) == 1:
         return pointwise
     if wanted == "output" and winograd_pays(conv):
         return winograd
+    if wanted == "output" and pixels_together(conv) > 1:
+        return wide
     few_pixels = math.prod(conv.output[:-1]) <= 400 and max(conv.lhs_dilation) == 1
     if few_pixels and conv.output[-1] >= (512 if wanted == "output" else 256):
         return unfolded
+    if wanted == "output" and LIBRARY_LACKS_THREADS and taller_pays(conv):
+        return taller
     return xla if wanted == "output" else by_images

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from flax_attn.layers import Conv2d, dots_saveable
 from flax_attn.layers.convolution import convolution
-from flax_attn.layers.convolution_forms import xla
+from flax_attn.layers.convolution_forms import LIBRARY_LACKS_THREADS, xla
 from flax_attn.layers.convolution_shapes import Convolution
 
 CASES = {
@@ -34,6 +34,14 @@ CASES = {
     "many channels with strides": ((1, 7, 6, 3), (3, 2, 3, 512), dict(strides=(2, 2), pads=((-1, 2), (1, 0)))),
     "many channels of a volume": ((1, 3, 4, 5, 2), (2, 1, 3, 2, 512), dict(dilation=(2, 1, 1))),
     "64 channels": ((2, 27, 28, 64), (3, 3, 64, 65), dict(pads=((2, 0), (1, 1)))),
+    "some channels": ((2, 13, 7, 18), (3, 3, 18, 17), dict(pads=((1, 1), (1, 1)))),
+    "some channels without pads": ((2, 15, 14, 20), (3, 2, 20, 18), {}),
+    "some channels with many pads": ((1, 12, 5, 17), (3, 3, 17, 20), dict(pads=((4, 5), (0, 3)))),
+    "some channels, dilated": ((2, 16, 9, 17), (2, 3, 17, 19), dict(dilation=(2, 3), pads=((1, 1), (3, 3)))),
+    "some channels of a wide image": ((2, 8, 40, 18), (3, 3, 18, 18), dict(pads=((1, 1), (1, 1)))),
+    "some channels with pads cut off": ((2, 18, 8, 17), (3, 3, 17, 17), dict(pads=((1, 1), (-1, 0)))),
+    "one channel from two": ((2, 5, 37, 2), (3, 5, 2, 1), dict(pads=((1, 1), (2, 2)))),
+    "16 channels from colours": ((1, 6, 9, 3), (3, 3, 3, 16), dict(strides=(1, 2), dilation=(2, 1))),
     "few channels with strides": (
         (2, 9, 8, 2),
         (3, 2, 2, 3),
@@ -93,6 +101,19 @@ def test_gradients_in_a_loop_are_convolutions_that_a_cpu_does_fast(name):
 
     text = jax.jit(lambda *both: jax.lax.scan(step, both, length=3)).lower(x, kernel).compile().as_text()
     assert set(re.findall(r"dim_labels=([^,\s]+)", text)) == {"b01f_01io->b01f"}
+
+
+@pytest.mark.skipif(not LIBRARY_LACKS_THREADS, reason="YNNPACK of this jaxlib computes on all threads")
+@pytest.mark.parametrize("name", ["some channels", "some channels without pads"])
+def test_a_library_with_one_thread_is_avoided(name):
+    ours, theirs, (x, kernel, *_, g) = both(name)
+    x, kernel, g = (jnp.asarray(a, jnp.float32) for a in (x, kernel, g))
+
+    def text(convolve):
+        return jax.jit(lambda *both: jax.vjp(convolve, *both)[1](g)).lower(x, kernel).compile().as_text()
+
+    assert "ynn_fusion" in text(theirs)
+    assert "ynn_fusion" not in text(ours)
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (2, 1)], ids=str)
