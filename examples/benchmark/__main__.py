@@ -27,6 +27,7 @@ from examples.benchmark.measure import Options, measure, release
 from examples.benchmark.parity import show_parity
 from examples.benchmark.ratios import MODES, summary
 from examples.benchmark.report import rich_table
+from examples.benchmark.timing import keep_freed_memory
 from flax_attn.catalog import Entry
 from flax_attn.catalog.bench import BENCH
 
@@ -64,6 +65,7 @@ def main() -> None:
     if given.parity:
         show_parity(given.word)
         return
+    keep_freed_memory()
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
     modes = (given.only,) if given.only else MODES
