@@ -11,8 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from docs.performance import performance
+from examples import attention_memory
 from examples.benchmark import flax_side, measure, ratios, timing
 from examples.benchmark.case import apart, draw
+from flax_attn import PAM_Module
 from flax_attn.catalog import CATALOG
 
 command = importlib.import_module("examples.benchmark.__main__")
@@ -23,6 +25,7 @@ TINY = [next(entry for entry in CATALOG if entry.name == name) for name in ("SEL
 def run(tmp_path, monkeypatch):
     """The benchmark of two tiny entries, as a command."""
     monkeypatch.setattr(command, "BENCH", TINY)
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: None)
 
     def start(*options):
         out = ["--out", str(tmp_path), "--rounds", "2", "--no-compile", *options]
@@ -68,6 +71,19 @@ def test_figures_of_another_machine_are_not_continued(run, tmp_path, monkeypatch
     (tmp_path / "figures.json").write_text(json.dumps({"machine": {}, "versions": {}, "rows": []}))
     with pytest.raises(SystemExit, match="give another --out"):
         run()
+
+
+def test_memory_of_attention_is_measured_in_both_forms(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(attention_memory, "CASES", [attention_memory.Case(PAM_Module, 8, 5, "query_block")])
+    monkeypatch.setattr(attention_memory, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(attention_memory.os, "sysconf", lambda name: 100)
+    out = tmp_path / "new" / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["attention_memory", "--out", str(out)])
+    attention_memory.main()
+    whole, blocks = json.loads(out.read_text())
+    assert (whole["form"], whole["weights"], set(whole["forward"])) == ("all", 2.5e-6, {"GB counted"})
+    assert blocks["form"] == "blocks" and blocks["gradient"]["s"] > 0 and blocks["gradient"]["GB"] >= 0
+    assert "1x5x5x8" in capsys.readouterr().out
 
 
 def timed(median):
