@@ -82,7 +82,9 @@ def test_memory_of_attention_is_measured_in_both_forms(tmp_path, monkeypatch, ca
     attention_memory.main()
     whole, blocks = json.loads(out.read_text())
     assert (whole["form"], whole["weights"], set(whole["forward"])) == ("all", 2.5e-6, {"GB counted"})
-    assert blocks["form"] == "blocks" and blocks["gradient"]["s"] > 0 and blocks["gradient"]["GB"] >= 0
+    assert blocks["form"] == "blocks"
+    assert blocks["gradient"]["s"] > 0
+    assert blocks["gradient"]["GB"] >= 0
     assert "1x5x5x8" in capsys.readouterr().out
 
 
