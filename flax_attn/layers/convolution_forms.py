@@ -82,9 +82,11 @@ def product(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
 
 
 def transposed_product(x: Array, b: Array) -> Array:
-    """The sum of x (n, *space, i) times b (n, *space, o) over all pixels, as (i, o); a CPU is faster at (o, i)."""
-    pixels = list(range(x.ndim - 1))
-    return jnp.tensordot(b, x, (pixels, pixels)).T
+    """The sum of x (n, *space, i) times b (n, *space, o) over all pixels, as (i, o).
+
+    With more than one axis of pixels, XLA on a CPU would write a transposed copy of x or b.
+    """
+    return jnp.tensordot(x.reshape(-1, x.shape[-1]), b.reshape(-1, b.shape[-1]), ((0,), (0,)))
 
 
 def pointwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
