@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from flax_attn.layers.conv import Conv2d
 from flax_attn.layers.module import accumulator, contract, einsum
 
-
 FEW = 8
 """The length of the last axis up to which ``sum_last`` adds slices."""
 
