@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array
 
 from flax_attn.layers.convolution_shapes import Convolution, spans
@@ -207,13 +208,34 @@ def by_element(conv: Convolution, x: Array, b: Array, gradient: Callable[[Array,
 
 
 def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
-    """A kernel of its own for each channel: a sum of shifted products."""
-    each = conv.output[-1] // conv.groups
-    x = jnp.repeat(x, each, -1) if each > 1 else x
-    if wanted == "output":
-        terms = zip(taps(conv, x), b.reshape(-1, conv.output[-1]), strict=True)
-        return functools.reduce(operator.add, (tap * weight for tap, weight in terms))
-    return by_element(conv, x, b, lambda tap, b: (tap * b).sum(range(tap.ndim - 1)))
+    """Few input channels in each group: a sum of shifted products. The gradient of the kernel is for one channel."""
+    inputs, outputs = conv.kernel[-2:]
+    each = outputs // conv.groups
+    if wanted == "kernel":
+        return by_element(conv, jnp.repeat(x, each, -1), b, lambda tap, b: (tap * b).sum(range(tap.ndim - 1)))
+
+    def compute(x: Array, kernel: Array) -> Array:
+        weights = kernel.reshape(-1, inputs, outputs)
+        parts = ((tap[..., i::inputs], weights[k, i]) for k, tap in enumerate(taps(conv, x)) for i in range(inputs))
+        return functools.reduce(operator.add, (jnp.repeat(part, each, -1) * weight for part, weight in parts))
+
+    return not_inlined(compute)(x, b) if inputs > 1 else compute(x, b)
+
+
+def not_inlined(function: Callable[..., Array]) -> Callable[..., Array]:
+    """``function`` as one that XLA calls. Otherwise XLA computes its operands again wherever they are used in it."""
+
+    def call(*arrays: Array) -> Array:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(function)(*arrays)
+
+    return call
+
+
+def depthwise_pays(conv: Convolution, wanted: str) -> bool:
+    """Whether ``depthwise`` can compute the convolution, and with few enough products for one loop of XLA."""
+    inputs = conv.kernel[-2]
+    return inputs == 1 or (wanted == "output" and inputs <= 4 and inputs * math.prod(conv.size) <= 36)
 
 
 def grouped(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
@@ -310,7 +332,7 @@ def fastest(conv: Convolution, wanted: str, a: Array, b: Array) -> Array:
 def choose(conv: Convolution, wanted: str) -> Form:
     """The form for these shapes; the limits were measured on two cores with AVX-512."""
     if conv.groups > 1:
-        return depthwise if conv.kernel[-2] == 1 else grouped
+        return depthwise if depthwise_pays(conv, wanted) else grouped
     if wanted == "input":
         return folded
     if math.prod(conv.size) == 1:
