@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array
 
 from flax_attn.layers.convolution_shapes import Convolution, spans
+from flax_attn.layers.layout import not_inlined
 
 CHUNK = 32
 """How many channels of narrow groups are computed as one dense convolution."""
@@ -220,16 +220,6 @@ def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
         return functools.reduce(operator.add, (jnp.repeat(part, each, -1) * weight for part, weight in parts))
 
     return not_inlined(compute)(x, b) if inputs > 1 else compute(x, b)
-
-
-def not_inlined(function: Callable[..., Array]) -> Callable[..., Array]:
-    """``function`` as one that XLA calls. Otherwise XLA computes its operands again wherever they are used in it."""
-
-    def call(*arrays: Array) -> Array:
-        with set_xla_metadata(inlineable="false"):
-            return jax.jit(function)(*arrays)
-
-    return call
 
 
 def depthwise_pays(conv: Convolution, wanted: str) -> bool:
