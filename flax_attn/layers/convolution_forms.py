@@ -85,9 +85,13 @@ def product(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
 def transposed_product(x: Array, b: Array) -> Array:
     """The sum of x (n, *space, i) times b (n, *space, o) over all pixels, as (i, o).
 
-    With more than one axis of pixels, XLA on a CPU would write a transposed copy of x or b.
+    Eigen is faster when the first array has fewer channels; the barrier keeps XLA from an exchange of both. With more
+    than one axis of pixels, XLA would write a transposed copy of one of them.
     """
-    return jnp.tensordot(x.reshape(-1, x.shape[-1]), b.reshape(-1, b.shape[-1]), ((0,), (0,)))
+    x, b = x.reshape(-1, x.shape[-1]), b.reshape(-1, b.shape[-1])
+    if x.shape[-1] <= b.shape[-1]:
+        return jnp.tensordot(x, b, ((0,), (0,)))
+    return lax.optimization_barrier(jnp.tensordot(b, x, ((0,), (0,)))).T
 
 
 def pointwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
