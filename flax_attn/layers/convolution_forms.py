@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array
 
 from flax_attn.layers.convolution_shapes import Convolution, spans
+from flax_attn.layers.layout import not_inlined
 
 CHUNK = 32
 """How many channels of narrow groups are computed as one dense convolution."""
@@ -82,9 +83,15 @@ def product(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
 
 
 def transposed_product(x: Array, b: Array) -> Array:
-    """The sum of x (n, *space, i) times b (n, *space, o) over all pixels, as (i, o); a CPU is faster at (o, i)."""
-    pixels = list(range(x.ndim - 1))
-    return jnp.tensordot(b, x, (pixels, pixels)).T
+    """The sum of x (n, *space, i) times b (n, *space, o) over all pixels, as (i, o).
+
+    Eigen is faster when the first array has fewer channels; the barrier keeps XLA from an exchange of both. With more
+    than one axis of pixels, XLA would write a transposed copy of one of them.
+    """
+    x, b = x.reshape(-1, x.shape[-1]), b.reshape(-1, b.shape[-1])
+    if x.shape[-1] <= b.shape[-1]:
+        return jnp.tensordot(x, b, ((0,), (0,)))
+    return lax.optimization_barrier(jnp.tensordot(b, x, ((0,), (0,)))).T
 
 
 def pointwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
@@ -205,13 +212,24 @@ def by_element(conv: Convolution, x: Array, b: Array, gradient: Callable[[Array,
 
 
 def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
-    """A kernel of its own for each channel: a sum of shifted products."""
-    each = conv.output[-1] // conv.groups
-    x = jnp.repeat(x, each, -1) if each > 1 else x
-    if wanted == "output":
-        terms = zip(taps(conv, x), b.reshape(-1, conv.output[-1]), strict=True)
-        return functools.reduce(operator.add, (tap * weight for tap, weight in terms))
-    return by_element(conv, x, b, lambda tap, b: (tap * b).sum(range(tap.ndim - 1)))
+    """Few input channels in each group: a sum of shifted products. The gradient of the kernel is for one channel."""
+    inputs, outputs = conv.kernel[-2:]
+    each = outputs // conv.groups
+    if wanted == "kernel":
+        return by_element(conv, jnp.repeat(x, each, -1), b, lambda tap, b: (tap * b).sum(range(tap.ndim - 1)))
+
+    def compute(x: Array, kernel: Array) -> Array:
+        weights = kernel.reshape(-1, inputs, outputs)
+        parts = ((tap[..., i::inputs], weights[k, i]) for k, tap in enumerate(taps(conv, x)) for i in range(inputs))
+        return functools.reduce(operator.add, (jnp.repeat(part, each, -1) * weight for part, weight in parts))
+
+    return not_inlined(compute)(x, b) if inputs > 1 else compute(x, b)
+
+
+def depthwise_pays(conv: Convolution, wanted: str) -> bool:
+    """Whether ``depthwise`` can compute the convolution, and with few enough products for one loop of XLA."""
+    inputs = conv.kernel[-2]
+    return inputs == 1 or (wanted == "output" and inputs <= 4 and inputs * math.prod(conv.size) <= 36)
 
 
 def grouped(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
@@ -308,7 +326,7 @@ def fastest(conv: Convolution, wanted: str, a: Array, b: Array) -> Array:
 def choose(conv: Convolution, wanted: str) -> Form:
     """The form for these shapes; the limits were measured on two cores with AVX-512."""
     if conv.groups > 1:
-        return depthwise if conv.kernel[-2] == 1 else grouped
+        return depthwise if depthwise_pays(conv, wanted) else grouped
     if wanted == "input":
         return folded
     if math.prod(conv.size) == 1:

@@ -2,13 +2,16 @@
 products that follow, and such a product takes up to ten times as long.
 
 ``jax.lax.optimization_barrier`` prevents this, but it stands in the way of a TPU. So it is a primitive of its own, that
-is a barrier on a CPU and nothing on any other platform.
+is a barrier on a CPU and nothing on any other platform. XLA removes the barrier before it fuses elementwise operations:
+only ``not_inlined`` separates those.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
@@ -28,6 +31,19 @@ def join_heads(x: Float[Array, "n h l d"]) -> Float[Array, "n l c"]:
     """Undo ``split_heads``."""
     x = in_memory(x).swapaxes(1, 2)
     return x.reshape(*x.shape[:2], -1)
+
+
+def not_inlined(function: Callable[..., Array]) -> Callable[..., Array]:
+    """``function`` as one that XLA calls, for use on a CPU: its arrays and its result are written to memory.
+
+    Otherwise XLA fuses the operations around it into it, and computes them again for each use in it.
+    """
+
+    def call(*arrays: Array) -> Array:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(function)(*arrays)
+
+    return call
 
 
 def _transpose(cotangent: Array, _: Any) -> list[Array]:

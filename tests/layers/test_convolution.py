@@ -28,6 +28,8 @@ CASES = {
     "depthwise between zeros": ((1, 3, 4, 3), (3, 3, 1, 3), dict(groups=3, lhs_dilation=(2, 2), pads=((2, 2),) * 2)),
     "narrow groups": ((2, 5, 4, 8), (3, 3, 2, 12), dict(groups=4, pads=((1, 1), (1, 1)))),
     "many narrow groups": ((1, 4, 5, 48), (2, 3, 2, 24), dict(groups=24, strides=(1, 2), pads=((0, 1), (1, 1)))),
+    "groups of five": ((2, 4, 5, 40), (2, 3, 5, 24), dict(groups=8, strides=(1, 2), pads=((0, 1), (1, 1)))),
+    "groups of four, dilated": ((2, 6, 9, 8), (3, 3, 4, 6), dict(groups=2, strides=(2, 1), dilation=(1, 2))),
     "wide groups": ((1, 3, 3, 66), (2, 2, 33, 4), dict(groups=2)),
     "groups of a signal": ((2, 9, 4), (3, 2, 6), dict(groups=2, strides=(2,), dilation=(2,))),
     "many channels": ((2, 5, 4, 3), (3, 3, 3, 512), dict(pads=((1, 1), (1, 1)))),

@@ -24,10 +24,28 @@ def test_the_form_of_a_tpu_gives_what_that_of_a_cpu_gives(name, monkeypatch):
 
     def compute():
         def run(params, x):
-            return jnp.sin(module.apply({**variables, "params": params}, x, **call)).sum()
+            return jnp.square(module.apply({**variables, "params": params}, x, **call)).mean()
 
         return jax.jit(jax.value_and_grad(run, (0, 1)))(variables["params"], x)
 
     ours = compute()
     monkeypatch.setattr(grouped.lax, "platform_dependent", lambda *arrays, cpu, default: default(*arrays))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), compute(), ours)
+
+
+@pytest.mark.parametrize("length", [1, 4, 9])
+def test_sums_and_repetitions_have_the_derivatives_of_plain_ones(length):
+    rng = np.random.default_rng(length)
+    x, gate, dx, dgate = (jnp.asarray(rng.normal(size=shape)) for shape in ((3, 2, length), (3, 2)) * 2)
+
+    def ours(x, gate):
+        return jnp.sin(grouped.sum_last(x**2 * grouped.repeat_last(gate, length))).sum()
+
+    def plain(x, gate):
+        return jnp.sin((x**2 * gate[..., None]).sum(-1)).sum()
+
+    def derivatives(function):
+        gradient = jax.grad(function, (0, 1))
+        return function(x, gate), *jax.jvp(gradient, (x, gate), (dx, dgate)), jax.vmap(gradient)(x, gate)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), derivatives(ours), derivatives(plain))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flax_attn.layers import softmax
-from flax_attn.layers.layout import in_memory, join_heads, split_heads
+from flax_attn.layers.layout import in_memory, join_heads, not_inlined, split_heads
 from tests.helpers.tolerances import assert_close
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6)))
@@ -43,3 +43,14 @@ def test_derivatives_of_softmax_are_those_of_its_formula(axis):
 def test_the_gradient_of_softmax_keeps_its_result_alone():
     _, pull = jax.vjp(softmax, X)
     assert [leaf.shape for leaf in jax.tree.leaves(pull) if leaf.ndim == X.ndim] == [X.shape]
+
+
+def test_xla_calls_a_function_that_is_not_inlined():
+    def shifted(x):
+        return x[1:] + x[:-1]
+
+    def run(x):
+        return jnp.exp(not_inlined(shifted)(2 * x))
+
+    assert " call(" in jax.jit(run).lower(X).compile().as_text()
+    np.testing.assert_allclose(jax.vmap(run)(X), jnp.exp(2 * (X[:, 1:] + X[:, :-1])), rtol=1e-12)
