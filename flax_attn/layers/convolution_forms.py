@@ -97,15 +97,9 @@ def wide(conv: Convolution, wanted: str, x: Array, kernel: Array) -> Array:
         jnp.pad(kernel, [*[(0, 0)] * (len(conv.size) - 1), (i * step, (together - 1 - i) * step), (0, 0), (0, 0)])
         for i in range(together)
     ]
-    weights = jnp.concatenate(beside, -1)
     (*pads, (low, high)), more = conv.pads, -columns % together * step
-    joined = conv._replace(
-        kernel=weights.shape,
-        output=(*conv.output[:-2], -(-columns // together), weights.shape[-1]),
-        strides=(*conv.strides[:-1], step * together),
-        pads=(*pads, (low, high + more)),
-    )
-    y = threaded(joined, wanted, x, weights)
+    joined = conv._replace(strides=(*conv.strides[:-1], step * together), pads=(*pads, (low, high + more)))
+    y = xla(joined, wanted, x, jnp.concatenate(beside, -1))
     return y.reshape(*y.shape[:-2], -1, conv.output[-1])[..., :columns, :]
 
 
@@ -114,7 +108,7 @@ def pixels_together(conv: Convolution) -> int:
     inputs, outputs = conv.kernel[-2:]
     if inputs > 16 or {conv.dilation[-1], *conv.lhs_dilation} != {1}:
         return 1
-    goal = 64 if inputs == 3 else 32 if inputs < 3 or (inputs, outputs, *conv.strides) == (16, 16, 1, 1) else 16
+    goal = 64 if inputs == 3 else 32 if inputs < 3 else 16
     together = goal // outputs if goal % outputs == 0 else 16 // outputs
     return max(1, min(together, conv.output[-2]))
 

@@ -74,12 +74,20 @@ def distance(conv: Convolution) -> int:
 
 def in_one_row_pays(conv: Convolution) -> bool:
     """Whether YNNPACK would compute the convolution on one thread, and the copies cost little beside the products."""
-    if len(conv.size) != 2 or {*conv.dilation, *conv.lhs_dilation} != {1}:
-        return False
     inputs, outputs = conv.kernel[-2:]
-    long = conv.output[0] * conv.output[2] >= 224 and distance(conv) <= 1.25 * conv.input[2]
+    if len(conv.size) != 2 or {*conv.dilation, *conv.lhs_dilation} != {1} or inputs < 16 or not 16 < outputs <= 64:
+        return False
+    pitch = distance(conv)
+    long = conv.output[0] * pitch // conv.strides[1] >= 2 * pixels_of_thread(conv)
     products = math.prod(conv.output) * math.prod(conv.kernel[:-1])
-    return inputs >= 16 and 16 < outputs <= 64 and conv.output[0] > 1 and long and products >= 2**26
+    return conv.output[0] > 1 and long and pitch <= 1.25 * conv.input[2] and products >= 2**26
+
+
+def pixels_of_thread(conv: Convolution) -> int:
+    """How many pixels of a row YNNPACK gives to a thread at once if there are at most 64 output channels."""
+    products, outputs = math.prod(conv.kernel[:-1]), conv.kernel[-1]
+    goal = max(64, min(2**16 // products - outputs, 2**16 // outputs))
+    return 1 << (goal - 1).bit_length()
 
 
 def taller(conv: Convolution, wanted: str, x: Array, kernel: Array) -> Array:

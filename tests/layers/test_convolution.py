@@ -136,7 +136,7 @@ def test_images_in_one_row_do_not_see_each_other(name):
 
 
 @pytest.mark.skipif(not LIBRARY_LACKS_THREADS, reason="YNNPACK of this jaxlib computes on all threads")
-@pytest.mark.parametrize(("channels", "size", "row"), [(16, 32, "1,32,1088,16"), (32, 16, "1,16,544,32")])
+@pytest.mark.parametrize(("channels", "size", "row"), [(32, 16, "1,16,544,32"), (64, 8, "1,8,288,64")])
 def test_many_images_of_few_channels_are_one_row(channels, size, row):
     x = jax.ShapeDtypeStruct((32, size, size, channels), jnp.float32)
     kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), jnp.float32)
