@@ -18,8 +18,9 @@ from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from flax_attn.layers.convolution_forms import fastest, xla
+from flax_attn.layers.convolution_forms import fastest
 from flax_attn.layers.convolution_shapes import OPERANDS, Convolution
+from flax_attn.layers.convolution_threads import xla
 from flax_attn.layers.plain import PLAIN
 
 

@@ -1,4 +1,4 @@
-"""Forms of a convolution and of its gradients: XLA's own, and those that a CPU computes faster.
+"""Forms of a convolution and of its gradients that a CPU computes faster than XLA's own.
 
 A form takes two of three arrays, input (n, *space, in), kernel (*k, in/groups, out) and output (n, *space, out), and
 returns the third: the output, or the gradient of the input or of the kernel for a gradient of the output.
@@ -9,49 +9,26 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array
 
 from flax_attn.layers.convolution_shapes import Convolution, spans
+from flax_attn.layers.convolution_threads import (
+    LIBRARY_LACKS_THREADS,
+    taller_kernel_pays,
+    threaded,
+    with_taller_kernel,
+    xla,
+)
 from flax_attn.layers.layout import not_inlined
 
 CHUNK = 32
 """How many channels of narrow groups are computed as one dense convolution."""
 
-LIBRARY_LACKS_THREADS = jax.__version_info__ < (0, 12)
-"""Whether YNNPACK, to which XLA gives most convolutions on a CPU, computes those with few channels on one thread."""
-
 Form = Callable[[Convolution, str, Array, Array], Array]
-
-
-def xla(conv: Convolution, wanted: str, a: Array, b: Array, **options: Any) -> Array:
-    """``lax.conv_general_dilated``, or one of its gradients as JAX derives them."""
-    space = "DHW"[-len(conv.size) :]
-
-    def convolve(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=conv.strides,
-            padding=conv.pads,
-            lhs_dilation=conv.lhs_dilation,
-            rhs_dilation=conv.dilation,
-            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
-            feature_group_count=conv.groups,
-            **options,
-        )
-
-    if wanted == "output":
-        return convolve(a, b)
-    missing = jax.ShapeDtypeStruct(getattr(conv, wanted), a.dtype)
-    if wanted == "input":
-        return jax.linear_transpose(lambda x: convolve(x, a), missing)(b)[0]
-    return jax.linear_transpose(lambda kernel: convolve(a, kernel), missing)(b)[0]
 
 
 def padded(conv: Convolution, x: Array) -> Array:
@@ -118,42 +95,6 @@ def by_images(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     if LIBRARY_LACKS_THREADS and taller_kernel_pays(over):
         x, b, over = with_taller_kernel(over, x, b)
     return jnp.moveaxis(xla(over, "output", x, b), 0, -2)
-
-
-def taller(conv: Convolution, wanted: str, x: Array, kernel: Array) -> Array:
-    """The first rows of an output that is higher than the input, which XLA gives to Eigen, not to YNNPACK."""
-    rows = conv.output[1]
-    (low, high), *pads = conv.pads
-    more = max(0, conv.input[1] + 1 - rows)
-    return xla(conv._replace(pads=((low, high + more), *pads)), wanted, x, kernel)[:, :rows]
-
-
-def taller_pays(conv: Convolution) -> bool:
-    """Whether YNNPACK would compute the convolution on one thread, and Eigen has few rows more to compute."""
-    steps = {*conv.strides, *conv.lhs_dilation} == {1} and len(conv.size) == 2
-    inputs, outputs = conv.kernel[-2:]
-    return steps and inputs >= 16 and 16 < outputs <= 96 and conv.input[1] + 1 - conv.output[1] <= conv.output[1] // 6
-
-
-def taller_kernel_pays(over: Convolution) -> bool:
-    """Whether ``with_taller_kernel`` can compute the convolution: XLA exchanges a kernel and a smaller input."""
-    if len(over.size) != 2 or {*over.strides, *over.dilation, *over.lhs_dilation} != {1}:
-        return False
-    rows, columns = over.input[1], over.output[2] + over.size[1] - 1
-    many = min(over.input[0], over.output[-1]) > 16
-    return many and rows >= over.size[0] and (rows + 1) * over.size[1] < rows * columns
-
-
-def with_taller_kernel(over: Convolution, x: Array, b: Array) -> tuple[Array, Array, Convolution]:
-    """A kernel with rows of zeros that is higher than the input, and an input with its pads at left and right.
-
-    XLA gives such a convolution to Eigen, not to YNNPACK.
-    """
-    (low, high), sides = over.pads
-    more = over.input[1] + 1 - over.size[0]
-    wide = over._replace(pads=((low, high + more), (0, 0)))
-    x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), (*sides, 0), (0, 0, 0)]))
-    return x, jnp.pad(b, [(0, more), (0, 0), (0, 0), (0, 0)]), wide
 
 
 def wide(conv: Convolution, wanted: str, x: Array, kernel: Array) -> Array:
@@ -338,6 +279,4 @@ def choose(conv: Convolution, wanted: str) -> Form:
     few_pixels = math.prod(conv.output[:-1]) <= 400 and max(conv.lhs_dilation) == 1
     if few_pixels and conv.output[-1] >= (512 if wanted == "output" else 256):
         return unfolded
-    if wanted == "output" and LIBRARY_LACKS_THREADS and taller_pays(conv):
-        return taller
-    return xla if wanted == "output" else by_images
+    return threaded if wanted == "output" else by_images
