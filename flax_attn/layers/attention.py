@@ -129,4 +129,4 @@ def split(x: Array, axis: int, count: int) -> Array:
 def joined(parts: Float[Array, "count n *heads part d"]) -> Float[Array, "n *heads all d"]:
     """Undo ``split`` along the last axis but one."""
     x = jnp.moveaxis(parts, 0, -2)
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    return jax.lax.collapse(x, x.ndim - 3, x.ndim - 1)

@@ -62,7 +62,9 @@ def on_cpu(a: Array, b: Array, *, conv: Convolution, wanted: str, dtype: DTypeLi
     return fastest(conv, wanted, a.astype(wide), b.astype(wide)).astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("conv", "wanted", "dtype", "precision"))
 def _eager(a: Array, b: Array, **params: Any) -> Array:
+    """Outside of ``jax.jit``: compiled once for all calls with the same shapes."""
     forms = dict(cpu=functools.partial(on_cpu, **params), default=functools.partial(plain, **params))
     return lax.platform_dependent(a, b, **forms)
 

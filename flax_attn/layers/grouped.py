@@ -42,7 +42,7 @@ def scale_groups(x: Float[Array, "n h w c"], gate: Float[Array, "n h w g"]) -> F
     groups = gate.shape[-1]
 
     def split(x: Array, gate: Array) -> Array:
-        return (x.reshape(*gate.shape, -1) * gate[..., None]).reshape(x.shape)
+        return (x.reshape(*gate.shape, x.shape[-1] // groups) * gate[..., None]).reshape(x.shape)
 
     def product(x: Array, gate: Array) -> Array:
         precise = functools.partial(jnp.einsum, "nhwg,cg->nhwc", precision=lax.Precision.HIGHEST)
