@@ -34,7 +34,7 @@ def needs_blocks(query: Array, line_block: int | None, attention_weights: bool, 
     whole = attention_weights or mesh_axis is not None or any(jax.typeof(query).sharding.spec[1:3])
     require(not (whole and line_block), f"{who}: expected line_block None or 0 {together}, got {line_block}")
     n, h, w, _ = query.shape
-    return bool(line_block) or (line_block is None and not whole and n * h * w * max(h, w) > WEIGHTS_AT_ONCE)
+    return bool(line_block and query.size) or (line_block is None and not whole and n * h * w * max(h, w) > WEIGHTS_AT_ONCE)
 
 
 def in_blocks(

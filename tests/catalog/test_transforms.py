@@ -1,5 +1,6 @@
 """Every catalog entry works under jit, vmap and in bfloat16, and refuses to train on frozen statistics."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from flax import errors, traverse_util
 
 from flax_attn import layers
+from flax_attn.catalog import CATALOG
 from tests.helpers.tolerances import assert_close
 from tests.helpers.walk import walk_blocks, walk_first
 
@@ -46,6 +48,22 @@ def assert_trees_close(got, expected, dtype="float64"):
 def test_jit_equals_eager(entry):
     apply, variables, inputs = setup(entry)
     assert_trees_close(jax.jit(apply)(variables, inputs), apply(variables, inputs))
+
+
+RESHAPING = ("SpatialGroupEnhance", "SKBottleneck", "ChannelGate", "SAMAttention", "GumbelHardAttention")
+"""Blocks whose arrays get another number of axes on the way."""
+IN_BLOCKS = {"PAM_Module": "query_block", "CrissCrossAttention": "line_block"}
+EMPTY = [(e, {}) for e in CATALOG if e.name in RESHAPING]
+EMPTY += [(e, {IN_BLOCKS[e.name]: 2}) for e in CATALOG if e.name in IN_BLOCKS]
+
+
+@pytest.mark.parametrize(("entry", "blocks"), EMPTY, ids=lambda value: getattr(value, "name", str(value)))
+def test_an_empty_batch_gives_empty_outputs(entry, blocks):
+    module = dataclasses.replace(entry, kwargs={**entry.kwargs, **blocks}).module()
+    inputs = [np.zeros(x.shape, x.dtype) for x in entry.structs(module)]
+    apply = functools.partial(entry.apply, module)
+    empty = jax.eval_shape(apply, shapes(entry, module, inputs), [x[:0] for x in inputs])
+    assert [leaf.shape[0] for leaf in jax.tree.leaves(empty)] == [0] * len(jax.tree.leaves(empty))
 
 
 @walk_first

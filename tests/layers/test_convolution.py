@@ -180,6 +180,13 @@ def test_without_jit_and_on_a_mesh(name):
     close(jax.jit(lambda *both: jax.vjp(manual, *both)[1](g))(x, kernel), jax.vjp(theirs, x, kernel)[1](g))
 
 
+def test_without_jit_a_convolution_is_compiled_once(monkeypatch):
+    ours, _, (x, kernel, *_) = both("narrow groups")
+    ours(x, kernel)
+    monkeypatch.setattr("flax_attn.layers.convolution.fastest", None)
+    ours(x, kernel)
+
+
 def test_half_precision_is_summed_in_float32():
     ours, theirs, (x, kernel, *_) = both("many narrow groups")
     half = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]

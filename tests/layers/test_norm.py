@@ -155,6 +155,10 @@ def test_group_norm_without_space():
     check_layer(layers.GroupNorm(2, 6), torch.nn.GroupNorm(2, 6), normal(3, 6))
 
 
+def test_group_norm_of_an_empty_batch():
+    assert layers.GroupNorm(2, 6, affine=False).apply({}, np.zeros((0, 5, 6))).shape == (0, 5, 6)
+
+
 def test_group_norm_arguments():
     kwargs = dict(eps=1e-3, affine=False)
     check_layer(layers.GroupNorm(3, 6, **kwargs), torch.nn.GroupNorm(3, 6, **kwargs), normal(2, 3, 5, 6))
