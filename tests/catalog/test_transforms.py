@@ -53,17 +53,21 @@ def test_jit_equals_eager(entry):
 RESHAPING = ("SpatialGroupEnhance", "SKBottleneck", "ChannelGate", "SAMAttention", "GumbelHardAttention")
 """Blocks whose arrays get another number of axes on the way."""
 IN_BLOCKS = {"PAM_Module": "query_block", "CrissCrossAttention": "line_block"}
-EMPTY = [(e, {}) for e in CATALOG if e.name in RESHAPING]
-EMPTY += [(e, {IN_BLOCKS[e.name]: 2}) for e in CATALOG if e.name in IN_BLOCKS]
+BATCHES = [(e, {}) for e in CATALOG if e.name in RESHAPING]
+BATCHES += [
+    (e, {name: size}) for e in CATALOG if e.name in IN_BLOCKS for name in [IN_BLOCKS[e.name]] for size in (2, None)
+]
 
 
-@pytest.mark.parametrize(("entry", "blocks"), EMPTY, ids=lambda value: getattr(value, "name", str(value)))
-def test_an_empty_batch_gives_empty_outputs(entry, blocks):
+@pytest.mark.parametrize(("entry", "blocks"), BATCHES, ids=lambda value: getattr(value, "name", str(value)))
+def test_a_batch_may_be_empty_or_of_a_size_that_is_not_known(entry, blocks):
     module = dataclasses.replace(entry, kwargs={**entry.kwargs, **blocks}).module()
     inputs = [np.zeros(x.shape, x.dtype) for x in entry.structs(module)]
-    apply = functools.partial(entry.apply, module)
-    empty = jax.eval_shape(apply, shapes(entry, module, inputs), [x[:0] for x in inputs])
-    assert [leaf.shape[0] for leaf in jax.tree.leaves(empty)] == [0] * len(jax.tree.leaves(empty))
+    variables = shapes(entry, module, inputs)
+    for n in (0, *jax.export.symbolic_shape("n")):
+        batch = [jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for x in inputs]
+        out = jax.tree.leaves(jax.eval_shape(functools.partial(entry.apply, module), variables, batch))
+        assert [leaf.shape[0] for leaf in out] == [n] * len(out)
 
 
 @walk_first

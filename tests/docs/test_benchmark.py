@@ -70,6 +70,32 @@ def test_figures_of_another_machine_are_not_continued(run, tmp_path, monkeypatch
         run()
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["NoSuchEntry"], "expected a part of the name of an entry, got 'NoSuchEntry'"),
+        (["NoSuchEntry", "--parity"], "expected a part of the name of an entry, got 'NoSuchEntry'"),
+        (["--rounds", "0"], "expected a whole number of at least 1, got 0"),
+        (["--seconds", "nan"], "expected a number of seconds above 0, got nan"),
+        (["--out", "/dev/null"], "File exists: '/dev/null'"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_one_sentence_before_anything_is_measured(run, options, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as caught:
+        run(*options)
+    assert sentence in f"{caught.value}{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_file_that_has_no_figures_is_not_continued(run, tmp_path, content):
+    (tmp_path / "figures.json").write_text(content)
+    with pytest.raises(SystemExit, match="to have figures, got another file: give another --out"):
+        run()
+    assert (tmp_path / "figures.json").read_text() == content
+
+
 def timed(median):
     return {"median": median, "peak": 2**20, "first": 1.0}
 

@@ -180,6 +180,13 @@ def test_without_jit_and_on_a_mesh(name):
     close(jax.jit(lambda *both: jax.vjp(manual, *both)[1](g))(x, kernel), jax.vjp(theirs, x, kernel)[1](g))
 
 
+def test_lengths_that_are_not_known_can_be_exported():
+    ours, theirs, (x, kernel, *_) = both("narrow groups")
+    shape = jax.export.symbolic_shape(f"n, h, {x.shape[2]}, {x.shape[3]}")
+    exported = jax.export.export(jax.jit(ours))(jax.ShapeDtypeStruct(shape, x.dtype), kernel)
+    close(exported.call(x, kernel), theirs(x, kernel))
+
+
 def test_without_jit_a_convolution_is_compiled_once(monkeypatch):
     ours, _, (x, kernel, *_) = both("narrow groups")
     ours(x, kernel)
