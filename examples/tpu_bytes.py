@@ -175,7 +175,7 @@ def main() -> None:
     modes = (given.only,) if given.only else MODES
     try:
         figures = Figures(given.out)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     names = [entry.name for entry in BENCH if given.word in entry.name]
     compiler = importlib.metadata.version("libtpu")

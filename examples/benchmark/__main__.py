@@ -14,6 +14,7 @@ With --parity, nothing is timed: the table is of the differences between Flax an
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--dtype", choices=DTYPES, default="float32", help="what both sides compute in")
     options.add_argument("--only", choices=MODES, help="only the forward pass, or only the training step")
     options.add_argument("--rounds", type=positive, help="the number of rounds, whatever they take")
-    options.add_argument("--seconds", type=float, default=2.0, help="for the rounds of an entry in one mode")
+    options.add_argument("--seconds", type=seconds, default=2.0, help="for the rounds of an entry in one mode")
     options.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     options.add_argument("--compile-limit", type=positive, default=120, help="seconds for one torch.compile")
     options.add_argument("--out", type=Path, default=Path("build/benchmark"), metavar="FOLDER", help="for all files")
@@ -53,9 +54,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(f"expected a number of at least 1, got {value}")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
     return value
 
 
@@ -76,11 +83,15 @@ def main() -> None:
         compile=not given.no_compile,
         compile_limit=given.compile_limit,
     )
+    chosen = [entry for entry in BENCH if given.word in entry.name]
+    if not chosen:
+        raise SystemExit(
+            f"benchmark: expected a part of the name of an entry, got {given.word!r}; see flax_attn/catalog/bench.py"
+        )
     try:
         figures = Figures(given.out)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    chosen = [entry for entry in BENCH if given.word in entry.name]
     run(figures, chosen, given.dtype, options, again=given.again)
     report(figures, chosen, given.dtype, given.out)
 

@@ -28,13 +28,18 @@ class Figures:
     """The rows of ``figures.json`` in ``folder``, each with entry, dtype, commit and date.
 
     Raises:
-        ValueError: if the file in ``folder`` was measured on another machine or with other versions.
+        ValueError: if the file in ``folder`` has figures of another machine or of other versions, or no figures.
+        OSError: if no file can be written in ``folder``.
     """
 
     def __init__(self, folder: Path):
         self.path, self.commit = folder / FILE, commit()
         here = {"machine": machine(), "versions": versions()}
-        found = json.loads(self.path.read_text()) if self.path.exists() else {**here, "rows": []}
+        self.new = self.path.with_suffix(".new")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.new.touch()
+        self.new.unlink()
+        found = read(self.path) if self.path.exists() else {**here, "rows": []}
         for what, mine in here.items():
             if found[what] != mine:
                 raise ValueError(f"{self.path} has figures of the {what} {found[what]}, not {mine}: give another --out")
@@ -59,10 +64,19 @@ class Figures:
         kept.pop("error", None)
         self.content["rows"] = [row for row in self.rows if row not in old] + [{**kept, **head, **result}]
         self.content |= {"commit": self.commit, "date": now()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(self.content, indent=1) + "\n")
-        new.replace(self.path)
+        self.new.write_text(json.dumps(self.content, indent=1) + "\n")
+        self.new.replace(self.path)
+
+
+def read(path: Path) -> Row:
+    """The content of a file of figures. ValueError if it is not one."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"machine", "versions", "rows"} <= {*found}:
+        raise ValueError(f"benchmark: expected {path} to have figures, got another file: give another --out")
+    return found
 
 
 def load() -> float | None:

@@ -41,6 +41,8 @@ def show_parity(word: str) -> None:
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
     chosen = [entry for entry in CATALOG if word in entry.name]
+    if not chosen:
+        raise SystemExit(f"benchmark: expected a part of the name of an entry, got {word!r}; see flax_attn/catalog")
     table = Table("entry", "parameters", "float64 output", "float64 gradient", "float32 output", box=None)
     rows = []
     for entry in track(chosen, "comparing", console=Console(stderr=True), transient=True):

@@ -126,7 +126,7 @@ class MultiheadAttention(Module):
             masks.append(self.mask("key_padding_mask", key_padding_mask, [(n, k)])[:, None, None])
         if attn_mask is not None:
             mask = self.mask("attn_mask", attn_mask, [(q, k), (n * heads, q, k)])
-            masks.append(mask.reshape(n, heads, q, -1) if mask.ndim == 3 else mask)
+            masks.append(mask.reshape(n, heads, q, mask.shape[2]) if mask.ndim == 3 else mask)
         return masks
 
     def mask(self, name: str, mask: Array, shapes: Sequence[tuple[int, ...]]) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.layers import Linear, Module, accumulator, log_softmax, require
@@ -18,7 +19,7 @@ from flax_attn.shapes import Image, PixelMap
 
 def pick(weights: Float[Array, "n s"], x: Image) -> Float[Array, "n c"]:
     """The weighted sum of the pixels of x. No matrix product: TPUs and GPUs would round it."""
-    return (weights[..., None].astype(x.dtype) * x.reshape(x.shape[0], -1, x.shape[-1])).sum(1)
+    return (weights[..., None].astype(x.dtype) * lax.collapse(x, 1, 3)).sum(1)
 
 
 def as_map(weights: Float[Array, "n s"], x: Image) -> PixelMap:
@@ -50,7 +51,7 @@ class HardAttention(Module):
 
     def scores(self, x: Image, noise: Array | None, train: bool) -> tuple[Float[Array, "n s"], Float[Array, "n s"]]:
         """The logits of all pixels, without and with Gumbel noise: the given noise, in training a draw, else none."""
-        logits = self.fc2(jnp.tanh(self.fc1(x))).reshape(x.shape[0], -1)
+        logits = lax.collapse(self.fc2(jnp.tanh(self.fc1(x))), 1)
         logits = logits.astype(accumulator(logits.dtype))
         if noise is not None:
             expected = f"{type(self).__name__}: expected noise of shape {logits.shape}"

@@ -9,6 +9,7 @@ embedded Gaussian form, upstream's default.
 import dataclasses
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.layers import (
@@ -42,7 +43,7 @@ WINDOWS: dict[int, int | tuple[int, ...]] = {1: 2, 2: (2, 2), 3: (1, 2, 2)}
 
 def tokens(x: Float[Array, "n *space c"]) -> Float[Array, "n s c"]:
     """One token for each position, in row-major order."""
-    return x.reshape(x.shape[0], -1, x.shape[-1])
+    return lax.collapse(x, 1, x.ndim - 1)
 
 
 class _NonLocalBlockND(Module):

@@ -50,7 +50,7 @@ class SKBottleneck(Bottleneck):
         a = relu(self.bn2(self.conv2(y), train))
         b = relu(self.bn2g(self.conv2g(y), train))
         hidden = relu(self.bn_fc1(self.conv_fc1((a + b).mean((1, 2), keepdims=True)), train))
-        share = softmax(self.conv_fc2(hidden).reshape(x.shape[0], 1, 1, 2, -1), 3)
+        share = softmax(self.conv_fc2(hidden).reshape(x.shape[0], 1, 1, 2, a.shape[-1]), 3)
         return a * share[..., 0, :] + b * share[..., 1, :], share[:, 0, 0]
 
     def __call__(  # type: ignore[override]

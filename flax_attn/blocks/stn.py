@@ -146,7 +146,7 @@ class CylinderGridGen(_GridGen):
         x = (1 + jnp.cos(fixed + self.lr * (wide - fixed))) / 2
         shift = jnp.where(jnp.arange(self.width) < self.width * x, 2 * (1 - x), -2 * x)[:, None]  # (n, 1, w)
         base = self.base(wide.dtype)
-        y = jnp.broadcast_to(base[..., 0], (len(theta), self.height, self.width))
+        y = jnp.broadcast_to(base[..., 0], (theta.shape[0], self.height, self.width))
         return self.result(theta, jnp.stack([y, base[..., 1] + shift], -1), wide**2)
 
 

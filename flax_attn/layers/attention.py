@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flax_attn.layers.module import accumulator, einsum, require
-from flax_attn.layers.plain import PLAIN
+from flax_attn.layers.plain import PLAIN, has_known_shape
 
 Queries = Float[Array, "n *heads q c"]
 Values = Float[Array, "n *heads k d"]
@@ -88,10 +88,12 @@ def weighted_sum(
 
 def chosen_block(query: Array, value: Array) -> int:
     """The number of queries in one block; 0 where the weights of all queries are small enough."""
+    if PLAIN.value or not has_known_shape(query, value):
+        return 0
     *batch, length, _ = query.shape
     row = math.prod(batch) * value.shape[-2] * accumulator(value.dtype).itemsize
     few = row * length <= DENSE_BYTES or length < 4 * SHORTEST
-    return 0 if few or PLAIN.value else max(BLOCK_BYTES // row, SHORTEST)
+    return 0 if few else max(BLOCK_BYTES // row, SHORTEST)
 
 
 def in_blocks(
@@ -129,4 +131,4 @@ def split(x: Array, axis: int, count: int) -> Array:
 def joined(parts: Float[Array, "count n *heads part d"]) -> Float[Array, "n *heads all d"]:
     """Undo ``split`` along the last axis but one."""
     x = jnp.moveaxis(parts, 0, -2)
-    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    return jax.lax.collapse(x, x.ndim - 3, x.ndim - 1)

@@ -21,7 +21,7 @@ from jaxtyping import Array
 from flax_attn.layers.convolution_forms import fastest
 from flax_attn.layers.convolution_shapes import OPERANDS, Convolution
 from flax_attn.layers.convolution_threads import xla
-from flax_attn.layers.plain import PLAIN
+from flax_attn.layers.plain import PLAIN, has_known_shape
 
 
 def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | None = None, **geometry: Any) -> Array:
@@ -31,9 +31,12 @@ def convolution(x: Array, kernel: Array, preferred_element_type: DTypeLike | Non
         preferred_element_type: the dtype of the result; that of x when None.
         geometry: ``strides``, ``pads``, ``dilation``, ``lhs_dilation`` and ``groups`` of a ``Convolution``.
     """
-    conv = Convolution.of(x.shape, kernel.shape, **geometry)
     dtype = jnp.dtype(preferred_element_type or x.dtype)
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if not has_known_shape(x, kernel):
+        conv = Convolution(x.shape, kernel.shape, (), **geometry)
+        return plain(x, kernel, conv=conv, wanted="output", dtype=dtype, precision=precision)
+    conv = Convolution.of(x.shape, kernel.shape, **geometry)
     compute = plain if PLAIN.value or _placed(x) or _placed(kernel) else convolution_p.bind
     return compute(x, kernel, conv=conv, wanted="output", dtype=dtype, precision=precision)
 
@@ -63,7 +66,9 @@ def on_cpu(a: Array, b: Array, *, conv: Convolution, wanted: str, dtype: DTypeLi
     return fastest(conv, wanted, a.astype(wide), b.astype(wide)).astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("conv", "wanted", "dtype", "precision"))
 def _eager(a: Array, b: Array, **params: Any) -> Array:
+    """Outside of ``jax.jit``: compiled once for all calls with the same shapes."""
     forms = dict(cpu=functools.partial(on_cpu, **params), default=functools.partial(plain, **params))
     return lax.platform_dependent(a, b, **forms)
 

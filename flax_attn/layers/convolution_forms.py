@@ -88,6 +88,17 @@ def unfolded(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     return product(conv, wanted, patches.reshape(*conv.output[:-1], -1), b)
 
 
+def unfolded_pays(conv: Convolution, wanted: str) -> bool:
+    """Whether ``unfolded`` is faster than XLA: at few pixels with many channels, and where the kernel has more pixels.
+
+    There, XLA exchanges the input and the kernel, and then takes up to ten times as long.
+    """
+    if wanted == "output" and math.prod(conv.size) > math.prod(conv.input[1:-1]):
+        return math.prod(conv.output[:-1]) * math.prod(conv.kernel[:-1]) <= 2**24
+    few_pixels = math.prod(conv.output[:-1]) <= 400 and max(conv.lhs_dilation) == 1
+    return few_pixels and conv.output[-1] >= (512 if wanted == "output" else 256)
+
+
 def by_images(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     """The gradient of the kernel as a convolution over the images. In a loop, XLA's own takes up to 90 times longer."""
     over = conv.swapped()
@@ -113,7 +124,8 @@ def wide(conv: Convolution, wanted: str, x: Array, kernel: Array) -> Array:
 def pixels_together(conv: Convolution) -> int:
     """How many pixels ``wide`` computes as one: 1 if it does not pay."""
     inputs, outputs = conv.kernel[-2:]
-    if inputs > 16 or {conv.dilation[-1], *conv.lhs_dilation} != {1}:
+    overlap = conv.strides[-1] < conv.size[-1]
+    if not overlap or inputs > 16 or {conv.dilation[-1], *conv.lhs_dilation} != {1}:
         return 1
     goal = 64 if inputs == 3 else 32 if inputs < 3 else 16
     together = goal // outputs if goal % outputs == 0 else 16 // outputs
@@ -276,7 +288,6 @@ def choose(conv: Convolution, wanted: str) -> Form:
         return winograd
     if wanted == "output" and pixels_together(conv) > 1:
         return wide
-    few_pixels = math.prod(conv.output[:-1]) <= 400 and max(conv.lhs_dilation) == 1
-    if few_pixels and conv.output[-1] >= (512 if wanted == "output" else 256):
+    if unfolded_pays(conv, wanted):
         return unfolded
     return threaded if wanted == "output" else by_images

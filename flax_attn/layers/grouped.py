@@ -76,7 +76,8 @@ def scale_groups(x: Float[Array, "n h w c"], gate: Float[Array, "n h w g"]) -> F
     groups = gate.shape[-1]
 
     def split(x: Array, gate: Array) -> Array:
-        return (x.reshape(*gate.shape, -1) * repeat_last(gate, x.shape[-1] // groups)).reshape(x.shape)
+        each = x.shape[-1] // groups
+        return (x.reshape(*gate.shape, each) * repeat_last(gate, each)).reshape(x.shape)
 
     def product(x: Array, gate: Array) -> Array:
         precise = functools.partial(jnp.einsum, "nhwg,cg->nhwc", precision=lax.Precision.HIGHEST)

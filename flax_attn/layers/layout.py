@@ -24,13 +24,12 @@ def in_memory(x: Array) -> Array:
 
 def split_heads(x: Float[Array, "n l c"], heads: int) -> Float[Array, "n h l d"]:
     """Split the channels into ``heads`` equal runs, one for each head."""
-    return in_memory(x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2))
+    return in_memory(x.reshape(*x.shape[:2], heads, x.shape[2] // heads).swapaxes(1, 2))
 
 
 def join_heads(x: Float[Array, "n h l d"]) -> Float[Array, "n l c"]:
     """Undo ``split_heads``."""
-    x = in_memory(x).swapaxes(1, 2)
-    return x.reshape(*x.shape[:2], -1)
+    return jax.lax.collapse(in_memory(x).swapaxes(1, 2), 2)
 
 
 def not_inlined(function: Callable[..., Array]) -> Callable[..., Array]:

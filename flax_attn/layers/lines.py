@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from flax_attn.layers.module import einsum, require
+from flax_attn.layers.plain import has_known_shape
 
 WEIGHTS_AT_ONCE = 2**24
 """How many weights ``criss_cross_attention`` computes at one time, where ``line_block`` does not say otherwise."""
@@ -33,8 +34,10 @@ def needs_blocks(query: Array, line_block: int | None, attention_weights: bool, 
     together = "with attention_weights=True" if attention_weights else "where h or w is sharded"
     whole = attention_weights or mesh_axis is not None or any(jax.typeof(query).sharding.spec[1:3])
     require(not (whole and line_block), f"{who}: expected line_block None or 0 {together}, got {line_block}")
+    if line_block is not None:
+        return line_block > 0 and query.size > 0
     n, h, w, _ = query.shape
-    return bool(line_block) or (line_block is None and not whole and n * h * w * max(h, w) > WEIGHTS_AT_ONCE)
+    return not whole and has_known_shape(query) and n * h * w * max(h, w) > WEIGHTS_AT_ONCE
 
 
 def in_blocks(

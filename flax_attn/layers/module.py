@@ -224,8 +224,8 @@ class Module(_Dataclass):
         return x if dtype is None else x.astype(dtype)
 
     def promote(self, *arrays: Array | None) -> tuple[Any, ...]:
-        """Cast every array to the dtype to compute in; a None stays None."""
-        dtype = self.compute_dtype or jnp.result_type(*(a for a in arrays if a is not None))
+        """Cast every array to the dtype to compute in, which is one of floating point; a None stays None."""
+        dtype = self.compute_dtype or jnp.result_type(0.0, *(a for a in arrays if a is not None))
         return tuple(None if a is None else jnp.asarray(a, dtype) for a in arrays)
 
     def check_channels(self, x: Array, expected: int, ndims: Sequence[int]) -> None:

@@ -270,6 +270,6 @@ class GroupNorm(Module):
         scale = self.parameter("scale", init.ones, (self.num_channels,)) if self.affine else None
         bias = self.parameter("bias", init.zeros, (self.num_channels,)) if self.affine else None
         out, scale, bias = self.promote(x, scale, bias)
-        grouped = out.reshape(*x.shape[:-1], self.num_groups, -1)
+        grouped = out.reshape(*x.shape[:-1], self.num_groups, self.num_channels // self.num_groups)
         y = standardize(grouped, [*range(1, x.ndim - 1), x.ndim], self.eps).reshape(x.shape)
         return (y if scale is None else y * scale + bias).astype(out.dtype)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from flax_attn.layers.module import Module, require
@@ -12,7 +13,7 @@ from flax_attn.layers.module import Module, require
 def flatten(x: Array) -> Array:
     """(n, *space, c) -> (n, c*space) in the order in which torch flattens (n, c, *space)."""
     x = jnp.asarray(x)
-    return jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)
+    return lax.collapse(jnp.moveaxis(x, -1, 1), 1)
 
 
 def check_padding(expected: str, mask: Array | None, shape: Sequence[int], batch_first: bool = True) -> None:

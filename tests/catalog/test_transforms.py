@@ -1,5 +1,6 @@
 """Every catalog entry works under jit, vmap and in bfloat16, and refuses to train on frozen statistics."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from flax import errors, traverse_util
 
 from flax_attn import layers
+from flax_attn.catalog import CATALOG
 from tests.helpers.tolerances import assert_close
 from tests.helpers.walk import walk_blocks, walk_first
 
@@ -46,6 +48,26 @@ def assert_trees_close(got, expected, dtype="float64"):
 def test_jit_equals_eager(entry):
     apply, variables, inputs = setup(entry)
     assert_trees_close(jax.jit(apply)(variables, inputs), apply(variables, inputs))
+
+
+RESHAPING = ("SpatialGroupEnhance", "SKBottleneck", "ChannelGate", "SAMAttention", "GumbelHardAttention")
+"""Blocks whose arrays get another number of axes on the way."""
+IN_BLOCKS = {"PAM_Module": "query_block", "CrissCrossAttention": "line_block"}
+BATCHES = [(e, {}) for e in CATALOG if e.name in RESHAPING]
+BATCHES += [
+    (e, {name: size}) for e in CATALOG if e.name in IN_BLOCKS for name in [IN_BLOCKS[e.name]] for size in (2, None)
+]
+
+
+@pytest.mark.parametrize(("entry", "blocks"), BATCHES, ids=lambda value: getattr(value, "name", str(value)))
+def test_a_batch_may_be_empty_or_of_a_size_that_is_not_known(entry, blocks):
+    module = dataclasses.replace(entry, kwargs={**entry.kwargs, **blocks}).module()
+    inputs = [np.zeros(x.shape, x.dtype) for x in entry.structs(module)]
+    variables = shapes(entry, module, inputs)
+    for n in (0, *jax.export.symbolic_shape("n")):
+        batch = [jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for x in inputs]
+        out = jax.tree.leaves(jax.eval_shape(functools.partial(entry.apply, module), variables, batch))
+        assert [leaf.shape[0] for leaf in out] == [n] * len(out)
 
 
 @walk_first

@@ -88,6 +88,39 @@ def test_memory_of_attention_is_measured_in_both_forms(tmp_path, monkeypatch, ca
     assert "1x5x5x8" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["NoSuchEntry"], "expected a part of the name of an entry, got 'NoSuchEntry'"),
+        (["NoSuchEntry", "--parity"], "expected a part of the name of an entry, got 'NoSuchEntry'"),
+        (["--rounds", "0"], "expected a whole number of at least 1, got 0"),
+        (["--seconds", "nan"], "expected a number of seconds above 0, got nan"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_one_sentence_before_anything_is_measured(run, options, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as caught:
+        run(*options)
+    assert sentence in f"{caught.value}{capsys.readouterr().err}"
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit, match="File exists"):
+        run("--out", str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_file_that_has_no_figures_is_not_continued(run, tmp_path, content):
+    (tmp_path / "figures.json").write_text(content)
+    with pytest.raises(SystemExit, match="to have figures, got another file: give another --out"):
+        run()
+    assert (tmp_path / "figures.json").read_text() == content
+
+
 def timed(median):
     return {"median": median, "peak": 2**20, "first": 1.0}
 

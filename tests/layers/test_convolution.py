@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from flax_attn.layers import Conv2d, dots_saveable
 from flax_attn.layers.convolution import convolution
+from flax_attn.layers.convolution_forms import pixels_together
 from flax_attn.layers.convolution_shapes import Convolution
 from flax_attn.layers.convolution_threads import LIBRARY_LACKS_THREADS, in_one_row, xla
 
@@ -34,6 +35,7 @@ CASES = {
     "groups of a signal": ((2, 9, 4), (3, 2, 6), dict(groups=2, strides=(2,), dilation=(2,))),
     "many channels": ((2, 5, 4, 3), (3, 3, 3, 512), dict(pads=((1, 1), (1, 1)))),
     "many channels with strides": ((1, 7, 6, 3), (3, 2, 3, 512), dict(strides=(2, 2), pads=((-1, 2), (1, 0)))),
+    "fewer pixels than in the kernel": ((2, 2, 3, 17), (3, 3, 17, 18), dict(pads=((1, 1), (1, 1)))),
     "many channels of a volume": ((1, 3, 4, 5, 2), (2, 1, 3, 2, 512), dict(dilation=(2, 1, 1))),
     "64 channels": ((2, 27, 28, 64), (3, 3, 64, 65), dict(pads=((2, 0), (1, 1)))),
     "some channels": ((2, 13, 7, 18), (3, 3, 18, 17), dict(pads=((1, 1), (1, 1)))),
@@ -46,7 +48,7 @@ CASES = {
     "16 channels from colours": ((1, 6, 9, 3), (3, 3, 3, 16), dict(strides=(1, 2), dilation=(2, 1))),
     "few channels with strides": (
         (2, 9, 8, 2),
-        (3, 2, 2, 3),
+        (3, 4, 2, 3),
         dict(strides=(2, 3), dilation=(2, 1), pads=((-1, 2), (3, 0))),
     ),
     "few channels between zeros": ((2, 4, 3, 2), (3, 2, 2, 3), dict(lhs_dilation=(2, 3), pads=((1, 2), (1, -1)))),
@@ -94,7 +96,7 @@ def test_a_form_is_the_convolution_and_so_are_its_derivatives(name):
     close(derivatives(ours)(*arrays), derivatives(theirs)(*arrays))
 
 
-@pytest.mark.parametrize("name", ["narrow groups", "few channels with strides"])
+@pytest.mark.parametrize("name", ["narrow groups", "few channels with strides", "fewer pixels than in the kernel"])
 def test_gradients_in_a_loop_are_convolutions_that_a_cpu_does_fast(name):
     ours, _, (x, kernel, *_) = both(name)
 
@@ -145,6 +147,12 @@ def test_many_images_of_few_channels_are_one_row(channels, size, row):
     same = geometry(2, dict(pads=((1, 1), (1, 1))))
     text = jax.jit(lambda *both: convolution(*both, **same)).lower(x, kernel).compile().as_text()
     assert f"f32[{row}]" in text
+
+
+@pytest.mark.parametrize(("stride", "together"), [(1, 8), (3, 8), (4, 1), (100, 1)])
+def test_pixels_are_computed_as_one_where_their_windows_overlap(stride, together):
+    window = geometry(2, dict(strides=(1, stride)))
+    assert pixels_together(Convolution.of((1, 9, 900, 3), (4, 4, 3, 8), **window)) == together
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (2, 1)], ids=str)
@@ -209,6 +217,20 @@ def test_without_jit_and_on_a_mesh(name):
         close(jax.jit(ours)(placed, kernel), theirs(x, kernel))
     manual = jax.shard_map(ours, mesh=auto, in_specs=(P("data"), P()), out_specs=P("data"))
     close(jax.jit(lambda *both: jax.vjp(manual, *both)[1](g))(x, kernel), jax.vjp(theirs, x, kernel)[1](g))
+
+
+def test_lengths_that_are_not_known_can_be_exported():
+    ours, theirs, (x, kernel, *_) = both("narrow groups")
+    shape = jax.export.symbolic_shape(f"n, h, {x.shape[2]}, {x.shape[3]}")
+    exported = jax.export.export(jax.jit(ours))(jax.ShapeDtypeStruct(shape, x.dtype), kernel)
+    close(exported.call(x, kernel), theirs(x, kernel))
+
+
+def test_without_jit_a_convolution_is_compiled_once(monkeypatch):
+    ours, _, (x, kernel, *_) = both("narrow groups")
+    ours(x, kernel)
+    monkeypatch.setattr("flax_attn.layers.convolution.fastest", None)
+    ours(x, kernel)
 
 
 def test_half_precision_is_summed_in_float32():

@@ -155,6 +155,22 @@ def test_group_norm_without_space():
     check_layer(layers.GroupNorm(2, 6), torch.nn.GroupNorm(2, 6), normal(3, 6))
 
 
+PLAIN = [layers.InstanceNorm2d(6), layers.LayerNorm(6, elementwise_affine=False), layers.LocalResponseNorm(3),
+         layers.RMSNorm(6, elementwise_affine=False), layers.GroupNorm(2, 6, affine=False),
+         layers.BatchNorm2d(6, affine=False, track_running_stats=False)]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", PLAIN, ids=lambda layer: type(layer).__name__)
+def test_integers_are_not_rounded(layer):
+    x = np.arange(120).reshape(2, 2, 5, 6)
+    np.testing.assert_array_equal(layer.apply({}, x), layer.apply({}, x.astype(float)))
+    assert layer.apply({}, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_group_norm_of_an_empty_batch():
+    assert layers.GroupNorm(2, 6, affine=False).apply({}, np.zeros((0, 5, 6))).shape == (0, 5, 6)
+
+
 def test_group_norm_arguments():
     kwargs = dict(eps=1e-3, affine=False)
     check_layer(layers.GroupNorm(3, 6, **kwargs), torch.nn.GroupNorm(3, 6, **kwargs), normal(2, 3, 5, 6))

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.blocks.attention_map import MHAttentionMap
@@ -71,7 +72,7 @@ class MaskHeadSmallConv(Module):
         train: bool = False,
     ) -> Float[Array, "n q h1 w1"]:
         n, q, *_ = bbox_mask.shape
-        x = jnp.concatenate([jnp.repeat(x, q, 0), jnp.moveaxis(bbox_mask, 2, -1).reshape(n * q, *x.shape[1:3], -1)], -1)
+        x = jnp.concatenate([jnp.repeat(x, q, 0), lax.collapse(jnp.moveaxis(bbox_mask, 2, -1), 0, 2)], -1)
         x = self.convolve(2, self.convolve(1, x))
         for i, fpn in enumerate((layer3, layer2, layer1), 1):
             fpn = getattr(self, f"adapter{i}")(fpn)
