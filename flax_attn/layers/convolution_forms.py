@@ -22,6 +22,9 @@ from flax_attn.layers.convolution_shapes import Convolution, spans
 CHUNK = 32
 """How many channels of narrow groups are computed as one dense convolution."""
 
+PIXELS = 4
+"""How many pixels ``by_pixel`` adds at a time."""
+
 LIBRARY_LACKS_THREADS = jax.__version_info__ < (0, 12)
 """Whether YNNPACK, to which XLA gives most convolutions on a CPU, computes those with few channels on one thread."""
 
@@ -193,25 +196,41 @@ def folded_pays(conv: Convolution) -> bool:
     return conv.groups == 1 and max(conv.lhs_dilation) == 1 and conv.output[-1] >= 256 and numbers <= 2**26
 
 
-def by_element(conv: Convolution, x: Array, b: Array, gradient: Callable[[Array, Array], Array]) -> Array:
-    """The gradient of the kernel, element by element: ``gradient`` of what the element meets of x, and b."""
-    x, step = padded(conv, x), (1, *conv.strides, 1)
-    extent = (len(x), *spans(conv.output, conv.strides), x.shape[-1])
+def by_pixel(conv: Convolution, x: Array, b: Array) -> Array:
+    """The gradient of a kernel for each channel: a few pixels of b at a time, for all elements of the kernel at once.
 
-    def of_element(at: Array) -> Array:
-        return gradient(lax.slice(lax.dynamic_slice(x, (0, *at, 0), extent), (0,) * x.ndim, extent, step), b)
+    Each image has its own sums. They are small enough to stay in the cache.
+    """
+    *rows, columns = conv.output[1:-1]
+    steps = -(-columns // PIXELS)
+    more = steps * PIXELS - columns
+    b, x = (
+        jnp.pad(a, [*[(0, 0)] * len(conv.size), (0, pixels), (0, 0)])
+        for a, pixels in ((b, more), (padded(conv, x), more * conv.strides[-1]))
+    )
+    window, pixel = (len(x), *(r + 1 for r in conv.reach), x.shape[-1]), (len(b), *[1] * len(conv.size), b.shape[-1])
 
-    return lax.map(of_element, jnp.asarray(offsets(conv))).reshape(conv.kernel)
+    def at_pixel(*at: Any) -> Array:
+        first = (place * stride for place, stride in zip(at, conv.strides, strict=True))
+        met = lax.slice(lax.dynamic_slice(x, (0, *first, 0), window), (0,) * x.ndim, window, (1, *conv.dilation, 1))
+        return met * lax.dynamic_slice(b, (0, *at, 0), pixel)
+
+    def add(step: Array, sums: Array) -> Array:
+        *row, first = jnp.unravel_index(step, (*rows, steps))
+        return sums + functools.reduce(operator.add, [at_pixel(*row, first * PIXELS + i) for i in range(PIXELS)])
+
+    sums = jnp.zeros((len(x), *conv.size, x.shape[-1]), x.dtype)
+    return lax.fori_loop(0, math.prod(rows) * steps, add, sums).sum(0).reshape(conv.kernel)
 
 
 def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     """A kernel of its own for each channel: a sum of shifted products."""
     each = conv.output[-1] // conv.groups
     x = jnp.repeat(x, each, -1) if each > 1 else x
-    if wanted == "output":
-        terms = zip(taps(conv, x), b.reshape(-1, conv.output[-1]), strict=True)
-        return functools.reduce(operator.add, (tap * weight for tap, weight in terms))
-    return by_element(conv, x, b, lambda tap, b: (tap * b).sum(range(tap.ndim - 1)))
+    if wanted == "kernel":
+        return by_pixel(conv, x, b)
+    terms = zip(taps(conv, x), b.reshape(-1, conv.output[-1]), strict=True)
+    return functools.reduce(operator.add, (tap * weight for tap, weight in terms))
 
 
 def grouped(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
