@@ -208,27 +208,28 @@ def by_pixel(conv: Convolution, x: Array, b: Array) -> Array:
         jnp.pad(a, [*[(0, 0)] * len(conv.size), (0, pixels), (0, 0)])
         for a, pixels in ((b, more), (padded(conv, x), more * conv.strides[-1]))
     )
+    each = b.shape[-1] // x.shape[-1]
     window, pixel = (len(x), *(r + 1 for r in conv.reach), x.shape[-1]), (len(b), *[1] * len(conv.size), b.shape[-1])
 
     def at_pixel(*at: Any) -> Array:
         first = (place * stride for place, stride in zip(at, conv.strides, strict=True))
         met = lax.slice(lax.dynamic_slice(x, (0, *first, 0), window), (0,) * x.ndim, window, (1, *conv.dilation, 1))
-        return met * lax.dynamic_slice(b, (0, *at, 0), pixel)
+        return jnp.repeat(met, each, -1) * lax.dynamic_slice(b, (0, *at, 0), pixel)
 
     def add(step: Array, sums: Array) -> Array:
         *row, first = jnp.unravel_index(step, (*rows, steps))
         return sums + functools.reduce(operator.add, [at_pixel(*row, first * PIXELS + i) for i in range(PIXELS)])
 
-    sums = jnp.zeros((len(x), *conv.size, x.shape[-1]), x.dtype)
+    sums = jnp.zeros((len(x), *conv.size, b.shape[-1]), x.dtype)
     return lax.fori_loop(0, math.prod(rows) * steps, add, sums).sum(0).reshape(conv.kernel)
 
 
 def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     """A kernel of its own for each channel: a sum of shifted products."""
     each = conv.output[-1] // conv.groups
-    x = jnp.repeat(x, each, -1) if each > 1 else x
     if wanted == "kernel":
         return by_pixel(conv, x, b)
+    x = jnp.repeat(x, each, -1) if each > 1 else x
     terms = zip(taps(conv, x), b.reshape(-1, conv.output[-1]), strict=True)
     return functools.reduce(operator.add, (tap * weight for tap, weight in terms))
 

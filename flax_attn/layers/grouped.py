@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from flax_attn.layers.conv import Conv2d
 from flax_attn.layers.convolution import convolution
+from flax_attn.layers.layout import in_memory
 from flax_attn.layers.module import accumulator, contract, einsum
 
 
@@ -83,7 +84,7 @@ def mixed_columns(x: Float[Array, "n h w c"], kernel: Float[Array, "1 1 heads o"
     each = kernel.astype(wide).reshape(heads, x.shape[-1] // heads, -1)
     parts = jnp.split(x.astype(wide), heads, -1)
     columns = [sum(part * own[:, i] for part, own in zip(parts, each, strict=True)) for i in range(each.shape[-1])]
-    return jnp.stack(columns, -1).reshape(*x.shape[:-1], outputs).astype(x.dtype)
+    return in_memory(jnp.stack(columns, -1).reshape(*x.shape[:-1], outputs).astype(x.dtype))
 
 
 class HeadMixer(Conv2d):
