@@ -11,7 +11,6 @@ from jaxtyping import Array, Float
 
 from flax_attn.layers.conv import Conv2d
 from flax_attn.layers.convolution import convolution
-from flax_attn.layers.layout import in_memory
 from flax_attn.layers.module import accumulator, contract, einsum
 
 
@@ -73,33 +72,26 @@ def mixed_heads(x: Float[Array, "n h w c"], kernel: Float[Array, "1 1 heads o"])
 
 @mixed_heads.defjvp
 def _mixed_heads_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The gradient of x is that of the matrix product: a CPU takes longer for that of the convolution."""
     (x, kernel), (dx, dkernel) = primals, tangents
-    return mixed_heads(x, kernel), mixed_columns(dx, kernel) + mixed_heads(x, dkernel)
+    return mixed_heads(x, kernel), mixed_product(dx, kernel) + mixed_heads(x, dkernel)
 
 
-def mixed_columns(x: Float[Array, "n h w c"], kernel: Float[Array, "1 1 heads o"]) -> Float[Array, "n h w o"]:
-    """``mixed_heads`` with a gradient of x that a CPU computes in half the time of that of a convolution."""
-    heads, outputs = kernel.shape[2:]
-    wide = accumulator(x.dtype)
-    each = kernel.astype(wide).reshape(heads, x.shape[-1] // heads, -1)
-    parts = jnp.split(x.astype(wide), heads, -1)
-    columns = [sum(part * own[:, i] for part, own in zip(parts, each, strict=True)) for i in range(each.shape[-1])]
-    return in_memory(jnp.stack(columns, -1).reshape(*x.shape[:-1], outputs).astype(x.dtype))
+def mixed_product(x: Float[Array, "n h w c"], kernel: Float[Array, "1 1 heads o"]) -> Float[Array, "n h w o"]:
+    """``mixed_heads`` as one matrix product, with zeros for all other channels."""
+    channels, (heads, outputs) = x.shape[-1], kernel.shape[2:]
+    own = members(outputs, channels // heads).T > 0
+    each = jnp.where(own, kernel[0, 0][:, None], 0)  # (heads, groups, outputs)
+    return einsum("nhwi,io->nhwo", x, each.reshape(channels, outputs))
 
 
 class HeadMixer(Conv2d):
     """A 1x1 ``Conv2d`` that mixes the heads of each channel; its input has the channels head by head.
 
-    A TPU pads an array with an axis of heads to 32 times its size: there the convolution is one matrix product, with
-    zeros for all other channels. ``jax.checkpoint`` keeps nothing but x and the kernel for the gradient on a CPU: all
-    else that is kept would be zeros in the program of a TPU.
+    A TPU pads an array with an axis of heads to 32 times its size: it gets a matrix product. ``jax.checkpoint`` keeps
+    only x and the kernel for the gradient on a CPU: all else that is kept would be zeros in the program of a TPU.
     """
 
     def convolve(self, x: Array, kernel: Array, **geometry: Any) -> Array:
-        def as_product(x: Array, kernel: Array) -> Array:
-            own = members(self.out_channels, self.groups).T > 0
-            each = jnp.where(own, kernel[0, 0][:, None], 0)  # (heads, groups, out_channels)
-            return einsum("nhwi,io->nhwo", x, each.reshape(x.shape[-1], self.out_channels))
-
         on_cpu = jax.checkpoint(mixed_heads, prevent_cse=False)
-        return lax.platform_dependent(x, kernel, cpu=on_cpu, default=as_product)
+        return lax.platform_dependent(x, kernel, cpu=on_cpu, default=mixed_product)
