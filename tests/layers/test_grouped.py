@@ -24,7 +24,7 @@ def test_the_form_of_a_tpu_gives_what_that_of_a_cpu_gives(name, monkeypatch):
 
     def compute():
         def run(params, x):
-            return jnp.sin(module.apply({**variables, "params": params}, x, **call)).sum()
+            return jnp.sin(module.apply({**variables, "params": params}, x, **call) / 100).sum()
 
         return jax.jit(jax.value_and_grad(run, (0, 1)))(variables["params"], x)
 
