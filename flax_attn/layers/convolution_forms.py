@@ -8,14 +8,15 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from flax_attn.layers.convolution_shapes import Convolution, spans
+from flax_attn.layers.convolution_shapes import Convolution, padded, spans
 from flax_attn.layers.convolution_threads import (
     LIBRARY_LACKS_THREADS,
     taller_kernel_pays,
@@ -23,18 +24,17 @@ from flax_attn.layers.convolution_threads import (
     with_taller_kernel,
     xla,
 )
+from flax_attn.layers.convolution_winograd import winograd, winograd_pays
 from flax_attn.layers.layout import not_inlined
 
 CHUNK = 32
 """How many channels of narrow groups are computed as one dense convolution."""
 
+PIXELS = 4
+"""How many pixels ``by_pixel`` adds at a time."""
+
+
 Form = Callable[[Convolution, str, Array, Array], Array]
-
-
-def padded(conv: Convolution, x: Array) -> Array:
-    """The input with its pads, and with zeros between its pixels where it is dilated."""
-    space = [(low, high, d - 1) for (low, high), d in zip(conv.pads, conv.lhs_dilation, strict=True)]
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *space, (0, 0, 0)])
 
 
 def offsets(conv: Convolution) -> list[tuple[int, ...]]:
@@ -153,15 +153,32 @@ def folded_pays(conv: Convolution) -> bool:
     return conv.groups == 1 and max(conv.lhs_dilation) == 1 and conv.output[-1] >= 256 and numbers <= 2**26
 
 
-def by_element(conv: Convolution, x: Array, b: Array, gradient: Callable[[Array, Array], Array]) -> Array:
-    """The gradient of the kernel, element by element: ``gradient`` of what the element meets of x, and b."""
-    x, step = padded(conv, x), (1, *conv.strides, 1)
-    extent = (len(x), *spans(conv.output, conv.strides), x.shape[-1])
+def by_pixel(conv: Convolution, x: Array, b: Array) -> Array:
+    """The gradient of a kernel for each channel: a few pixels of b at a time, for all elements of the kernel at once.
 
-    def of_element(at: Array) -> Array:
-        return gradient(lax.slice(lax.dynamic_slice(x, (0, *at, 0), extent), (0,) * x.ndim, extent, step), b)
+    Each image has its own sums. They are small enough to stay in the cache.
+    """
+    *rows, columns = conv.output[1:-1]
+    steps = -(-columns // PIXELS)
+    more = steps * PIXELS - columns
+    b, x = (
+        jnp.pad(a, [*[(0, 0)] * len(conv.size), (0, pixels), (0, 0)])
+        for a, pixels in ((b, more), (padded(conv, x), more * conv.strides[-1]))
+    )
+    each = b.shape[-1] // x.shape[-1]
+    window, pixel = (len(x), *(r + 1 for r in conv.reach), x.shape[-1]), (len(b), *[1] * len(conv.size), b.shape[-1])
 
-    return lax.map(of_element, jnp.asarray(offsets(conv))).reshape(conv.kernel)
+    def at_pixel(*at: Any) -> Array:
+        first = (place * stride for place, stride in zip(at, conv.strides, strict=True))
+        met = lax.slice(lax.dynamic_slice(x, (0, *first, 0), window), (0,) * x.ndim, window, (1, *conv.dilation, 1))
+        return jnp.repeat(met, each, -1) * lax.dynamic_slice(b, (0, *at, 0), pixel)
+
+    def add(step: Array, sums: Array) -> Array:
+        *row, first = jnp.unravel_index(step, (*rows, steps))
+        return sums + functools.reduce(operator.add, [at_pixel(*row, first * PIXELS + i) for i in range(PIXELS)])
+
+    sums = jnp.zeros((len(x), *conv.size, b.shape[-1]), x.dtype)
+    return lax.fori_loop(0, math.prod(rows) * steps, add, sums).sum(0).reshape(conv.kernel)
 
 
 def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
@@ -169,7 +186,7 @@ def depthwise(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     inputs, outputs = conv.kernel[-2:]
     each = outputs // conv.groups
     if wanted == "kernel":
-        return by_element(conv, jnp.repeat(x, each, -1), b, lambda tap, b: (tap * b).sum(range(tap.ndim - 1)))
+        return by_pixel(conv, x, b)
 
     def compute(x: Array, kernel: Array) -> Array:
         weights = kernel.reshape(-1, inputs, outputs)
@@ -221,51 +238,6 @@ def blocks(kernel: Array, groups: int) -> Array:
     apart = kernel.reshape(*size, groups, inputs // groups, groups, outputs // groups)
     own = jnp.moveaxis(jnp.diagonal(apart, axis1=-4, axis2=-2), -1, -2)
     return own.reshape(*size, inputs // groups, outputs)
-
-
-SIDES = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-BACK = ((1, 1, 1, 0), (0, 1, -1, -1))
-
-
-def winograd_pays(conv: Convolution) -> bool:
-    """Whether ``winograd`` can compute the convolution, and faster than XLA."""
-    possible = (conv.size, conv.strides, conv.dilation, conv.lhs_dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-    channels = set(conv.kernel[-2:]) <= set(range(64, 81))
-    return possible and channels and conv.output[0] > 1 and 196 <= tiles(conv) <= 3200
-
-
-def tiles(conv: Convolution) -> int:
-    """How many squares of 2x2 pixels cover the output of one image."""
-    return math.prod(-(-n // 2) for n in conv.output[1:-1])
-
-
-def winograd(conv: Convolution, wanted: str, x: Array, kernel: Array) -> Array:
-    """A 3x3 kernel with 16 products for each 2x2 pixels in place of 36; as many images at a time as the cache holds.
-
-    Source: F(2x2, 3x3) in Lavin, Gray 2016, https://arxiv.org/abs/1509.09308.
-    """
-    n, h, w, _ = conv.output
-    rows, columns = -(-h // 2), -(-w // 2)
-    even = conv._replace(pads=tuple((low, high + k % 2) for (low, high), k in zip(conv.pads, (h, w), strict=True)))
-    weights = jnp.einsum("ai,bj,ijco->abco", np.array(KERNEL), np.array(KERNEL), kernel).astype(x.dtype)
-    together = math.gcd(n, max(1, 1600 // tiles(conv)))
-
-    def images(x: Array) -> Array:
-        x = mixed(SIDES, [x[:, i : i + 2 * rows - 1 : 2] for i in range(4)], 0)
-        x = mixed(SIDES, [x[:, :, :, j : j + 2 * columns - 1 : 2] for j in range(4)], 1)
-        y = jnp.einsum("abnhwc,abco->abnhwo", x, weights)
-        y = mixed(BACK, [mixed(BACK, list(row), 3) for row in y], 2)
-        return y.reshape(together, 2 * rows, 2 * columns, -1)[:, :h, :w]
-
-    x = padded(even, x)
-    return lax.map(images, x.reshape(-1, together, *x.shape[1:])).reshape(conv.output)
-
-
-def mixed(matrix: Sequence[Sequence[int]], arrays: list[Array], axis: int) -> Array:
-    """The sums of ``arrays`` with the weights of each row of ``matrix``, which are 1, 0 and -1, on a new axis."""
-    terms = [[a if weight == 1 else -a for weight, a in zip(row, arrays, strict=True) if weight] for row in matrix]
-    return jnp.stack([functools.reduce(operator.add, row) for row in terms], axis)
 
 
 def fastest(conv: Convolution, wanted: str, a: Array, b: Array) -> Array:

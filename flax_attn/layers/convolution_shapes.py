@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 OPERANDS = {"output": ("input", "kernel"), "input": ("kernel", "output"), "kernel": ("input", "output")}
@@ -83,3 +84,9 @@ class Convolution(NamedTuple):
         """The kernel flipped in space, with input and output channels swapped in each group."""
         grouped = jnp.flip(kernel, range(len(self.size))).reshape(*self.kernel[:-1], self.groups, -1)
         return jnp.swapaxes(grouped, -3, -1).reshape(*self.size, -1, self.input[-1])
+
+
+def padded(conv: Convolution, x: Array) -> Array:
+    """The input with its pads, and with zeros between its pixels where it is dilated."""
+    space = [(low, high, d - 1) for (low, high), d in zip(conv.pads, conv.lhs_dilation, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *space, (0, 0, 0)])

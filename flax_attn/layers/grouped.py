@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from flax_attn.layers.conv import Conv2d
+from flax_attn.layers.convolution import convolution
 from flax_attn.layers.module import accumulator, contract, einsum
 
 FEW = 8
@@ -86,21 +87,45 @@ def scale_groups(x: Float[Array, "n h w c"], gate: Float[Array, "n h w g"]) -> F
     return lax.platform_dependent(x, gate, cpu=split, default=product)
 
 
+@jax.custom_jvp
+def mixed_heads(x: Float[Array, "n h w c"], kernel: Float[Array, "1 1 heads o"]) -> Float[Array, "n h w o"]:
+    """The 1x1 convolution of ``HeadMixer``: heads are pixels side by side, and each channel has a kernel of its own."""
+    n, h, w, c = x.shape
+    heads, outputs = kernel.shape[2:]
+    product = functools.partial(
+        convolution,
+        strides=(1, heads),
+        pads=((0, 0), (0, 0)),
+        dilation=(1, 1),
+        lhs_dilation=(1, 1),
+        groups=c // heads,
+    )
+    y = contract(product, x.reshape(n, h, w * heads, c // heads), kernel.reshape(1, heads, 1, outputs))
+    return y.astype(x.dtype)
+
+
+@mixed_heads.defjvp
+def _mixed_heads_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The gradient of x is that of the matrix product: a CPU takes longer for that of the convolution."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    return mixed_heads(x, kernel), mixed_product(dx, kernel) + mixed_heads(x, dkernel)
+
+
+def mixed_product(x: Float[Array, "n h w c"], kernel: Float[Array, "1 1 heads o"]) -> Float[Array, "n h w o"]:
+    """``mixed_heads`` as one matrix product, with zeros for all other channels."""
+    channels, (heads, outputs) = x.shape[-1], kernel.shape[2:]
+    own = members(outputs, channels // heads).T > 0
+    each = jnp.where(own, kernel[0, 0][:, None], 0)  # (heads, groups, outputs)
+    return einsum("nhwi,io->nhwo", x, each.reshape(channels, outputs))
+
+
 class HeadMixer(Conv2d):
     """A 1x1 ``Conv2d`` that mixes the heads of each channel; its input has the channels head by head.
 
-    A CPU brings the heads of a channel together. A TPU pads the array of that shape to 32 times its size: there the
-    convolution is one matrix product, with zeros for all other channels.
+    A TPU pads an array with an axis of heads to 32 times its size: it gets a matrix product. ``jax.checkpoint`` keeps
+    only x and the kernel for the gradient on a CPU: all else that is kept would be zeros in the program of a TPU.
     """
 
     def convolve(self, x: Array, kernel: Array, **geometry: Any) -> Array:
-        def sorted_by_channel(x: Array, kernel: Array) -> Array:
-            y = jnp.stack(jnp.split(x, x.shape[-1] // self.groups, -1), -1).reshape(x.shape)
-            return super(HeadMixer, self).convolve(y, kernel, **geometry)
-
-        def as_product(x: Array, kernel: Array) -> Array:
-            own = members(self.out_channels, self.groups).T > 0
-            each = jnp.where(own, kernel[0, 0][:, None], 0)  # (heads, groups, out_channels)
-            return einsum("nhwi,io->nhwo", x, each.reshape(x.shape[-1], self.out_channels))
-
-        return lax.platform_dependent(x, kernel, cpu=sorted_by_channel, default=as_product)
+        on_cpu = jax.checkpoint(mixed_heads, prevent_cse=False)
+        return lax.platform_dependent(x, kernel, cpu=on_cpu, default=mixed_product)
