@@ -8,7 +8,9 @@ The columns are:
 - those of them with a float32 operand
 - the gigabytes that the compiled step reads and writes, by the compiler's own estimate
 
-``flax.linen`` computes the variance of BatchNorm in one pass over its input, PyTorch and ``flax_attn`` in two.
+``flax.linen`` computes the variance of BatchNorm in one pass over its input, PyTorch and ``flax_attn`` in two. With
+``--two-passes`` the table has flax.linen's own two passes (``use_fast_variance=False``), too. ResNet-50 is
+``--layers 3 4 6 3``.
 """
 
 import argparse
@@ -41,15 +43,16 @@ class PlainBottleneck(nn.Module):
 
     planes: int
     stride: int
+    fast_variance: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x
         for size, planes, stride in ((1, self.planes, 1), (3, self.planes, self.stride), (1, 4 * self.planes, 1)):
             y = conv(planes, size, stride)(nn.relu(y) if size == 3 or planes != self.planes else y)
-            y = norm()(y)
+            y = norm(self.fast_variance)(y)
         if x.shape != y.shape:
-            x = norm()(conv(4 * self.planes, 1, self.stride)(x))
+            x = norm(self.fast_variance)(conv(4 * self.planes, 1, self.stride)(x))
         return nn.relu(x + y)
 
 
@@ -57,14 +60,15 @@ class PlainResNet(nn.Module):
     """The ResNet of ``flax_attn`` in plain flax.linen."""
 
     layers: tuple[int, ...]
+    fast_variance: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        x = nn.relu(norm()(conv(64, 7, 2)(x.astype(jnp.bfloat16))))
+        x = nn.relu(norm(self.fast_variance)(conv(64, 7, 2)(x.astype(jnp.bfloat16))))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # noqa: TID251
         for i, blocks in enumerate(self.layers):
             for j in range(blocks):
-                x = PlainBottleneck(64 * 2**i, 2 if i and not j else 1)(x)
+                x = PlainBottleneck(64 * 2**i, 2 if i and not j else 1, self.fast_variance)(x)
         return nn.Dense(1000, dtype=jnp.bfloat16)(x.mean((1, 2)))  # noqa: TID251
 
 
@@ -74,9 +78,9 @@ def conv(features: int, size: int, stride: int) -> nn.Module:
     return nn.Conv(features, (size, size), (stride, stride), padding=pad, use_bias=False, dtype=jnp.bfloat16)  # noqa: TID251
 
 
-def norm() -> nn.Module:
-    """A BatchNorm in training mode."""
-    return nn.BatchNorm(use_running_average=False, dtype=jnp.bfloat16)  # noqa: TID251
+def norm(fast_variance: bool) -> nn.Module:
+    """A BatchNorm in training mode; ``fast_variance`` says whether it computes the variance in one pass."""
+    return nn.BatchNorm(use_running_average=False, dtype=jnp.bfloat16, use_fast_variance=fast_variance)  # noqa: TID251
 
 
 def gradient(module: nn.Module) -> Callable[..., Any]:
@@ -108,6 +112,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs=4, default=[1, 1, 1, 1], help="blocks in each stage")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--side", type=int, default=224, help="height and width of the images")
+    parser.add_argument("--two-passes", action="store_true", help="flax.linen with the exact variance, too")
     options = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     layers = tuple(options.layers)
@@ -115,6 +120,8 @@ def main() -> None:
         "flax_attn": ResNet(Bottleneck, layers, dtype=jnp.bfloat16),
         "flax.linen": PlainResNet(layers),
     }
+    if options.two_passes:
+        networks["flax.linen, two passes"] = PlainResNet(layers, fast_variance=False)
     table = Table("network", "products", "with a float32 operand", "GB", box=None)
     for name, module in networks.items():
         products, wide, gigabytes = measure(module, options.batch, options.side)

@@ -97,7 +97,10 @@ def off_chip(text: str) -> int:
     sizes: dict[str, int] = {}
     total = 0
     for name, kind, operation, rest in INSTRUCTION.findall(text[text.index("\nENTRY ") :]):
-        sizes[name] = sum(padded(*words) for *words, where in ARRAY.findall(kind) if "S(1)" not in where)
+        arrays = [(padded(*words), "S(" not in where) for *words, where in ARRAY.findall(kind)]
+        if operation == "slice-start":  # its operand, of which it reads as much as the result has, and its result
+            arrays = [(arrays[1][0], outside) for _, outside in arrays[:2]]
+        sizes[name] = sum(size for size, outside in arrays if outside)
         if operation in ALIASES or operation.endswith("-done"):
             continue
         total += sizes[name]

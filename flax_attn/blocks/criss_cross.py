@@ -66,7 +66,7 @@ def with_weights(
     column += own_position(column.shape[-1])
     row, column = joint_softmax(row, column, value.dtype, mesh_axis)
     along_column = turned(einsum("nwhg,nwgc->nwhc", column, turned(value)))
-    return einsum("nhwv,nhvc->nhwc", row, value) + along_column, row, turned(column)
+    return along_column + einsum("nhwv,nhvc->nhwc", row, value), row, turned(column)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))

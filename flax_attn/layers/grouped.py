@@ -63,11 +63,9 @@ def weighted_group_sums(
         return sum_last((wide * weights[:, None, None]).reshape(*x.shape[:-1], groups, c // groups))
 
     def product(x: Array, weights: Array) -> Array:
-        high = weights.astype(x.dtype)
-        parts = [high] if x.dtype == weights.dtype else [high, (weights - high).astype(x.dtype)]
-        columns = [part[..., None] * members(c, groups).astype(x.dtype) for part in parts]
+        columns = weights.astype(x.dtype)[..., None] * members(c, groups).astype(x.dtype)
         precise = functools.partial(jnp.einsum, "nhwc,ncg->nhwg", precision=lax.Precision.HIGHEST)
-        return functools.reduce(jnp.add, [contract(precise, x, column) for column in columns])
+        return contract(precise, x, columns)
 
     return lax.platform_dependent(x, weights, cpu=split, default=product)
 

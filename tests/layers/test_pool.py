@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 functional = torch.nn.functional
 
 from flax_attn import layers
+from flax_attn.layers import pool
 from tests.helpers.layer import (
     array,
     channels_first,
@@ -96,6 +97,26 @@ def test_gradient_of_a_dilated_max_pool():
     arguments = dict(kernel_size=(2, 3), stride=(1, 2), padding=(1, 0), dilation=(3, 2))
     x = normal(2, 7, 10, 3)
     check_function(lambda x: layers.max_pool(x, **arguments), lambda t: functional.max_pool2d(t, **arguments), x)
+
+
+def test_the_maxima_of_a_tpu_are_those_of_a_cpu(monkeypatch):
+    x = np.random.default_rng(0).integers(0, 3, (2, 7, 10, 3)).astype("float64")
+    cases = [
+        dict(kernel_size=3, stride=2, padding=1),
+        dict(kernel_size=3, stride=2, ceil_mode=True),
+        dict(kernel_size=(2, 3), stride=(3, 1), padding=(1, 0)),
+    ]
+
+    def compute():
+        def loss(x, case):
+            y = layers.max_pool(x, **case)
+            return (y * jnp.arange(y.size).reshape(y.shape)).sum(), y
+
+        return [jax.grad(loss, has_aux=True)(x, case) for case in cases]
+
+    expected = compute()
+    monkeypatch.setattr(pool.lax, "platform_dependent", lambda *arrays, tpu, default: tpu(*arrays))
+    jax.tree.map(np.testing.assert_array_equal, compute(), expected)
 
 
 @pytest.mark.parametrize("name", ["max_pool", "adaptive_max_pool"])
