@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from flax_attn.blocks.danet import PAM_Module
 from flax_attn.blocks.inplace_abn import ABN, InPlaceABN
 from flax_attn.layers import Conv2d, Conv3d, Dropout2d, Module, Sequential, einsum, require, require_floats, softmax
-from flax_attn.layers.lines import check_line_block, in_blocks, needs_blocks, own_position, turn
+from flax_attn.layers.lines import check_line_block, in_blocks, needs_blocks, own_position, turn, weighted_lines
 from flax_attn.shapes import Image, ScoreMap, Volume
 
 Row = Float[Array, "n h w w"]
@@ -65,8 +65,8 @@ def with_weights(
     column = einsum("nwhd,nwgd->nwhg", turned(query), turned(key), wide=True)
     column += own_position(column.shape[-1])
     row, column = joint_softmax(row, column, value.dtype, mesh_axis)
-    along_column = turned(einsum("nwhg,nwgc->nwhc", column, turned(value)))
-    return along_column + einsum("nhwv,nhvc->nhwc", row, value), row, turned(column)
+    along_column = turned(weighted_lines(column, turned(value)))
+    return along_column + weighted_lines(row, value), row, turned(column)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))

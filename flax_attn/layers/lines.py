@@ -13,11 +13,26 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from flax_attn.layers.layout import in_memory
 from flax_attn.layers.module import einsum, require
 from flax_attn.layers.plain import has_known_shape
 
 WEIGHTS_AT_ONCE = 2**24
 """How many weights ``criss_cross_attention`` computes at one time, where ``line_block`` does not say otherwise."""
+
+
+WIDE = 256
+"""From this many channels of the values on, ``weighted_lines`` puts the weights of each line transposed in memory."""
+
+
+def weighted_lines(weights: Float[Array, "n a b g"], values: Float[Array, "n a g c"]) -> Float[Array, "n a b c"]:
+    """The sums of the values of each line, with the weights of each position of the line.
+
+    XLA on a CPU computes products of small matrices on one thread, unless the left ones lie transposed in memory.
+    """
+    if values.shape[-1] < WIDE:
+        return einsum("nabg,nagc->nabc", weights, values)
+    return einsum("nagb,nagc->nabc", in_memory(weights.swapaxes(2, 3)), values)
 
 
 def check_line_block(who: str, line_block: int | None, mesh_axis: str | None) -> None:
