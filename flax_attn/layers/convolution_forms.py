@@ -18,9 +18,9 @@ from jaxtyping import Array
 
 from flax_attn.layers.convolution_shapes import Convolution, padded, spans
 from flax_attn.layers.convolution_threads import (
-    LIBRARY_LACKS_THREADS,
+    taller,
     taller_kernel_pays,
-    threaded,
+    taller_pays,
     with_taller_kernel,
     xla,
 )
@@ -103,7 +103,7 @@ def by_images(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
     """The gradient of the kernel as a convolution over the images. In a loop, XLA's own takes up to 90 times longer."""
     over = conv.swapped()
     x, b = jnp.swapaxes(x, 0, -1), jnp.moveaxis(b, 0, -2)
-    if LIBRARY_LACKS_THREADS and taller_kernel_pays(over):
+    if taller_kernel_pays(over):
         x, b, over = with_taller_kernel(over, x, b)
     return jnp.moveaxis(xla(over, "output", x, b), 0, -2)
 
@@ -262,4 +262,6 @@ def choose(conv: Convolution, wanted: str) -> Form:
         return wide
     if unfolded_pays(conv, wanted):
         return unfolded
-    return threaded if wanted == "output" else by_images
+    if wanted == "kernel":
+        return by_images
+    return taller if taller_pays(conv) else xla

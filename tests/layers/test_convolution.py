@@ -13,7 +13,7 @@ from flax_attn.layers import Conv2d, dots_saveable
 from flax_attn.layers.convolution import convolution
 from flax_attn.layers.convolution_forms import pixels_together
 from flax_attn.layers.convolution_shapes import Convolution
-from flax_attn.layers.convolution_threads import LIBRARY_LACKS_THREADS, in_one_row, xla
+from flax_attn.layers.convolution_threads import LIBRARY_LACKS_THREADS, xla
 
 CASES = {
     "pointwise": ((2, 5, 4, 6), (1, 1, 6, 3), {}),
@@ -118,35 +118,6 @@ def test_a_library_with_one_thread_is_avoided(name):
 
     assert "ynn_fusion" in text(theirs)
     assert "ynn_fusion" not in text(ours)
-
-
-IN_ONE_ROW = {
-    "as high and wide": ((3, 5, 4, 2), (3, 3, 2, 3), dict(pads=((1, 1), (1, 1)))),
-    "with strides": ((3, 6, 7, 2), (3, 2, 2, 1), dict(strides=(1, 2), pads=((0, 1), (0, 1)))),
-    "with more pads before": ((2, 4, 3, 2), (2, 3, 2, 2), dict(strides=(2, 1), pads=((1, 0), (3, 0)))),
-    "with more pads after": ((2, 4, 3, 1), (1, 2, 1, 2), dict(strides=(1, 3), pads=((0, 0), (0, 5)))),
-    "with pads cut off": ((2, 4, 6, 1), (1, 3, 1, 2), dict(pads=((0, 0), (-1, -2)), dilation=(1, 2))),
-    "with outputs that see only pads": ((2, 4, 4, 2), (3, 3, 2, 3), dict(strides=(4, 4), pads=((3, 3), (3, 4)))),
-}
-
-
-@pytest.mark.parametrize("name", IN_ONE_ROW)
-def test_images_in_one_row_do_not_see_each_other(name):
-    shape, kernel_shape, given = IN_ONE_ROW[name]
-    conv = Convolution.of(shape, kernel_shape, **geometry(2, given))
-    rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.normal(size=s)) for s in (shape, kernel_shape))
-    close(in_one_row(conv, "output", x, kernel), xla(conv, "output", x, kernel))
-
-
-@pytest.mark.skipif(not LIBRARY_LACKS_THREADS, reason="YNNPACK of this jaxlib computes on all threads")
-@pytest.mark.parametrize(("channels", "size", "row"), [(32, 16, "1,16,544,32"), (64, 8, "1,8,288,64")])
-def test_many_images_of_few_channels_are_one_row(channels, size, row):
-    x = jax.ShapeDtypeStruct((32, size, size, channels), jnp.float32)
-    kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), jnp.float32)
-    same = geometry(2, dict(pads=((1, 1), (1, 1))))
-    text = jax.jit(lambda *both: convolution(*both, **same)).lower(x, kernel).compile().as_text()
-    assert f"f32[{row}]" in text
 
 
 @pytest.mark.parametrize(("stride", "together"), [(1, 8), (3, 8), (4, 1), (100, 1)])
