@@ -209,6 +209,13 @@ MUTATIONS = [
         "tests/layers/test_convolution.py -k groups",
     ),
     Mutation(
+        "the parts of a gradient of the input are added at other pixels",
+        "flax_attn/layers/convolution_forms.py",
+        "lows = [place - low for place",
+        "lows = [low - place for place",
+        "tests/layers/test_convolution.py -k channels",
+    ),
+    Mutation(
         "blocks of queries in another order",
         "flax_attn/layers/attention.py",
         "x = jnp.moveaxis(parts, 0, -2)",
