@@ -50,11 +50,11 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case(PAM_Module, 512, 97, "query_block"),
-    Case(PAM_Module, 64, 256, "query_block"),
-    Case(NONLocalBlock2D, 256, 97, "query_block"),
-    Case(CrissCrossAttention, 512, 97, "line_block"),
-    Case(CrissCrossAttention, 64, 1024, "line_block"),
+    Case(PAM_Module, 512, 97, argument="query_block"),
+    Case(PAM_Module, 64, 256, argument="query_block"),
+    Case(NONLocalBlock2D, 256, 97, argument="query_block"),
+    Case(CrissCrossAttention, 512, 97, argument="line_block"),
+    Case(CrissCrossAttention, 64, 1024, argument="line_block"),
 ]
 
 

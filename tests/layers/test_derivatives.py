@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 torch = pytest.importorskip("torch")
 
@@ -83,8 +84,7 @@ def test_gradient_of_batch_norm_in_float32_is_as_exact_as_torchs_far_from_zero(s
 def operations(jaxpr):
     """All operations of a function, with those of the functions that it calls."""
     for eqn in jaxpr.eqns:
-        inner = [p.jaxpr if hasattr(p, "jaxpr") else p for p in eqn.params.values()]
-        inner = [p for p in inner if hasattr(p, "eqns")]
+        inner = list(jaxprs_in_params(eqn.params))
         for part in inner:
             yield from operations(part)
         if not inner:
