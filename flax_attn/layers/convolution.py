@@ -1,5 +1,5 @@
 """The convolution behind ``Conv`` and ``ConvTranspose``. Trap: on a CPU, the gradient of XLA's own convolution with
-groups takes up to 300 times as long as PyTorch's.
+groups takes many times as long as PyTorch's.
 
 So the convolution is a primitive of its own. A CPU computes it in the forms of ``convolution_forms``, any other
 platform by ``lax.conv_general_dilated``. ``jax.lax.platform_dependent`` would choose too, but it changes the program

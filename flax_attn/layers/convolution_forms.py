@@ -91,7 +91,7 @@ def unfolded(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
 def unfolded_pays(conv: Convolution, wanted: str) -> bool:
     """Whether ``unfolded`` is faster than XLA: at few pixels with many channels, and where the kernel has more pixels.
 
-    There, XLA exchanges the input and the kernel, and then takes up to ten times as long.
+    There, XLA exchanges the input and the kernel, which makes it slow.
     """
     if wanted == "output" and math.prod(conv.size) > math.prod(conv.input[1:-1]):
         return math.prod(conv.output[:-1]) * math.prod(conv.kernel[:-1]) <= 2**24
@@ -100,7 +100,7 @@ def unfolded_pays(conv: Convolution, wanted: str) -> bool:
 
 
 def by_images(conv: Convolution, wanted: str, x: Array, b: Array) -> Array:
-    """The gradient of the kernel as a convolution over the images. In a loop, XLA's own takes up to 90 times longer."""
+    """The gradient of the kernel as a convolution over the images. In a loop, XLA's own is much slower."""
     over = conv.swapped()
     x, b = jnp.swapaxes(x, 0, -1), jnp.moveaxis(b, 0, -2)
     if taller_kernel_pays(over):

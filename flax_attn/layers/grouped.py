@@ -1,6 +1,6 @@
 """Sums over groups of channels. Traps: a TPU pads the last axis of an array to 128, so that four channels in an axis of
-their own take 32 times their size. There, the groups are columns of a matrix of zeros and ones. A CPU takes 8 times as
-long for a sum over an axis of four as for three additions."""
+their own take 32 times their size. There, the groups are columns of a matrix of zeros and ones. A CPU takes longer
+for a sum over an axis of four than for three additions."""
 
 import functools
 import operator

@@ -1,5 +1,5 @@
 """Arrays that a CPU writes to memory before it goes on. Trap: XLA on a CPU puts the transpositions of arrays into the
-products that follow, and such a product takes up to ten times as long.
+products that follow, which makes them slow.
 
 ``jax.lax.optimization_barrier`` prevents this, but it stands in the way of a TPU. So it is a primitive of its own, that
 is a barrier on a CPU and nothing on any other platform. XLA removes the barrier before it fuses elementwise operations:

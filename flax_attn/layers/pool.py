@@ -1,8 +1,8 @@
 """``torch.nn.functional``'s pooling. Traps: adaptive windows may overlap; a tied maximum's gradient goes to the first.
 
-All pool one axis after another, for maxima and sums separate. Windows are shifted strided slices: at 3x3 on CPU the
-gradient is 10 times faster than that of ``lax.reduce_window``, which also has none for a dilated window. A TPU takes
-``lax.reduce_window`` for maxima: the slices move four times its bytes there."""
+All pool one axis after another, for maxima and sums separate. Windows are shifted strided slices: on a CPU their
+gradient is much faster than that of ``lax.reduce_window``, which also has none for a dilated window. A TPU takes
+``lax.reduce_window`` for maxima: the slices move more bytes there."""
 
 import functools
 import operator
