@@ -42,8 +42,8 @@ def introduction(figures: Row) -> list[str]:
         "we are faster. Memory is how far one call raises the memory of the process: ours, and PyTorch's fastest "
         "form. The last column is the time to trace and compile ours.",
         "",
-        "On Linux, both sides keep freed memory (`mallopt`): otherwise some calls pay for new pages, by chance. Your own "
-        "process does the same if it starts with `MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 "
+        "On Linux, both sides keep freed memory (`mallopt`): otherwise some calls pay for new pages, by chance. Your "
+        "own process does the same if it starts with `MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 "
         "MALLOC_TRIM_THRESHOLD_=2000000000`. Idle threads of PyTorch do not spin (`OMP_WAIT_POLICY=passive`). "
         "`python -m examples.attention_memory` measures attention in blocks against all at one time, and "
         "`python -m examples.tpu_bytes` counts the bytes that a TPU would move.",
