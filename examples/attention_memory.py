@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from examples.benchmark.case import with_word
 from examples.benchmark.timing import keep_freed_memory, peak_bytes, seconds_of
 from flax_attn import CrissCrossAttention, NONLocalBlock2D, PAM_Module
 from flax_attn.layers import Module
@@ -37,6 +38,10 @@ class Case(NamedTuple):
     channels: int
     side: int
     argument: str
+
+    @property
+    def name(self) -> str:
+        return self.make.__name__
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,18 +101,19 @@ def main() -> None:
     options.add_argument("word", nargs="?", default="", help="only cases whose name contains it")
     options.add_argument("--out", type=Path, metavar="FILE", help="write the figures there, as JSON")
     given = options.parse_args()
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     rows = []
     table = Table("block", "size", "weights", "form", *MODES, title=f"on {jax.devices()[0].device_kind}")
-    for case in (case for case in CASES if given.word in case.make.__name__):
+    for case in with_word(CASES, given.word):
         for form in FORMS:
             size, weights = "x".join(map(str, case.shape)), case.weights / 1e9
             figures = {mode: measure(case, form, mode) for mode in MODES}
-            rows.append({"block": case.make.__name__, "size": size, "weights": weights, "form": form, **figures})
-            table.add_row(case.make.__name__, size, f"{weights:.3g} GB", form, *map(words, figures.values()))
+            rows.append({"block": case.name, "size": size, "weights": weights, "form": form, **figures})
+            table.add_row(case.name, size, f"{weights:.3g} GB", form, *map(words, figures.values()))
     Console(width=120).print(table)
     if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -37,6 +37,7 @@ from jax.extend.core import jaxprs_in_params
 from rich.console import Console
 from rich.table import Table
 
+from examples.benchmark.case import with_word
 from examples.benchmark.figures import Figures, Row
 from examples.benchmark.flax_side import forward, training
 from examples.benchmark.measure import release
@@ -180,16 +181,16 @@ def main() -> None:
         figures = Figures(given.out)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    names = [entry.name for entry in BENCH if given.word in entry.name]
+    chosen = with_word(BENCH, given.word)
     compiler = importlib.metadata.version("libtpu")
-    for entry in BENCH:
-        if entry.name not in names or (figures.has(entry.name, "bfloat16", modes) and not given.again):
+    for entry in chosen:
+        if figures.has(entry.name, "bfloat16", modes) and not given.again:
             continue
         Console(stderr=True).print(entry.name, highlight=False)
         figures.add(entry.name, "bfloat16", {"libtpu": compiler} | {mode: measure(entry, mode) for mode in modes})
         release()
     rows = {row["name"]: row for row in figures.rows}
-    Console(width=120).print(rich_table([rows[name] for name in names]))
+    Console(width=120).print(rich_table([rows[entry.name] for entry in chosen]))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from examples.benchmark.case import with_word
 from examples.benchmark.chart import draw_chart
 from examples.benchmark.figures import Figures
 from examples.benchmark.measure import Options, measure, release
@@ -83,11 +84,7 @@ def main() -> None:
         compile=not given.no_compile,
         compile_limit=given.compile_limit,
     )
-    chosen = [entry for entry in BENCH if given.word in entry.name]
-    if not chosen:
-        raise SystemExit(
-            f"benchmark: expected a part of the name of an entry, got {given.word!r}; see flax_attn/catalog/bench.py"
-        )
+    chosen = with_word(BENCH, given.word)
     try:
         figures = Figures(given.out)
     except (OSError, ValueError) as error:

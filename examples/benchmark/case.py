@@ -34,6 +34,15 @@ class Numbers:
         return ["x".join(map(str, x.shape)) for x in self.inputs]
 
 
+def with_word(entries: Sequence[Any], word: str) -> list[Any]:
+    """The entries whose ``name`` contains ``word``. SystemExit if there is none."""
+    chosen = [entry for entry in entries if word in entry.name]
+    if not chosen:
+        known = ", ".join(sorted({entry.name for entry in entries}))
+        raise SystemExit(f"benchmark: expected a part of the name of an entry, got {word!r}; known are: {known}")
+    return chosen
+
+
 def draw(entry: Entry, dtype: str) -> Numbers:
     """Random numbers for ``entry``."""
     module, rng = entry.module(), np.random.default_rng(0)

@@ -18,6 +18,7 @@ from convert.comparing.case import gradients, largest_gradient, outputs
 from convert.comparing.parity import Parity
 from convert.comparing.tolerances import difference
 from convert.recognition import entry_plan
+from examples.benchmark.case import with_word
 from flax_attn.catalog import CATALOG, Entry
 
 
@@ -40,9 +41,7 @@ def show_parity(word: str) -> None:
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiling is most of the time
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")
-    chosen = [entry for entry in CATALOG if word in entry.name]
-    if not chosen:
-        raise SystemExit(f"benchmark: expected a part of the name of an entry, got {word!r}; see flax_attn/catalog")
+    chosen = with_word(CATALOG, word)
     table = Table("entry", "parameters", "float64 output", "float64 gradient", "float32 output", box=None)
     rows = []
     for entry in track(chosen, "comparing", console=Console(stderr=True), transient=True):

@@ -1,6 +1,7 @@
 """Time and memory of functions that are called in turn."""
 
 import ctypes
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,10 +22,10 @@ Thunk = Callable[[], Any]
 def keep_freed_memory() -> None:
     """Keep freed memory in the process, where it has glibc.
 
-    Otherwise large arrays get new pages in some calls and not in others, by chance; new pages cost 1 ms for 4 MB.
-    Call it before anything starts threads.
+    Otherwise large arrays get new pages, which take time, in some calls and not in others, by chance. Call it before
+    anything starts threads.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for option, value in KEEP_MEMORY.values():
             mallopt(option, value)

@@ -1,6 +1,6 @@
 """Attention along the rows and the columns of images, in blocks of lines.
 
-Training with a 1024x1024 image of 64 channels takes 27 GB with all lines at one time, and 2.3 GB in blocks of lines
+Training with a 1024x1024 image of 64 channels takes 27 GB with all lines at one time, and 2.7 GB in blocks of lines
 (``python -m examples.attention_memory``).
 """
 

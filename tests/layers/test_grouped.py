@@ -30,7 +30,7 @@ def test_the_form_of_a_tpu_gives_what_that_of_a_cpu_gives(name, monkeypatch):
 
     ours = compute()
     monkeypatch.setattr(grouped.lax, "platform_dependent", lambda *arrays, cpu, default: default(*arrays))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), compute(), ours)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), compute(), ours)
 
 
 @pytest.mark.parametrize("length", [1, 4, 9])

@@ -108,6 +108,7 @@ def test_a_lost_train_is_refused():
 
 
 def test_the_memory_of_the_state_is_reused():
+    """The step with reused memory is another program to XLA, which rounds differently."""
     states, ends = [new_state(Small(), optax.adam(0.1), ema=True) for _ in range(2)], []
     for state, donate in zip(states, (True, False), strict=True):
         step = train_step(Small(), loss, optax.adam(0.1), ema_decay=0.9, donate=donate)
