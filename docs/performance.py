@@ -9,6 +9,7 @@ from flax_attn.catalog.bench import BENCH, CAUSES
 FIGURES = Path(__file__).parent / "performance" / "figures.json"
 
 TITLES = {"forward": "Forward pass", "training": "Training step"}
+WHY = {("float32", name): cause for cause, names in CAUSES.items() for name in names}
 
 
 def performance_page() -> str:
@@ -55,14 +56,14 @@ def introduction(figures: Row) -> list[str]:
 
 
 def table(rows: list[Row], mode: str) -> list[str]:
-    """The Markdown table of one mode. A ratio below 1 is bold, and has its cause beside it."""
+    """The Markdown table of one mode. A ratio below 1 is bold, and has its cause beside it if it is known."""
     lines = [["entry", *HEAD, "cause of a loss"], ["---"] * (len(HEAD) + 2)]
     place = HEAD.index("ratio")
     for row in (row for row in rows if mode in row):
         shown, lost = cells(row, mode), ratio(row[mode]) < 1
         if lost:
             shown[place] = f"**{shown[place]}**"
-        lines.append([row["name"], *shown, CAUSES.get(row["name"], "") if lost else ""])
+        lines.append([row["name"], *shown, WHY.get((row["dtype"], row["name"]), "") if lost else ""])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 

@@ -327,5 +327,32 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """The classes that are not measured alone, by the reason."""
 
-CAUSES: dict[str, str] = {}
-"""Why an entry of ``BENCH`` is slower than PyTorch, by its name. ``docs/performance.md`` shows it."""
+CAUSES: dict[str, tuple[str, ...]] = {
+    "convolutions of 1 to 64 channels take XLA longer than PyTorch's library": (
+        "BasicBlock",
+        "SEBasicBlock",
+        "SGEBasicBlock",
+        "CBAMBasicBlock",
+        "CifarBasicBlock",
+        "CifarOptionABlock",
+        "PreActBasicBlock",
+        "CifarSEBasicBlock",
+        "cifar_resnet20",
+        "cifar_preact_resnet20",
+        "cifar_resnet20_option_a",
+        "cifar_se_resnet20",
+        "cifar_se_preactresnet20",
+        "spatial_transformer_net",
+        "resnet18",
+        "res2net50_v1b_26w_4s",
+        "detr_resnet50_panoptic",
+    ),
+    "3x3 convolutions of 512 to 2048 channels take XLA longer than PyTorch's library": (
+        "RCCAModule",
+        "DANetHead",
+        "ccnet_resnet101",
+        "danet_resnet50",
+    ),
+    "XLA goes over the image more often than PyTorch's fastest form": ("SELayer", "SpatialGroupEnhance", "CBAM"),
+}
+"""Why entries of ``BENCH`` are slower than PyTorch in float32 on a CPU. ``docs/performance.md`` shows it."""
