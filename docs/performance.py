@@ -9,6 +9,10 @@ from flax_attn.catalog.bench import BENCH, CAUSES
 FIGURES = Path(__file__).parent / "performance" / "figures.json"
 
 TITLES = {"forward": "Forward pass", "training": "Training step"}
+NOTES = {
+    "bfloat16": "PyTorch's library uses the processor's products of bfloat16 where it has them. On a CPU, XLA computes "
+    "products and convolutions in float32 and rounds them. torch.compile was left out."
+}
 WHY = {("float32", name): cause for cause, names in CAUSES.items() for name in names}
 
 
@@ -26,6 +30,7 @@ def performance(figures: Row) -> str:
         rows = [row for row in known if row["dtype"] == dtype]
         lines += ["", f"## {dtype}", "", f"![ratios](performance/{dtype}.png)", ""]
         lines += [f"- {line}" for line in summary(rows)]
+        lines += ["", NOTES[dtype]] if dtype in NOTES else []
         for mode in MODES:
             lines += ["", f"### {TITLES[mode]}, {dtype}", "", *table(rows, mode)]
         lines += missing(rows)
@@ -41,7 +46,7 @@ def introduction(figures: Row) -> list[str]:
         "torch.compile. `plain` is the same module in the forms that a user of flax.linen would write, where they "
         "differ. Times are medians in milliseconds. The ratio is the time of PyTorch's fastest form over ours: above 1 "
         "we are faster. Memory is how far one call raises the memory of the process: ours, and PyTorch's fastest "
-        "form. The last column is the time to trace and compile ours.",
+        "form. `first s` is the time to trace and compile ours.",
         "",
         "On Linux, both sides keep freed memory (`mallopt`): otherwise some calls pay for new pages, by chance. Your "
         "own process does the same if it starts with `MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 "
@@ -69,6 +74,10 @@ def table(rows: list[Row], mode: str) -> list[str]:
 
 def missing(rows: list[Row]) -> list[str]:
     """What torch.compile gave no result for, and what failed, with the reason."""
-    found = [f"- No torch.compile: {', '.join(names)}. {why}" for why, names in without(rows, "compile").items()]
+    everyone = {row["name"] for row in rows if "error" not in row}
+    some = {why: names for why, names in without(rows, "compile").items() if set(names) != everyone}
+    found = [f"- No torch.compile: {', '.join(names)}. {why}" for why, names in some.items()]
     found += [f"- Not measured: {row['name']}. {row['error']}" for row in rows if "error" in row]
+    left = [entry.name for entry in BENCH if entry.name not in {row["name"] for row in rows}]
+    found += [f"- Not measured yet: {', '.join(left)}." for _ in left[:1]]
     return ["", *found] if found else []

@@ -353,6 +353,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "ccnet_resnet101",
         "danet_resnet50",
     ),
-    "XLA goes over the image more often than PyTorch's fastest form": ("SELayer", "SpatialGroupEnhance", "CBAM"),
+    "XLA goes over the image more often than torch.compile's code": ("SpatialGroupEnhance", "CBAM"),
+    "the mean over all positions takes XLA longer than PyTorch's of an image with channels first": ("SELayer",),
+    "the product of all channels takes XLA longer than PyTorch's library": ("CAM_Module",),
 }
 """Why entries of ``BENCH`` are slower than PyTorch in float32 on a CPU. ``docs/performance.md`` shows it."""
