@@ -11,9 +11,10 @@ FIGURES = Path(__file__).parent / "performance" / "figures.json"
 TITLES = {"forward": "Forward pass", "training": "Training step"}
 NOTES = {
     "bfloat16": "PyTorch's library uses the processor's products of bfloat16 where it has them. On a CPU, XLA computes "
-    "products and convolutions in float32 and rounds them. torch.compile was left out."
+    "products and convolutions in float32 and rounds them."
 }
-WHY = {("float32", name): cause for cause, names in CAUSES.items() for name in names}
+WHY = {"float32": {name: cause for cause, names in CAUSES.items() for name in names}}
+"""The cause of a loss, by dtype and name."""
 
 
 def performance_page() -> str:
@@ -68,16 +69,16 @@ def table(rows: list[Row], mode: str) -> list[str]:
         shown, lost = cells(row, mode), ratio(row[mode]) < 1
         if lost:
             shown[place] = f"**{shown[place]}**"
-        lines.append([row["name"], *shown, WHY.get((row["dtype"], row["name"]), "") if lost else ""])
+        lines.append([row["name"], *shown, WHY.get(row["dtype"], {}).get(row["name"], "") if lost else ""])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def missing(rows: list[Row]) -> list[str]:
-    """What torch.compile gave no result for, and what failed, with the reason."""
-    everyone = {row["name"] for row in rows if "error" not in row}
-    some = {why: names for why, names in without(rows, "compile").items() if set(names) != everyone}
-    found = [f"- No torch.compile: {', '.join(names)}. {why}" for why, names in some.items()]
+    """What torch.compile gave no result for and what failed, with the reason, and what was not measured yet."""
+    everyone, found = [row["name"] for row in rows if "error" not in row], []
+    for why, names in without(rows, "compile").items():
+        found.append(f"- No torch.compile: {'all' if names == everyone else ', '.join(names)}. {why}")
     found += [f"- Not measured: {row['name']}. {row['error']}" for row in rows if "error" in row]
-    left = [entry.name for entry in BENCH if entry.name not in {row["name"] for row in rows}]
-    found += [f"- Not measured yet: {', '.join(left)}." for _ in left[:1]]
+    if left := {entry.name for entry in BENCH} - {row["name"] for row in rows}:
+        found.append(f"- Not measured yet: {', '.join(sorted(left))}.")
     return ["", *found] if found else []

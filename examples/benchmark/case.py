@@ -39,7 +39,7 @@ def with_word(entries: Sequence[Any], word: str) -> list[Any]:
     chosen = [entry for entry in entries if word in entry.name]
     if not chosen:
         known = ", ".join(sorted({entry.name for entry in entries}))
-        raise SystemExit(f"benchmark: expected a part of the name of an entry, got {word!r}; known are: {known}")
+        raise SystemExit(f"WORD: expected a part of the name of an entry, got {word!r}; known are: {known}")
     return chosen
 
 

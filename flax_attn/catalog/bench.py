@@ -345,7 +345,6 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "spatial_transformer_net",
         "resnet18",
         "res2net50_v1b_26w_4s",
-        "detr_resnet50_panoptic",
     ),
     "3x3 convolutions of 512 to 2048 channels take XLA longer than PyTorch's library": (
         "RCCAModule",
@@ -353,7 +352,6 @@ CAUSES: dict[str, tuple[str, ...]] = {
         "ccnet_resnet101",
         "danet_resnet50",
     ),
-    "XLA goes over the image more often than torch.compile's code": ("SpatialGroupEnhance", "CBAM"),
     "the mean over all positions takes XLA longer than PyTorch's of an image with channels first": ("SELayer",),
     "the product of all channels takes XLA longer than PyTorch's library": ("CAM_Module",),
 }

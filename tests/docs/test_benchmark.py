@@ -151,7 +151,7 @@ def test_reason_names_the_mode_where_the_other_was_measured():
 
 
 def test_page_shows_losses_and_their_causes(monkeypatch):
-    monkeypatch.setitem(importlib.import_module("docs.performance").WHY, ("float32", "SELayer"), "the cause")
+    monkeypatch.setitem(importlib.import_module("docs.performance").WHY["float32"], "SELayer", "the cause")
     rows = [figures(2.0, eager=3.0, last=1.0), figures(1.0, eager=3.0, last=4.0, name="CBAM")]
     rows[0]["forward"]["compile"] = {"missing": "no compiler"}
     machine = {"processor": "a processor", "cores": 2, "jax device": "cpu", "torch device": "cpu"}
